@@ -1,0 +1,44 @@
+//! What a check found, in a form that people and programs can read.
+
+use serde::{Deserialize, Serialize};
+
+/// One thing that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// What is wrong, in one sentence.
+    pub what: String,
+    /// The files that are hit, as paths from the mount's root; at most 100 are named.
+    pub files: Vec<String>,
+    /// How many files are hit in all.
+    pub files_total: u64,
+}
+
+/// The result of a check.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckReport {
+    /// True if all bytes were read, false for structure only.
+    pub data: bool,
+    /// Inodes looked at.
+    pub inodes: u64,
+    /// Directory entries looked at.
+    pub dirents: u64,
+    /// Extent rows looked at.
+    pub extents: u64,
+    /// Chunks looked at.
+    pub chunks: u64,
+    /// Packs looked at.
+    pub packs: u64,
+    /// Plain bytes read and compared with their digests.
+    pub bytes_read: u64,
+    /// Chunks that nothing refers to; the next cycle frees them. Not a fault.
+    pub unreferenced_chunks: u64,
+    /// Everything that is wrong. Empty means clean.
+    pub findings: Vec<Finding>,
+}
+
+impl CheckReport {
+    /// True if nothing is wrong.
+    pub fn is_clean(&self) -> bool {
+        self.findings.is_empty()
+    }
+}

@@ -1,0 +1,291 @@
+//! The words of the command line, and the help that `--help` prints.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, Parser, Subcommand};
+
+use super::size::parse_size;
+
+/// A filesystem in which a backup is a copy and a prune is a delete.
+///
+/// Everything written to the mount is cut into chunks, and each chunk is stored once, compressed. Space that deletes
+/// leave behind is collected in the background.
+#[derive(Debug, Parser)]
+#[command(name = "cairnfs", version, arg_required_else_help = true, after_help = CLI_EXAMPLES)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const CLI_EXAMPLES: &str = "\
+Examples:
+  cairnfs mkfs /srv/store                     make a store
+  cairnfs mount /srv/store /mnt               mount it
+  rsync -a /home/ /mnt/home/2026-11-22/       back up
+  rm -rf /mnt/home/2026-10-22                 prune
+  cairnfs umount /mnt                         unmount; returns when everything is durable
+
+Exit codes: 0 done, 1 the operation failed, 2 wrong usage, 3 not a store, 4 in use, 5 format not known,
+6 damage found, 7 something is missing on this machine.";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    Mkfs(MkfsArgs),
+    Mount(MountArgs),
+    Umount(UmountArgs),
+    Status(StatusArgs),
+    Gc(GcArgs),
+    Check(CheckArgs),
+    Sync(SyncArgs),
+    Demo(DemoArgs),
+}
+
+/// Make a store in a new or empty directory
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  cairnfs mkfs /srv/store
+  cairnfs mkfs --chunk-size 16K --compression zstd-6 /srv/store")]
+pub(super) struct MkfsArgs {
+    /// Directory of the store; made if it does not exist
+    pub store: PathBuf,
+    /// Average size of a chunk: smaller finds more duplicates, larger needs less memory and metadata
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub chunk_size: Option<u64>,
+    /// How chunks are compressed: none, or zstd-1 (fast) to zstd-19 (small)
+    #[arg(long, value_name = "METHOD")]
+    pub compression: Option<String>,
+    /// Space kept aside so that deleting and collecting work on a full disk
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub reserve: Option<u64>,
+}
+
+/// Mount a store
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Options for -o, separated by commas:
+  ro, rw                     read-only or not
+  noatime                    reading a file does not change its access time
+  allow_other                other users may use the mount; so it is when root mounts (a plain user needs
+                             user_allow_other in /etc/fuse.conf)
+  nodefault_permissions      the kernel does not check modes and owners
+  commit=SECONDS             how often what was written becomes durable by itself (default 5)
+  cache=SIZE                 memory for decoded data, such as 256M
+  gc=auto|off                collect by itself, or only on `cairnfs gc`
+  threads=N                  threads that answer the kernel
+  acl, noacl                 keep POSIX ACLs and let the kernel apply them
+  writeback, nowriteback     let the kernel gather small writes
+  suid, nosuid, dev, nodev, exec, noexec     as in mount(8)
+
+Examples:
+  cairnfs mount /srv/store /mnt
+  cairnfs mount -o ro,noatime /srv/store /mnt
+
+A line for /etc/fstab:
+  /srv/store  /mnt  cairnfs  noatime,nofail  0  0")]
+pub(super) struct MountArgs {
+    /// Directory of the store
+    pub store: PathBuf,
+    /// Directory to mount it on
+    pub mountpoint: PathBuf,
+    /// Mount options, see below
+    #[arg(short, long = "options", value_name = "OPTIONS", value_parser = NonEmptyStringValueParser::new())]
+    pub options: Vec<String>,
+    /// Stay in the foreground, log to the terminal; Ctrl-C unmounts
+    #[arg(short = 'F', long)]
+    pub foreground: bool,
+    /// Check the arguments and options, do not mount
+    #[arg(short, long)]
+    pub fake: bool,
+    /// Ignore mount options that are not known
+    #[arg(short, long)]
+    pub sloppy: bool,
+    /// Say what is done
+    #[arg(short, long)]
+    pub verbose: bool,
+    #[command(flatten)]
+    pub from_mount: FromMount,
+    /// Set by the program for the process that it starts: say when the mount answers, then leave the terminal
+    #[arg(long, hide = true)]
+    pub report_ready: bool,
+}
+
+/// What mount(8) and umount(8) add when they call a helper; it makes no difference here.
+#[derive(Debug, Args)]
+pub(super) struct FromMount {
+    /// There is no mtab to write
+    #[arg(short = 'n', hide = true)]
+    pub no_mtab: bool,
+    /// mount(8) has entered the namespace already
+    #[arg(short = 'N', hide = true, value_name = "NAMESPACE")]
+    pub namespace: Option<OsString>,
+    /// Type
+    #[arg(short = 't', hide = true, value_name = "TYPE")]
+    pub fstype: Option<OsString>,
+}
+
+/// Unmount a store; returns when everything is durable and the store is closed
+#[derive(Debug, Args)]
+pub(super) struct UmountArgs {
+    /// Mount point, or directory of a store that is mounted in one place
+    pub path: PathBuf,
+    /// Take the mount out of sight now, end it when nobody uses it any more; does not wait
+    #[arg(short, long)]
+    pub lazy: bool,
+    /// Even if the daemon does not answer; as root only
+    #[arg(short, long, conflicts_with = "lazy")]
+    pub force: bool,
+    /// Say what is done
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// umount(8) would try read-only; we do not
+    #[arg(short = 'r', hide = true)]
+    pub read_only: bool,
+    #[command(flatten)]
+    pub from_mount: FromMount,
+}
+
+const PATH_HELP: &str = "Directory of a store, or any directory in a mount of it";
+
+/// Show what a store holds and what the collector does
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    #[arg(help = PATH_HELP)]
+    pub path: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Run a collection now: find what nothing refers to any more and free it
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A mounted store is collected in the background by itself (unless mounted with gc=off); this command is for those who
+want to see it happen. Backups and deletes may run at the same time.")]
+pub(super) struct GcArgs {
+    #[arg(help = PATH_HELP)]
+    pub path: PathBuf,
+    /// Find out what would be freed, free nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Ask the daemon of a mounted store to begin, do not wait for the end
+    #[arg(long, conflicts_with_all = ["dry_run", "json"])]
+    pub background: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Check that a store is sound; exit code 6 if it is not
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    #[arg(help = PATH_HELP)]
+    pub path: PathBuf,
+    /// Read all data and compare it with its digests, not only the structure
+    #[arg(long)]
+    pub data: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Make everything written so far durable (sync(1) does not reach a FUSE filesystem)
+#[derive(Debug, Args)]
+pub(super) struct SyncArgs {
+    #[arg(help = PATH_HELP)]
+    pub path: PathBuf,
+}
+
+/// Show the whole of it on real files: back up twice, prune during a collection, restore, compare
+#[derive(Debug, Args)]
+pub(super) struct DemoArgs {
+    /// Directory to back up; can be given several times. Default: a part of /usr, about 200 MiB
+    #[arg(long, value_name = "DIR")]
+    pub source: Vec<PathBuf>,
+    /// Work in a new directory below this one. Default: the directory for temporary files
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Leave the store behind, to look at it
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// The program answers by its name, too: as `mkfs.cairnfs` it is `cairnfs mkfs`, as mount(8)'s helpers it mounts.
+pub(super) fn by_program_name(mut words: Vec<OsString>) -> Vec<OsString> {
+    let name =
+        words.first().and_then(|w| Path::new(w).file_name()).and_then(|n| n.to_str()).unwrap_or_default();
+    let command = match name {
+        "mkfs.cairnfs" => "mkfs",
+        "mount.cairnfs" | "mount.fuse.cairnfs" => "mount",
+        "umount.cairnfs" | "umount.fuse.cairnfs" => "umount",
+        _ => return words,
+    };
+    words.splice(0..1, ["cairnfs".into(), command.into()]);
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(words: &[&str]) -> Result<Command, clap::Error> {
+        let words = words.iter().map(OsString::from).collect();
+        Cli::try_parse_from(by_program_name(words)).map(|cli| cli.command)
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn helpers_are_called_as_mount_calls_them() {
+        let Command::Mount(args) = parse(&[
+            "/sbin/mount.cairnfs",
+            "/srv/store",
+            "/mnt",
+            "-n",
+            "-s",
+            "-v",
+            "-N",
+            "/proc/1/ns/mnt",
+            "-o",
+            "rw,noatime",
+            "-t",
+            "fuse.cairnfs",
+        ])
+        .unwrap() else {
+            panic!("not a mount")
+        };
+        assert!(args.sloppy && args.verbose && !args.fake);
+        assert_eq!(args.options, ["rw,noatime"]);
+        assert_eq!(args.mountpoint, Path::new("/mnt"));
+
+        let Command::Umount(args) =
+            parse(&["umount.fuse.cairnfs", "/mnt", "-l", "-t", "fuse.cairnfs"]).unwrap()
+        else {
+            panic!("not an umount")
+        };
+        assert!(args.lazy);
+        let Command::Mkfs(args) = parse(&["mkfs.cairnfs", "--chunk-size", "16K", "/s"]).unwrap() else {
+            panic!("not a mkfs")
+        };
+        assert_eq!(args.chunk_size, Some(16 << 10));
+    }
+
+    #[test]
+    fn wrong_words_are_refused() {
+        for words in [
+            &["cairnfs", "fly"][..],
+            &["cairnfs", "mount", "/only-one"],
+            &["cairnfs", "mkfs", "/s", "--chunk-size", "big"],
+            &["cairnfs", "gc", "/s", "--background", "--json"],
+            &["mount.cairnfs", "/s", "/m", "--unknown"],
+        ] {
+            assert!(parse(words).is_err(), "{words:?}");
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! `cairnfs mkfs`.
+
+use std::str::FromStr;
+
+use super::args::MkfsArgs;
+use super::size::show_size;
+use super::{output, show};
+use crate::error::{Error, Result};
+use crate::pack::Compression;
+use crate::store::{self, MkfsOptions};
+
+pub(super) fn run(args: &MkfsArgs) -> Result<()> {
+    let mut options = MkfsOptions::default();
+    if let Some(size) = args.chunk_size {
+        options.avg_chunk = u32::try_from(size)
+            .map_err(|_| Error::Usage(format!("a chunk size of {} is too large", show_size(size))))?;
+    }
+    if let Some(method) = &args.compression {
+        options.compression = parse_compression(method)?;
+    }
+    if let Some(reserve) = args.reserve {
+        options.reserve = reserve;
+    }
+    store::mkfs(&args.store, &options)?;
+    output::print(&format!(
+        "{0} is a store now; mount it with `cairnfs mount {0} MOUNTPOINT`\n",
+        show(&args.store)
+    ))
+}
+
+fn parse_compression(method: &str) -> Result<Compression> {
+    Compression::from_str(method).map_err(|_| {
+        Error::Usage(format!(
+            "the compression `{method}` is not known; write none, or zstd-1 (fast) to zstd-19 (small)"
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compression_words() {
+        for right in ["none", "zstd-1", "zstd-19"] {
+            assert!(parse_compression(right).is_ok(), "{right}");
+        }
+        for wrong in ["", "zstd", "zstd-", "zstd-0", "zstd--1", "lz4"] {
+            let error = parse_compression(wrong).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! The command line: one program, several names, and the one place where an error becomes a sentence on standard
+//! error and an exit code.
+
+mod args;
+mod demo;
+mod environment;
+mod inspect;
+mod mkfs;
+mod mount;
+mod mount_options;
+mod output;
+mod progress;
+mod size;
+mod target;
+mod umount;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use crate::daemon::start_logging;
+use crate::error::Result;
+use args::{Cli, Command};
+
+/// Runs the program with its command line, name included, and returns its exit code.
+pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let parsed = Cli::try_parse_from(args::by_program_name(words.into_iter().collect()));
+    let cli = match parsed {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help and version go to standard output and are no failure; clap knows which. A closed pipe is nobody's
+            // fault.
+            let _ = e.print();
+            let asked_for = matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return ExitCode::from(if asked_for { 0 } else { 2 });
+        }
+    };
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("cairnfs: {e}");
+            ExitCode::from(e.exit_code())
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    // The commands themselves say what matters; below them only what went wrong is worth a line.
+    let quiet = tracing::Level::WARN;
+    match command {
+        Command::Mkfs(args) => mkfs::run(&args),
+        Command::Mount(args) => mount::run(&args),
+        Command::Umount(args) => umount::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Status(args) => {
+            start_logging(quiet);
+            reported(args.json, inspect::status(&args))
+        }
+        Command::Gc(args) => {
+            start_logging(quiet);
+            reported(args.json, inspect::gc(&args))
+        }
+        Command::Check(args) => {
+            start_logging(quiet);
+            inspect::check(&args)
+        }
+        Command::Sync(args) => {
+            start_logging(quiet);
+            inspect::sync(&args)
+        }
+    }
+}
+
+/// With `--json` a failure, too, is exactly one object on standard output; its sentence still goes to standard error.
+fn reported(json: bool, outcome: Result<()>) -> Result<()> {
+    if json && let Err(e) = &outcome {
+        output::print_json(&output::Failure::of(e))?;
+    }
+    outcome
+}
+
+/// A path for a message.
+fn show(path: &Path) -> std::path::Display<'_> {
+    path.display()
+}

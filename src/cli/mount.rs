@@ -1,0 +1,162 @@
+//! `cairnfs mount`, also what mount(8) calls.
+//!
+//! Without `--foreground` the program starts itself once more with `--report-ready` and waits for a word on a pipe: the
+//! mount answers, or else the new process has said on standard error why not and ends with the exit code that is then
+//! ours too. Starting anew and not fork() keeps the daemon free of half-copied threads. Everything is checked in the
+//! process that will serve, so that there is one place for refusals.
+
+mod refuse;
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use super::args::MountArgs;
+use super::mount_options::{self, Wanted};
+use super::{environment, output, show};
+use crate::daemon::{self, Setup, SharedLog, start_logging};
+use crate::error::{Error, Result};
+use crate::fs::FsOptions;
+use crate::fuse::MountOptions;
+use crate::store::OpenOptions;
+
+/// The word on the pipe.
+const READY: &str = "ready";
+
+/// How long a mount waits for the store's lock: the daemon of an umount just done may still be closing the store.
+const LOCK_WAIT: Duration = Duration::from_secs(15);
+
+pub(super) fn run(args: &MountArgs) -> Result<()> {
+    let wanted = mount_options::parse(&args.options, args.sloppy)?;
+    if args.report_ready || args.foreground || args.fake {
+        return serve(args, &wanted);
+    }
+    in_background(args)
+}
+
+/// Starts the process that will serve, and waits until it does.
+fn in_background(args: &MountArgs) -> Result<()> {
+    // The daemon outlives its caller and must not keep the caller's files and locks open.
+    close_fds::set_fds_cloexec_threadsafe(3, &[]);
+    let started = |e| Error::io("starting the daemon", e);
+    let myself = std::env::current_exe().map_err(started)?;
+    let mut command = Command::new(myself);
+    command.arg("mount").arg("--report-ready");
+    if args.sloppy {
+        command.arg("--sloppy");
+    }
+    for list in &args.options {
+        command.arg("-o").arg(list);
+    }
+    command.arg("--").arg(&args.store).arg(&args.mountpoint);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(started)?;
+    let mut word = String::new();
+    if let Some(pipe) = child.stdout.take() {
+        BufReader::new(pipe).read_line(&mut word).map_err(|e| Error::io("waiting for the daemon", e))?;
+    }
+    if word.trim_end() == READY {
+        if args.verbose {
+            output::print(&format!(
+                "{} is mounted at {} by process {}\n",
+                show(&args.store),
+                show(&args.mountpoint),
+                child.id()
+            ))?;
+        }
+        return Ok(());
+    }
+    let status = child.wait().map_err(|e| Error::io("waiting for the daemon", e))?;
+    match status.code() {
+        // It has said why, in the same words this process would use; saying it twice helps nobody.
+        Some(code) if code != 0 => std::process::exit(code),
+        _ => Err(Error::Environment(format!("the daemon ended before the mount answered ({status})"))),
+    }
+}
+
+/// Serves in this process until the mount is gone.
+fn serve(args: &MountArgs, wanted: &Wanted) -> Result<()> {
+    let log = start_logging(if args.foreground { tracing::Level::INFO } else { tracing::Level::WARN });
+    let places = refuse::checked(&args.store, &args.mountpoint)?;
+    if args.fake {
+        return Ok(());
+    }
+    environment::can_mount()?;
+    let who = format!("mounted at {}", show(&places.mountpoint));
+    let setup = Setup {
+        open: open_options(wanted, who),
+        fs: fs_options(wanted),
+        collect: wanted.gc_auto && !wanted.read_only,
+        fuse: fuse_options(wanted, &places.store),
+        store: places.store.clone(),
+        mountpoint: places.mountpoint,
+    };
+    if args.report_ready {
+        leave_session()?;
+    }
+    let ready = || {
+        if args.report_ready { leave_terminal(&log, &places.store) } else { Ok(()) }
+    };
+    daemon::serve(setup, ready)
+}
+
+fn open_options(wanted: &Wanted, who: String) -> OpenOptions {
+    let mut options =
+        OpenOptions { read_only: wanted.read_only, who, lock_wait: LOCK_WAIT, ..OpenOptions::default() };
+    if let Some(bytes) = wanted.cache {
+        options.cache_bytes = bytes;
+    }
+    options
+}
+
+fn fs_options(wanted: &Wanted) -> FsOptions {
+    let mut options = FsOptions { noatime: wanted.noatime, ..FsOptions::default() };
+    if let Some(interval) = wanted.commit {
+        options.commit_interval = interval;
+    }
+    options
+}
+
+fn fuse_options(wanted: &Wanted, store: &Path) -> MountOptions {
+    let usual = MountOptions::default();
+    MountOptions {
+        read_only: wanted.read_only,
+        allow_other: wanted.allow_other.unwrap_or(usual.allow_other),
+        default_permissions: wanted.default_permissions,
+        noatime: wanted.noatime,
+        suid: wanted.suid.unwrap_or(usual.suid),
+        dev: wanted.dev.unwrap_or(usual.dev),
+        exec: wanted.exec.unwrap_or(usual.exec),
+        posix_acl: wanted.acl.unwrap_or(usual.posix_acl),
+        writeback: wanted.writeback.unwrap_or(usual.writeback),
+        threads: wanted.threads.unwrap_or(usual.threads),
+        fsname: store.display().to_string(),
+        ..usual
+    }
+}
+
+/// A daemon belongs to no terminal and keeps no directory busy.
+fn leave_session() -> Result<()> {
+    rustix::process::setsid().map_err(|e| Error::io("starting a session of its own", e.into()))?;
+    std::env::set_current_dir("/").map_err(|e| Error::io("changing to /", e))
+}
+
+/// Tells the waiting process that the mount answers; from then on nobody looks at this process's output.
+fn leave_terminal(log: &SharedLog, store: &Path) -> Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{READY}").and_then(|()| out.flush()).map_err(|_| {
+        Error::Environment("nobody waits for this mount any more (interrupted?); it is taken down".into())
+    })?;
+    drop(out);
+    log.to_store(store);
+    let leaving = |e: rustix::io::Errno| Error::io("leaving the terminal", e.into());
+    let null = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .map_err(|e| Error::io("opening /dev/null", e))?;
+    rustix::stdio::dup2_stdin(&null).map_err(leaving)?;
+    rustix::stdio::dup2_stdout(&null).map_err(leaving)?;
+    rustix::stdio::dup2_stderr(&null).map_err(leaving)
+}

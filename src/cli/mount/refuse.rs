@@ -1,0 +1,168 @@
+//! What a mount refuses before anything is opened, each with a sentence that names the way out.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::super::show;
+use crate::control::Client;
+use crate::daemon::{Detach, MountTable, detach, real_path};
+use crate::error::{Error, Result};
+use crate::store::StoreConfig;
+
+/// A store and a mount point that fit together; absolute and without symbolic links.
+pub(super) struct Places {
+    pub store: PathBuf,
+    pub mountpoint: PathBuf,
+}
+
+pub(super) fn checked(store: &Path, mountpoint: &Path) -> Result<Places> {
+    // Says itself what is wrong with a directory that is not there or not a store.
+    StoreConfig::load(store)?;
+    let store = fs::canonicalize(store).map_err(|e| Error::io(format!("resolving {}", show(store)), e))?;
+    let mountpoint = usable_mountpoint(mountpoint)?;
+    refuse_self(&store, &mountpoint)?;
+    refuse_mounted(&store, &mountpoint)?;
+    Ok(Places { store, mountpoint })
+}
+
+/// The mount point as a directory that answers; a mount of ours whose daemon is gone is cleared away.
+fn usable_mountpoint(path: &Path) -> Result<PathBuf> {
+    let looked_at = |e| Error::io(format!("looking at the mount point {}", show(path)), e);
+    let real = real_path(path).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => {
+            Error::Usage(format!("the mount point {0} does not exist; make it with `mkdir {0}`", show(path)))
+        }
+        _ => looked_at(e),
+    })?;
+    // Several, if one was mounted over the other.
+    while is_dead(&real)? {
+        detach(&real, Detach::Lazily)?;
+        eprintln!("cairnfs: {} was a mount whose daemon is gone; it was unmounted", show(&real));
+    }
+    if !fs::metadata(&real).map_err(looked_at)?.is_dir() {
+        return Err(Error::Usage(format!("the mount point {} is not a directory", show(path))));
+    }
+    Ok(real)
+}
+
+/// Whether a mount of ours stands there and nobody answers for it. The kernel remembers attributes for long, so only a
+/// question that always goes to the daemon tells.
+fn is_dead(mountpoint: &Path) -> Result<bool> {
+    Ok(MountTable::read()?.at(mountpoint).is_some_and(|m| m.is_ours())
+        && rustix::fs::statvfs(mountpoint).is_err_and(|e| e == rustix::io::Errno::NOTCONN))
+}
+
+/// A store below its own mount would have to answer the kernel's questions about itself.
+///
+/// Directories are compared by what they are and not by their paths, so that a bind mount does not hide the case.
+fn refuse_self(store: &Path, mountpoint: &Path) -> Result<()> {
+    let relation = if identity(store)? == identity(mountpoint)? {
+        "is the store itself"
+    } else if is_below(mountpoint, store)? {
+        "is inside the store"
+    } else if is_below(store, mountpoint)? {
+        "holds the store"
+    } else {
+        return Ok(());
+    };
+    Err(Error::Usage(format!(
+        "the mount point {} {relation}: a mount of a store over itself is refused; choose another mount point",
+        show(mountpoint)
+    )))
+}
+
+fn identity(path: &Path) -> Result<(u64, u64)> {
+    let meta = fs::metadata(path).map_err(|e| Error::io(format!("looking at {}", show(path)), e))?;
+    Ok((meta.dev(), meta.ino()))
+}
+
+fn is_below(path: &Path, dir: &Path) -> Result<bool> {
+    let wanted = identity(dir)?;
+    // A parent that may not be looked at cannot be a directory that could be.
+    Ok(path.ancestors().skip(1).any(|parent| identity(parent).is_ok_and(|found| found == wanted)))
+}
+
+fn refuse_mounted(store: &Path, mountpoint: &Path) -> Result<()> {
+    let table = MountTable::read()?;
+    if let Some(entry) = table.at(mountpoint).filter(|m| m.is_ours()) {
+        return Err(Error::Busy(if entry.source == store {
+            format!("{} is mounted at {} already", show(store), show(mountpoint))
+        } else {
+            format!(
+                "{} is mounted at {} already; unmount it first, or choose another mount point",
+                show(&entry.source),
+                show(mountpoint)
+            )
+        }));
+    }
+    // A mount whose daemon does not listen is dead or about to end: then the lock decides.
+    if let Some(entry) = table.of_store(store).next()
+        && Client::connect(store)?.is_some()
+    {
+        return Err(Error::Busy(format!(
+            "{} is mounted at {} already; a store can be mounted once (`mount --bind` shows it in a second place)",
+            show(store),
+            show(&entry.mountpoint)
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Dirs {
+        _tmp: tempfile::TempDir,
+        top: PathBuf,
+        store: PathBuf,
+        mountpoint: PathBuf,
+    }
+
+    fn dirs() -> Dirs {
+        let tmp = tempfile::tempdir().unwrap();
+        let top = fs::canonicalize(tmp.path()).unwrap();
+        let (store, mountpoint) = (top.join("store"), top.join("mnt"));
+        fs::create_dir_all(store.join("packs")).unwrap();
+        fs::create_dir(&mountpoint).unwrap();
+        Dirs { _tmp: tmp, top, store, mountpoint }
+    }
+
+    #[test]
+    fn a_mount_over_itself_is_refused() {
+        let d = dirs();
+        refuse_self(&d.store, &d.mountpoint).unwrap();
+        for (mountpoint, said) in [
+            (d.store.clone(), "is the store itself"),
+            (d.store.join("packs"), "is inside the store"),
+            (d.top.clone(), "holds the store"),
+            (PathBuf::from("/"), "holds the store"),
+        ] {
+            let error = refuse_self(&d.store, &mountpoint).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_mount_point_must_be_a_directory_that_is_there() {
+        let d = dirs();
+        let real = usable_mountpoint(&d.mountpoint).unwrap();
+        assert_eq!(real, d.mountpoint);
+        let error = usable_mountpoint(&d.top.join("none")).unwrap_err();
+        assert!(error.to_string().contains("make it with `mkdir"), "{error}");
+        fs::write(d.top.join("file"), "").unwrap();
+        let error = usable_mountpoint(&d.top.join("file")).unwrap_err();
+        assert!(error.to_string().contains("not a directory"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_store_has_exit_code_3() {
+        let d = dirs();
+        let refused = |store: &Path| checked(store, &d.mountpoint).err().unwrap();
+        assert_eq!(refused(&d.store).exit_code(), 3);
+        assert_eq!(refused(&d.top.join("none")).exit_code(), 3);
+    }
+}

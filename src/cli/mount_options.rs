@@ -1,0 +1,284 @@
+//! The words after `-o`: what they mean to us, what mount(8), fstab and systemd add for themselves, and a sentence for
+//! the rest.
+
+use std::time::Duration;
+
+use super::size::{parse_size, show_size};
+use crate::error::{Error, Result};
+
+/// What the words of `-o` ask for. None where nothing was said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub read_only: bool,
+    pub noatime: bool,
+    pub allow_other: Option<bool>,
+    pub default_permissions: bool,
+    pub suid: Option<bool>,
+    pub dev: Option<bool>,
+    pub exec: Option<bool>,
+    pub acl: Option<bool>,
+    pub writeback: Option<bool>,
+    pub commit: Option<Duration>,
+    pub cache: Option<u64>,
+    pub gc_auto: bool,
+    pub threads: Option<usize>,
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Self {
+            read_only: false,
+            noatime: false,
+            allow_other: None,
+            default_permissions: true,
+            suid: None,
+            dev: None,
+            exec: None,
+            acl: None,
+            writeback: None,
+            commit: None,
+            cache: None,
+            gc_auto: true,
+            threads: None,
+        }
+    }
+}
+
+/// The words for people, as the message about an unknown one lists them.
+const KNOWN: &str = "ro, rw, noatime, relatime, allow_other, default_permissions, nodefault_permissions, \
+                     commit=SECONDS, cache=SIZE, gc=auto|off, threads=N, acl, noacl, writeback, nowriteback, suid, \
+                     nosuid, dev, nodev, exec, noexec";
+
+/// Words that mount(8), /etc/fstab and systemd use among themselves, and words of which the kernel or mount(8) takes
+/// care; none of them is for us.
+const NOT_OURS: &[&str] = &[
+    "auto",
+    "noauto",
+    "user",
+    "nouser",
+    "users",
+    "owner",
+    "group",
+    "nofail",
+    "_netdev",
+    "defaults",
+    "sync",
+    "async",
+    "dirsync",
+    "silent",
+    "loud",
+    "atime",
+    "nodiratime",
+    "diratime",
+    "strictatime",
+    "nostrictatime",
+    "lazytime",
+    "nolazytime",
+    "norelatime",
+    "iversion",
+    "noiversion",
+    "mand",
+    "nomand",
+    "symfollow",
+];
+
+/// The same with a value or a rest.
+const NOT_OURS_PREFIXES: &[&str] = &["x-", "X-", "comment=", "user=", "helper=", "uhelper="];
+
+/// Less would hold hardly a few regions.
+const SMALLEST_CACHE: u64 = 1 << 20;
+
+/// The longest time that written data may stay in memory only.
+const LONGEST_COMMIT: u64 = 3600;
+
+/// More threads than this only wake each other.
+const MOST_THREADS: usize = 64;
+
+/// Reads all words in order; a later one overrides an earlier one. With `sloppy` unknown words are ignored.
+pub(super) fn parse(lists: &[String], sloppy: bool) -> Result<Wanted> {
+    let mut wanted = Wanted::default();
+    for word in lists.iter().flat_map(|list| list.split(',')) {
+        if word.is_empty() || is_not_ours(word) {
+            continue;
+        }
+        if !apply(&mut wanted, word)? && !sloppy {
+            return Err(Error::Usage(format!("the mount option `{word}` is not known; known are {KNOWN}")));
+        }
+    }
+    Ok(wanted)
+}
+
+fn is_not_ours(word: &str) -> bool {
+    NOT_OURS.contains(&word) || NOT_OURS_PREFIXES.iter().any(|p| word.starts_with(p))
+}
+
+/// Applies one word; false if it is not known.
+fn apply(wanted: &mut Wanted, word: &str) -> Result<bool> {
+    match word {
+        "ro" => wanted.read_only = true,
+        "rw" => wanted.read_only = false,
+        "noatime" => wanted.noatime = true,
+        "relatime" => wanted.noatime = false,
+        "allow_other" => wanted.allow_other = Some(true),
+        "default_permissions" => wanted.default_permissions = true,
+        "nodefault_permissions" => wanted.default_permissions = false,
+        "suid" => wanted.suid = Some(true),
+        "nosuid" => wanted.suid = Some(false),
+        "dev" => wanted.dev = Some(true),
+        "nodev" => wanted.dev = Some(false),
+        "exec" => wanted.exec = Some(true),
+        "noexec" => wanted.exec = Some(false),
+        "acl" => wanted.acl = Some(true),
+        "noacl" => wanted.acl = Some(false),
+        "writeback" => wanted.writeback = Some(true),
+        "nowriteback" => wanted.writeback = Some(false),
+        "remount" => {
+            return Err(Error::Usage(
+                "a mounted store cannot be remounted with other options; unmount it and mount it again"
+                    .into(),
+            ));
+        }
+        _ => return apply_value(wanted, word),
+    }
+    Ok(true)
+}
+
+fn apply_value(wanted: &mut Wanted, word: &str) -> Result<bool> {
+    let (name, value) = word.split_once('=').unwrap_or((word, ""));
+    match name {
+        "uid" | "gid" => {
+            return Err(Error::Usage(format!(
+                "the mount option `{word}`: a store keeps the owner of every file, so none can be given for all; leave \
+                 it out, and use chown for single files"
+            )));
+        }
+        "commit" => {
+            let seconds = number(word, value, 1, LONGEST_COMMIT)?;
+            wanted.commit = Some(Duration::from_secs(seconds));
+        }
+        "threads" => wanted.threads = Some(number(word, value, 1, MOST_THREADS)?),
+        "cache" => {
+            let bytes =
+                parse_size(value).map_err(|e| Error::Usage(format!("the mount option `{word}`: {e}")))?;
+            if bytes < SMALLEST_CACHE {
+                return Err(Error::Usage(format!(
+                    "the mount option `{word}`: a cache needs at least {}",
+                    show_size(SMALLEST_CACHE)
+                )));
+            }
+            wanted.cache = Some(bytes);
+        }
+        "gc" => {
+            wanted.gc_auto = match value {
+                "auto" => true,
+                "off" => false,
+                _ => {
+                    return Err(Error::Usage(format!("the mount option `{word}`: write gc=auto or gc=off")));
+                }
+            };
+        }
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+fn number<N>(word: &str, value: &str, least: N, most: N) -> Result<N>
+where
+    N: std::str::FromStr + PartialOrd + std::fmt::Display,
+{
+    match value.parse::<N>() {
+        Ok(n) if n >= least && n <= most => Ok(n),
+        _ => Err(Error::Usage(format!(
+            "the mount option `{word}`: the value is a number from {least} to {most}"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Result<Wanted> {
+        parse(&[text.to_owned()], false)
+    }
+
+    #[test]
+    fn every_known_word_has_its_effect() {
+        let wanted = words(
+            "ro,noatime,allow_other,nodefault_permissions,acl,writeback,commit=30,cache=256M,gc=off,threads=3,nosuid,\
+             nodev,noexec",
+        )
+        .unwrap();
+        assert_eq!(
+            wanted,
+            Wanted {
+                read_only: true,
+                noatime: true,
+                allow_other: Some(true),
+                default_permissions: false,
+                suid: Some(false),
+                dev: Some(false),
+                exec: Some(false),
+                acl: Some(true),
+                writeback: Some(true),
+                commit: Some(Duration::from_secs(30)),
+                cache: Some(256 << 20),
+                gc_auto: false,
+                threads: Some(3),
+            }
+        );
+        let back = words(
+            "ro,noatime,nosuid,nodev,noexec,gc=off,nodefault_permissions,acl,writeback,rw,relatime,suid,dev,exec,\
+             gc=auto,default_permissions,noacl,nowriteback",
+        );
+        assert_eq!(
+            back.unwrap(),
+            Wanted {
+                suid: Some(true),
+                dev: Some(true),
+                exec: Some(true),
+                acl: Some(false),
+                writeback: Some(false),
+                ..Wanted::default()
+            }
+        );
+    }
+
+    #[test]
+    fn what_fstab_and_systemd_add_is_ignored() {
+        let added = "rw,auto,noauto,user,users,nofail,_netdev,defaults,x-systemd.automount,x-systemd.requires=/srv,\
+                     comment=backups,sync,async,dirsync,user=joe,uhelper=cairnfs,,";
+        assert_eq!(words(added).unwrap(), Wanted::default());
+        assert_eq!(parse(&[], false).unwrap(), Wanted::default());
+    }
+
+    #[test]
+    fn several_lists_are_one() {
+        let wanted = parse(&["ro,commit=9".into(), "rw".into()], false).unwrap();
+        assert!(!wanted.read_only);
+        assert_eq!(wanted.commit, Some(Duration::from_secs(9)));
+    }
+
+    #[test]
+    fn wrong_words_are_named() {
+        for (text, said) in [
+            ("rw,fast", "`fast` is not known; known are ro, rw"),
+            ("sync=1", "`sync=1` is not known"),
+            ("commit=0", "from 1 to 3600"),
+            ("commit=", "from 1 to 3600"),
+            ("commit", "from 1 to 3600"),
+            ("uid=1000", "keeps the owner of every file"),
+            ("gid=", "keeps the owner of every file"),
+            ("cache=lots", "`lots` is not a size"),
+            ("cache=1K", "at least 1.00 MiB"),
+            ("gc=maybe", "gc=auto or gc=off"),
+            ("threads=0", "from 1 to 64"),
+            ("remount,ro", "unmount it and mount it again"),
+        ] {
+            let error = words(text).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{text}");
+            assert!(error.to_string().contains(said), "{text}: {error}");
+        }
+        assert!(parse(&["fast".into()], true).is_ok(), "sloppy");
+    }
+}

@@ -1,0 +1,298 @@
+//! What commands print: aligned lines for people, exactly one JSON object for programs.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+
+use serde::Serialize;
+
+use super::progress::stage_words;
+use super::size::show_size;
+use crate::check::CheckReport;
+use crate::control::StatusReport;
+use crate::error::{Error, Result};
+use crate::gc::{CycleRecord, Stage};
+
+/// A failure as `--json` shows it.
+#[derive(Serialize)]
+pub(super) struct Failure {
+    error: String,
+    exit_code: u8,
+}
+
+impl Failure {
+    pub(super) fn of(error: &Error) -> Self {
+        Self { error: error.to_string(), exit_code: error.exit_code() }
+    }
+}
+
+/// Prints one JSON object on one line.
+pub(super) fn print_json(value: &impl Serialize) -> Result<()> {
+    let mut line = serde_json::to_string(value).map_err(|e| Error::io("encoding the answer", e.into()))?;
+    line.push('\n');
+    print(&line)
+}
+
+/// Prints text. A reader that has seen enough (`| head`) is no error.
+pub(super) fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Error::io("writing to standard output", e)),
+        _ => Ok(()),
+    }
+}
+
+/// Aligned lines of a name and a text.
+#[derive(Default)]
+struct Lines(String);
+
+impl Lines {
+    fn add(&mut self, name: &str, text: impl AsRef<str>) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.0, "{name:<12} {}", text.as_ref());
+    }
+}
+
+/// The answer of `cairnfs status`.
+pub(super) fn status(report: &StatusReport) -> String {
+    let store = &report.store;
+    let mut lines = Lines::default();
+    lines.add("store", format!("{} ({})", report.path, store.uuid));
+    match &report.holder {
+        Some(holder) => lines.add(
+            "mounted",
+            format!(
+                "at {}{} by process {}",
+                holder.mountpoint,
+                if holder.read_only { ", read-only," } else { "" },
+                holder.pid
+            ),
+        ),
+        None => lines.add("mounted", "no"),
+    }
+    lines.add("inodes", count(store.inodes));
+    lines.add("in files", show_size(store.referenced_bytes));
+    lines.add(
+        "chunks",
+        format!(
+            "{}, {} in all, deduplication {}",
+            count(store.chunks),
+            show_size(store.plain_bytes),
+            factor(store.referenced_bytes, store.plain_bytes)
+        ),
+    );
+    lines.add(
+        "stored",
+        format!(
+            "{}, compression {}",
+            show_size(store.stored_bytes),
+            factor(store.plain_bytes, store.stored_bytes)
+        ),
+    );
+    if store.deletion_queue > 0 {
+        lines.add("deleted", format!("{} files wait to be removed", count(store.deletion_queue)));
+    }
+    lines.add("disk", format!("{} free of {}", show_size(store.host_free), show_size(store.host_total)));
+    if let Some(why) = &store.read_only_because {
+        lines.add("READ-ONLY", why);
+    }
+    if store.bad_chunks > 0 {
+        lines.add(
+            "DAMAGE",
+            format!("{} chunks did not read back; run `cairnfs check --data`", count(store.bad_chunks)),
+        );
+    }
+    lines.add("generation", store.generation.to_string());
+    lines.add("collector", stage_words(report.stage));
+    if let Some(record) = &report.last_cycle {
+        lines.add("last cycle", cycle_line(record));
+    }
+    lines.0
+}
+
+/// The answer of `cairnfs gc`.
+pub(super) fn cycle(record: &CycleRecord) -> String {
+    let mut lines = Lines::default();
+    let (condemned, freed) =
+        if record.dry_run { ("not in use", "would free") } else { ("condemned", "freed") };
+    lines.add("generation", record.generation.to_string());
+    lines.add("in use", format!("{} chunks of {} files", count(record.marked), count(record.roots)));
+    lines.add(
+        condemned,
+        format!(
+            "{} chunks, {} before compression",
+            count(record.condemned),
+            show_size(record.condemned_bytes)
+        ),
+    );
+    lines.add(
+        freed,
+        format!(
+            "{} (packs: {} removed, {} rewritten, {} punched)",
+            show_size(record.freed_bytes),
+            count(record.packs_removed),
+            count(record.packs_compacted),
+            count(record.packs_punched)
+        ),
+    );
+    lines.add(
+        "time",
+        format!(
+            "{} (drain {}, flip {}, mark {}, sweep {}, reclaim {}); writers held for at most {:.1} ms",
+            seconds(total_ms(record)),
+            seconds(record.drain_ms),
+            seconds(record.flip_ms),
+            seconds(record.mark_ms),
+            seconds(record.sweep_ms),
+            seconds(record.reclaim_ms),
+            thousandths(record.longest_hold_us)
+        ),
+    );
+    if let Some(why) = &record.ended_early {
+        lines.add("ended early", why);
+    }
+    lines.0
+}
+
+fn cycle_line(record: &CycleRecord) -> String {
+    let what = match (&record.ended_early, record.dry_run) {
+        (Some(why), _) => format!("ended early: {why}"),
+        (None, true) => format!("dry run, would free {}", show_size(record.freed_bytes)),
+        (None, false) => format!("freed {}", show_size(record.freed_bytes)),
+    };
+    format!("generation {}: {what}, in {}", record.generation, seconds(total_ms(record)))
+}
+
+/// The answer of `cairnfs check`.
+pub(super) fn check(report: &CheckReport) -> String {
+    let mut lines = Lines::default();
+    lines.add("inodes", count(report.inodes));
+    lines.add("names", count(report.dirents));
+    lines.add("extents", count(report.extents));
+    lines.add(
+        "chunks",
+        format!("{}, {} of them not in use", count(report.chunks), count(report.unreferenced_chunks)),
+    );
+    lines.add("packs", count(report.packs));
+    lines.add(
+        "data",
+        if report.data {
+            format!("{} read and compared", show_size(report.bytes_read))
+        } else {
+            "not read (--data reads it)".into()
+        },
+    );
+    if report.is_clean() {
+        lines.add("result", "clean");
+        return lines.0;
+    }
+    lines.add("result", summary(report));
+    for finding in &report.findings {
+        let _ = writeln!(lines.0, "\n{}", finding.what);
+        for file in &finding.files {
+            let _ = writeln!(lines.0, "    {file}");
+        }
+        let named = finding.files.len() as u64;
+        if finding.files_total > named {
+            let more = count(finding.files_total - named);
+            let _ = writeln!(lines.0, "    and {more} more");
+        }
+    }
+    lines.0
+}
+
+/// What a check that found damage ends with.
+pub(super) fn summary(report: &CheckReport) -> String {
+    let findings = report.findings.len() as u64;
+    let noun = if findings == 1 { "finding" } else { "findings" };
+    format!("damage: {} {noun}", count(findings))
+}
+
+/// The stage is shown while a cycle runs elsewhere and this command only started it.
+pub(super) fn started(stage: Stage) -> String {
+    match stage {
+        Stage::Idle => "a cycle was asked for\n".into(),
+        running => format!("a cycle was asked for; one is {} now\n", stage_words(running)),
+    }
+}
+
+fn total_ms(record: &CycleRecord) -> u64 {
+    record.drain_ms + record.flip_ms + record.mark_ms + record.sweep_ms + record.reclaim_ms
+}
+
+/// `1234567` as `1,234,567`.
+pub(super) fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// How many times smaller: `2.50x`.
+pub(super) fn factor(before: u64, after: u64) -> String {
+    if before == 0 || after == 0 {
+        return "1.00x".into();
+    }
+    #[allow(clippy::cast_precision_loss, reason = "for display, three digits")]
+    let factor = before as f64 / after as f64;
+    format!("{factor:.2}x")
+}
+
+fn seconds(ms: u64) -> String {
+    format!("{:.2} s", thousandths(ms))
+}
+
+#[allow(clippy::cast_precision_loss, reason = "for display")]
+fn thousandths(n: u64) -> f64 {
+    n as f64 / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::Finding;
+
+    #[test]
+    fn numbers_are_grouped() {
+        for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
+            assert_eq!(count(number), text);
+        }
+        assert_eq!(factor(10, 4), "2.50x");
+        assert_eq!(factor(0, 0), "1.00x");
+    }
+
+    #[test]
+    fn a_check_names_the_files_and_how_many_more() {
+        let mut report = CheckReport::default();
+        assert!(check(&report).ends_with("result       clean\n"));
+        report.findings.push(Finding {
+            what: "chunk 5 does not match its digest".into(),
+            files: vec!["a/b".into()],
+            files_total: 3,
+        });
+        let text = check(&report);
+        assert!(text.contains("result       damage: 1 finding\n"), "{text}");
+        assert!(text.ends_with("chunk 5 does not match its digest\n    a/b\n    and 2 more\n"));
+    }
+
+    #[test]
+    fn a_dry_run_says_would() {
+        let mut record = CycleRecord { dry_run: true, freed_bytes: 1 << 20, ..CycleRecord::default() };
+        assert!(cycle(&record).contains("would free   1.00 MiB"));
+        record.dry_run = false;
+        record.ended_early = Some("a row did not decode".into());
+        let text = cycle(&record);
+        assert!(text.contains("freed        1.00 MiB"), "{text}");
+        assert!(text.contains("ended early  a row did not decode"));
+    }
+
+    #[test]
+    fn a_failure_is_one_object() {
+        let failure = Failure::of(&Error::NotAStore("x is no store".into()));
+        assert_eq!(serde_json::to_string(&failure).unwrap(), r#"{"error":"x is no store","exit_code":3}"#);
+    }
+}

@@ -1,0 +1,201 @@
+//! What travels over the control socket. Changing a name here changes the protocol; the tests below hold the words.
+
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use crate::check::CheckReport;
+use crate::error::Error;
+use crate::gc::{CycleRecord, Stage};
+use crate::store::StoreStatus;
+
+/// What a command asks of the daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Figures of the store and of the running cycle.
+    Status,
+    /// Run a cycle and answer with its record.
+    Gc {
+        /// Mark and count, change nothing.
+        dry_run: bool,
+    },
+    /// Start a cycle soon; answered at once.
+    GcSoon,
+    /// Check the store.
+    Check {
+        /// Read all data, not only the structure.
+        data: bool,
+    },
+    /// Make everything durable.
+    Sync,
+    /// Answer when the store has been closed, with the outcome of closing it.
+    AwaitClose,
+}
+
+/// What the daemon answers. All but `Progress` are final.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// How far the work is; more lines follow.
+    Progress(Progress),
+    /// Answer to `Status`.
+    Status(Box<StatusReport>),
+    /// Answer to `Gc`.
+    Cycle(CycleRecord),
+    /// Answer to `Check`.
+    Check(CheckReport),
+    /// Answer to the requests that have nothing to tell.
+    Done,
+    /// The request failed.
+    Error(WireError),
+}
+
+/// How far a long request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Progress {
+    /// The cycle has reached a stage.
+    Stage(Stage),
+    /// The check has looked at this many of all objects.
+    Check {
+        /// Objects done.
+        done: u64,
+        /// Objects in all.
+        total: u64,
+        /// Plain bytes read so far.
+        bytes: u64,
+    },
+}
+
+/// What `cairnfs status` tells.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// The version of the program that answered.
+    pub version: String,
+    /// The store's directory.
+    pub path: String,
+    /// Who has the store open; nobody if it was opened for this one question.
+    pub holder: Option<Holder>,
+    /// Where the running cycle is.
+    pub stage: Stage,
+    /// The last cycle since the store was opened.
+    pub last_cycle: Option<CycleRecord>,
+    /// The store's figures.
+    pub store: StoreStatus,
+}
+
+/// The process that has a store open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Its process id.
+    pub pid: u32,
+    /// Where it has the store mounted.
+    pub mountpoint: String,
+    /// True if it mounted the store read-only.
+    pub read_only: bool,
+}
+
+/// An [`Error`] in a form that survives the socket: the kind and what is needed to say the same sentence again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+#[allow(missing_docs, reason = "the fields are those of `Error`")]
+pub enum WireError {
+    Posix { errno: i32 },
+    Io { what: String, errno: Option<i32>, text: String },
+    Damaged { text: String },
+    Latched { text: String },
+    NotAStore { text: String },
+    Busy { text: String },
+    Usage { text: String },
+    Format { text: String },
+    CycleEnded { text: String },
+    Environment { text: String },
+    CheckFailed { text: String },
+}
+
+impl From<&Error> for WireError {
+    fn from(error: &Error) -> Self {
+        let same = String::clone;
+        match error {
+            Error::Posix(errno) => Self::Posix { errno: *errno },
+            Error::Io { what, source } => {
+                Self::Io { what: same(what), errno: source.raw_os_error(), text: source.to_string() }
+            }
+            Error::Damaged(text) => Self::Damaged { text: same(text) },
+            Error::Latched(text) => Self::Latched { text: same(text) },
+            Error::NotAStore(text) => Self::NotAStore { text: same(text) },
+            Error::Busy(text) => Self::Busy { text: same(text) },
+            Error::Usage(text) => Self::Usage { text: same(text) },
+            Error::Format(text) => Self::Format { text: same(text) },
+            Error::CycleEnded(text) => Self::CycleEnded { text: same(text) },
+            Error::Environment(text) => Self::Environment { text: same(text) },
+            Error::CheckFailed(text) => Self::CheckFailed { text: same(text) },
+        }
+    }
+}
+
+impl From<WireError> for Error {
+    fn from(wire: WireError) -> Self {
+        match wire {
+            WireError::Posix { errno } => Self::Posix(errno),
+            WireError::Io { what, errno, text } => Self::Io {
+                what,
+                // Without an errno the text is all there is; with one the host's own words come back.
+                source: errno.map_or_else(|| io::Error::other(text), io::Error::from_raw_os_error),
+            },
+            WireError::Damaged { text } => Self::Damaged(text),
+            WireError::Latched { text } => Self::Latched(text),
+            WireError::NotAStore { text } => Self::NotAStore(text),
+            WireError::Busy { text } => Self::Busy(text),
+            WireError::Usage { text } => Self::Usage(text),
+            WireError::Format { text } => Self::Format(text),
+            WireError::CycleEnded { text } => Self::CycleEnded(text),
+            WireError::Environment { text } => Self::Environment(text),
+            WireError::CheckFailed { text } => Self::CheckFailed(text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_keeps_its_sentence_and_exit_code() {
+        let all = || {
+            [
+                Error::Posix(libc::ENOENT),
+                Error::io("writing p", io::Error::from_raw_os_error(libc::ENOSPC)),
+                Error::io("reading q", io::Error::other("odd")),
+                Error::Damaged("a".into()),
+                Error::Latched("b".into()),
+                Error::NotAStore("c".into()),
+                Error::Busy("d".into()),
+                Error::Usage("e".into()),
+                Error::Format("f".into()),
+                Error::CycleEnded("g".into()),
+                Error::Environment("h".into()),
+                Error::CheckFailed("i".into()),
+            ]
+        };
+        for error in all() {
+            let line = serde_json::to_string(&WireError::from(&error)).unwrap();
+            let back: Error = serde_json::from_str::<WireError>(&line).unwrap().into();
+            assert_eq!(back.to_string(), error.to_string());
+            assert_eq!(back.exit_code(), error.exit_code());
+            assert_eq!(back.errno(), error.errno());
+        }
+    }
+
+    #[test]
+    fn the_words_of_the_requests_stay() {
+        let word = |request: &Request| serde_json::to_string(request).unwrap();
+        assert_eq!(word(&Request::Status), r#""status""#);
+        assert_eq!(word(&Request::Gc { dry_run: true }), r#"{"gc":{"dry_run":true}}"#);
+        assert_eq!(word(&Request::GcSoon), r#""gc_soon""#);
+        assert_eq!(word(&Request::Check { data: false }), r#"{"check":{"data":false}}"#);
+        assert_eq!(word(&Request::Sync), r#""sync""#);
+        assert_eq!(word(&Request::AwaitClose), r#""await_close""#);
+    }
+}

@@ -1,0 +1,326 @@
+//! The side of the control socket that answers: one thread that accepts, one per connection.
+//!
+//! The server lives from after the store was opened until before it is closed; only those who asked to be told of the
+//! closing are kept beyond, and are told by [`Closing::tell`]. A connection that is still at work when the server stops
+//! is cut when the process ends: a check reads only, and a cycle ends by the collector's own shutdown.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+
+use parking_lot::Mutex;
+
+use super::protocol::{Progress, Reply, Request, StatusReport, WireError};
+use super::socket;
+use crate::check::CheckReport;
+use crate::error::{Error, Result};
+use crate::gc::CycleRecord;
+
+/// What the process that has the store open can do for a command. Called from many threads.
+pub trait ControlHandler: Send + Sync {
+    /// The figures of the store.
+    fn status(&self) -> Result<StatusReport>;
+    /// Runs a cycle, telling its stages.
+    fn gc(&self, dry_run: bool, progress: &mut dyn FnMut(Progress)) -> Result<CycleRecord>;
+    /// Starts a cycle soon.
+    fn gc_soon(&self) -> Result<()>;
+    /// Runs a check. When `progress` answers false nobody waits for the check any more, and it ends.
+    fn check(&self, data: bool, progress: &mut dyn FnMut(Progress) -> bool) -> Result<CheckReport>;
+    /// Makes everything durable.
+    fn sync(&self) -> Result<()>;
+}
+
+/// More connections than this at once are refused, so that a loop in somebody's script cannot exhaust threads.
+const MOST_CONNECTIONS: usize = 32;
+
+/// A request is short; whoever sends more is not one of us.
+const LONGEST_REQUEST: u64 = 4096;
+
+struct Shared {
+    handler: Arc<dyn ControlHandler>,
+    /// Set once, before the listener is shut.
+    stopping: AtomicBool,
+    connections: AtomicUsize,
+    /// Those who wait for the store's closing.
+    awaiting: Mutex<Vec<UnixStream>>,
+}
+
+/// The running server.
+pub struct Server {
+    store: PathBuf,
+    shared: Arc<Shared>,
+    listener: UnixListener,
+    thread: JoinHandle<()>,
+}
+
+/// Those who wait for the store's closing, after the server has stopped.
+#[must_use = "those who wait for the closing have to be told"]
+pub struct Closing(Vec<UnixStream>);
+
+impl Server {
+    /// Starts to answer at the store's socket.
+    pub fn start(store: &Path, handler: Arc<dyn ControlHandler>) -> Result<Self> {
+        let listener = socket::listen(store)?;
+        let shared = Arc::new(Shared {
+            handler,
+            stopping: AtomicBool::new(false),
+            connections: AtomicUsize::new(0),
+            awaiting: Mutex::new(Vec::new()),
+        });
+        let failed = |e| Error::io("starting the control server", e);
+        let accepting = listener.try_clone().map_err(failed)?;
+        let thread = {
+            let shared = Arc::clone(&shared);
+            thread::Builder::new()
+                .name("control".into())
+                .spawn(move || accept_loop(&accepting, &shared))
+                .map_err(failed)?
+        };
+        Ok(Self { store: store.to_owned(), shared, listener, thread })
+    }
+
+    /// Takes no more requests and removes the socket.
+    pub fn stop(self) -> Closing {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        // Shutting a listening socket wakes the thread that waits in accept.
+        if let Err(e) = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both) {
+            tracing::warn!("shutting the control socket: {e}");
+        }
+        if self.thread.join().is_err() {
+            tracing::error!("the control server had ended by a panic");
+        }
+        if let Err(e) = socket::remove(&self.store) {
+            tracing::warn!("{e}");
+        }
+        Closing(std::mem::take(&mut *self.shared.awaiting.lock()))
+    }
+}
+
+impl Closing {
+    /// Tells how the closing went. To be called after the lock was given up.
+    pub fn tell(self, outcome: &Result<()>) {
+        let reply = match outcome {
+            Ok(()) => Reply::Done,
+            Err(e) => Reply::Error(e.into()),
+        };
+        for mut stream in self.0 {
+            // Whoever went away meanwhile does not want to know.
+            let _ = send(&mut stream, &reply);
+        }
+    }
+}
+
+fn accept_loop(listener: &UnixListener, shared: &Arc<Shared>) {
+    loop {
+        let accepted = listener.accept();
+        if shared.stopping.load(Ordering::SeqCst) {
+            return;
+        }
+        match accepted {
+            Ok((stream, _)) => start_connection(stream, shared),
+            Err(e) => {
+                tracing::warn!("accepting at the control socket: {e}");
+                // Out of file descriptors: trying again at once would only burn time until one is free.
+                thread::sleep(std::time::Duration::from_millis(100));
+            }
+        }
+    }
+}
+
+fn start_connection(mut stream: UnixStream, shared: &Arc<Shared>) {
+    if shared.connections.fetch_add(1, Ordering::SeqCst) >= MOST_CONNECTIONS {
+        shared.connections.fetch_sub(1, Ordering::SeqCst);
+        let busy = Error::Busy(format!(
+            "{MOST_CONNECTIONS} commands are using this store already; try again when one has ended"
+        ));
+        let _ = send(&mut stream, &Reply::Error((&busy).into()));
+        return;
+    }
+    let owned = Arc::clone(shared);
+    let spawned = thread::Builder::new().name("control-conn".into()).spawn(move || {
+        serve(stream, &owned);
+        owned.connections.fetch_sub(1, Ordering::SeqCst);
+    });
+    if let Err(e) = spawned {
+        shared.connections.fetch_sub(1, Ordering::SeqCst);
+        tracing::warn!("starting a thread for a command: {e}");
+    }
+}
+
+/// Answers requests until the other side hangs up.
+fn serve(stream: UnixStream, shared: &Shared) {
+    let Ok(mut out) = stream.try_clone() else {
+        return;
+    };
+    let mut requests = BufReader::new(stream);
+    let mut line = String::new();
+    loop {
+        line.clear();
+        match (&mut requests).take(LONGEST_REQUEST).read_line(&mut line) {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        let reply = match serde_json::from_str(&line) {
+            Ok(Request::AwaitClose) => {
+                let kept = out.try_clone();
+                if let Ok(kept) = kept {
+                    // Noted before it is acknowledged: who was told "noted" will be told of the closing.
+                    let mut awaiting = shared.awaiting.lock();
+                    if send(&mut out, &Reply::Done).is_ok() {
+                        awaiting.push(kept);
+                    }
+                }
+                return;
+            }
+            Ok(request) => answer(&request, shared.handler.as_ref(), &mut out),
+            Err(_) => Reply::Error(WireError::Usage {
+                text:
+                    "the process that has the store open does not know this request; it runs another version \
+                       of cairnfs: mount the store again"
+                        .into(),
+            }),
+        };
+        if send(&mut out, &reply).is_err() {
+            return;
+        }
+    }
+}
+
+fn answer(request: &Request, handler: &dyn ControlHandler, out: &mut UnixStream) -> Reply {
+    let mut listens = |p| send(out, &Reply::Progress(p)).is_ok();
+    let outcome = match request {
+        Request::Status => handler.status().map(|s| Reply::Status(Box::new(s))),
+        Request::Gc { dry_run } => handler
+            // A command that went away does not stop the cycle it began, which is worth finishing.
+            .gc(*dry_run, &mut |p| {
+                listens(p);
+            })
+            .map(Reply::Cycle),
+        Request::GcSoon => handler.gc_soon().map(|()| Reply::Done),
+        Request::Check { data } => handler.check(*data, &mut listens).map(Reply::Check),
+        Request::Sync => handler.sync().map(|()| Reply::Done),
+        Request::AwaitClose => Ok(Reply::Done),
+    };
+    outcome.unwrap_or_else(|e| Reply::Error((&e).into()))
+}
+
+fn send(stream: &mut UnixStream, reply: &Reply) -> std::io::Result<()> {
+    let mut line = serde_json::to_string(reply)?;
+    line.push('\n');
+    stream.write_all(line.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::Client;
+    use crate::gc::Stage;
+
+    struct Fake;
+
+    impl ControlHandler for Fake {
+        fn status(&self) -> Result<StatusReport> {
+            Err(Error::Latched("disk on fire".into()))
+        }
+        fn gc(&self, dry_run: bool, progress: &mut dyn FnMut(Progress)) -> Result<CycleRecord> {
+            progress(Progress::Stage(Stage::Mark));
+            progress(Progress::Stage(Stage::Sweep));
+            Ok(CycleRecord { generation: 9, dry_run, ..CycleRecord::default() })
+        }
+        fn gc_soon(&self) -> Result<()> {
+            Ok(())
+        }
+        fn check(&self, data: bool, progress: &mut dyn FnMut(Progress) -> bool) -> Result<CheckReport> {
+            let mut done = 0;
+            while data && progress(Progress::Check { done, total: 0, bytes: 0 }) {
+                done += 1;
+            }
+            Ok(CheckReport { data, ..CheckReport::default() })
+        }
+        fn sync(&self) -> Result<()> {
+            Err(Error::io("syncing", std::io::Error::from_raw_os_error(libc::ENOSPC)))
+        }
+    }
+
+    fn shared() -> Arc<Shared> {
+        Arc::new(Shared {
+            handler: Arc::new(Fake),
+            stopping: AtomicBool::new(false),
+            connections: AtomicUsize::new(0),
+            awaiting: Mutex::new(Vec::new()),
+        })
+    }
+
+    #[test]
+    fn requests_and_errors_make_the_round_trip() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let server = shared();
+        let thread = thread::spawn(move || serve(there, &server));
+        let mut client = Client::over(here);
+
+        let mut stages = Vec::new();
+        let record = client.gc(true, &mut |p| stages.push(p)).unwrap();
+        assert_eq!((record.generation, record.dry_run), (9, true));
+        assert_eq!(stages, [Progress::Stage(Stage::Mark), Progress::Stage(Stage::Sweep)]);
+        let error = client.status().unwrap_err();
+        assert!(matches!(&error, Error::Latched(t) if t == "disk on fire"));
+        let error = client.sync().unwrap_err();
+        assert!(error.is_no_space());
+        assert!(!client.check(false, &mut |_| {}).unwrap().data);
+        client.gc_soon().unwrap();
+        drop(client);
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_check_ends_when_nobody_listens() {
+        let (mut here, there) = UnixStream::pair().unwrap();
+        let server = shared();
+        let thread = thread::spawn(move || serve(there, &server));
+        here.write_all(b"{\"check\":{\"data\":true}}\n").unwrap();
+        let mut line = String::new();
+        BufReader::new(&here).read_line(&mut line).unwrap();
+        assert!(line.contains("progress"), "{line}");
+        drop(here);
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn words_nobody_knows_are_answered_with_a_sentence() {
+        let (mut here, there) = UnixStream::pair().unwrap();
+        let server = shared();
+        let thread = thread::spawn(move || serve(there, &server));
+        here.write_all(b"{\"fly\":1}\n").unwrap();
+        let mut line = String::new();
+        BufReader::new(&here).read_line(&mut line).unwrap();
+        assert!(line.contains("another version"), "{line}");
+        here.shutdown(std::net::Shutdown::Both).unwrap();
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn the_closing_is_told_after_the_server_stopped() {
+        let tmp = tempfile::tempdir().unwrap();
+        let server = Server::start(tmp.path(), Arc::new(Fake)).unwrap();
+        let mut good = Client::connect(tmp.path()).unwrap().unwrap();
+        good.await_close().unwrap();
+        let closing = server.stop();
+        assert!(Client::connect(tmp.path()).unwrap().is_none());
+        closing.tell(&Ok(()));
+        good.closed().unwrap();
+
+        let server = Server::start(tmp.path(), Arc::new(Fake)).unwrap();
+        let mut bad = Client::connect(tmp.path()).unwrap().unwrap();
+        bad.await_close().unwrap();
+        let mut cut = Client::connect(tmp.path()).unwrap().unwrap();
+        cut.await_close().unwrap();
+        let mut closing = server.stop();
+        drop(closing.0.pop());
+        closing.tell(&Err(Error::Latched("no".into())));
+        assert!(matches!(bad.closed().unwrap_err(), Error::Latched(_)));
+        assert!(matches!(cut.closed().unwrap_err(), Error::Environment(_)));
+    }
+}

@@ -1,0 +1,177 @@
+//! What the daemon does for commands: the other end of the control socket, and of the control directory in the mount.
+
+use std::cell::{Cell, RefCell};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use super::Setup;
+use serde::Serialize;
+
+use crate::check::{self, CheckReport};
+use crate::control::{ControlHandler, Holder, Progress, StatusReport};
+use crate::error::{Error, Result};
+use crate::fs::Fs;
+use crate::fuse::ControlFiles;
+use crate::gc::{Collector, CycleRecord, Stage};
+use crate::store::Store;
+
+/// How often the stage of a running cycle is looked at for a command that shows it.
+const STAGE_POLL: Duration = Duration::from_millis(50);
+
+pub(super) struct Handler {
+    store_path: PathBuf,
+    mountpoint: PathBuf,
+    read_only: bool,
+    /// Set once, when the mount has ended; checks end early then.
+    closing: AtomicBool,
+    store: Arc<Store>,
+    filesystem: Arc<Fs>,
+    collector: Arc<Collector>,
+}
+
+impl Handler {
+    pub(super) fn new(
+        setup: &Setup,
+        store: Arc<Store>,
+        filesystem: Arc<Fs>,
+        collector: Arc<Collector>,
+    ) -> Self {
+        Self {
+            store_path: setup.store.clone(),
+            mountpoint: setup.mountpoint.clone(),
+            read_only: setup.open.read_only,
+            closing: AtomicBool::new(false),
+            store,
+            filesystem,
+            collector,
+        }
+    }
+
+    /// Ends the checks that run, so that they do not read from a store that is being closed.
+    pub(super) fn close_soon(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+    }
+
+    fn refuse_if_read_only(&self, what: &str) -> Result<()> {
+        if self.read_only {
+            return Err(Error::Usage(format!(
+                "{} is mounted read-only at {}; unmount it or mount it with rw to {what}",
+                self.store_path.display(),
+                self.mountpoint.display()
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl ControlHandler for Handler {
+    fn status(&self) -> Result<StatusReport> {
+        Ok(StatusReport {
+            version: env!("CARGO_PKG_VERSION").into(),
+            path: self.store_path.display().to_string(),
+            holder: Some(Holder {
+                pid: std::process::id(),
+                mountpoint: self.mountpoint.display().to_string(),
+                read_only: self.read_only,
+            }),
+            stage: self.collector.stage(),
+            last_cycle: self.collector.last(),
+            store: self.store.status()?,
+        })
+    }
+
+    fn gc(&self, dry_run: bool, progress: &mut dyn FnMut(Progress)) -> Result<CycleRecord> {
+        if !dry_run {
+            self.refuse_if_read_only("run a cycle")?;
+        }
+        run_cycle(&self.collector, dry_run, progress)
+    }
+
+    fn gc_soon(&self) -> Result<()> {
+        self.refuse_if_read_only("run a cycle")?;
+        self.collector.request();
+        Ok(())
+    }
+
+    fn check(&self, data: bool, progress: &mut dyn FnMut(Progress) -> bool) -> Result<CheckReport> {
+        let closing = || self.closing.load(Ordering::SeqCst);
+        run_check(&self.store, data, progress, &closing)
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.filesystem.sync()
+    }
+}
+
+impl ControlFiles for Handler {
+    fn generation(&self) -> String {
+        format!("{}\n", self.store.generation())
+    }
+
+    fn status(&self) -> String {
+        json_line(ControlHandler::status(self))
+    }
+
+    fn gc_status(&self) -> String {
+        #[derive(Serialize)]
+        struct State {
+            stage: Stage,
+            last_cycle: Option<CycleRecord>,
+        }
+        json_line(Ok(State { stage: self.collector.stage(), last_cycle: self.collector.last() }))
+    }
+
+    /// Anything means a cycle, as for the kernel's own files of this kind; that is what `echo 1 >` writes.
+    fn start_gc(&self, _word: &[u8]) -> Result<()> {
+        self.gc_soon()
+    }
+}
+
+/// What could not be found out is told in the same place, as a sentence.
+fn json_line(value: Result<impl Serialize>) -> String {
+    let line = value.and_then(|value| {
+        serde_json::to_string(&value).map_err(|e| Error::io("encoding the status", e.into()))
+    });
+    line.unwrap_or_else(|e| e.to_string()) + "\n"
+}
+
+/// Runs a cycle and tells each stage it is seen in.
+pub(crate) fn run_cycle(
+    collector: &Collector,
+    dry_run: bool,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<CycleRecord> {
+    thread::scope(|scope| {
+        let cycle = scope.spawn(|| collector.run_cycle(dry_run));
+        let mut told = Stage::Idle;
+        while !cycle.is_finished() {
+            let stage = collector.stage();
+            if stage != told {
+                told = stage;
+                progress(Progress::Stage(stage));
+            }
+            thread::sleep(STAGE_POLL);
+        }
+        cycle.join().unwrap_or_else(|_| Err(Error::CycleEnded("it panicked; please report this".into())))
+    })
+}
+
+/// Runs a check and tells how far it is, until `progress` or `closing` say that it is in vain.
+pub(crate) fn run_check(
+    store: &Arc<Store>,
+    data: bool,
+    progress: &mut dyn FnMut(Progress) -> bool,
+    closing: &dyn Fn() -> bool,
+) -> Result<CheckReport> {
+    let (progress, in_vain) = (RefCell::new(progress), Cell::new(false));
+    let tell = |p: check::Progress| {
+        let listens =
+            (progress.borrow_mut())(Progress::Check { done: p.done, total: p.total, bytes: p.bytes });
+        in_vain.set(!listens);
+    };
+    let cancelled = || in_vain.get() || closing();
+    check::check(store, &check::Options { data, progress: &tell, cancelled: &cancelled })
+}

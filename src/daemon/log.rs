@@ -1,0 +1,148 @@
+//! Where the daemon's messages go: the terminal until it is detached from it, then a bounded file in the store.
+//!
+//! The file is opened only while this process holds the store's lock, so that there is one writer. A log that cannot
+//! be written (full disk, read-only host) must not stop a backup: its messages are dropped.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tracing::{Level, Metadata};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// The file's name in the store's directory; the one before it has `.1` at its end.
+const NAME: &str = "cairnfs.log";
+
+/// At this size the file becomes `cairnfs.log.1` and a new one is begun.
+const ROTATE_AT: u64 = 1 << 20;
+
+enum Sink {
+    /// To standard error, nothing less grave than this.
+    Terminal(Level),
+    /// To the file.
+    File(LogFile),
+}
+
+struct LogFile {
+    path: PathBuf,
+    file: Option<File>,
+    size: u64,
+    rotate_at: u64,
+}
+
+/// The place all messages of the process go to; can be changed while it runs.
+#[derive(Clone)]
+pub struct SharedLog(Arc<Mutex<Sink>>);
+
+/// Begins to log to standard error: everything that the filter lets through and that is at least as grave as `level`.
+/// The filter is `CAIRNFS_LOG` in the words of tracing's `EnvFilter`, or else this crate's `info`.
+pub fn start_logging(level: Level) -> SharedLog {
+    let log = SharedLog(Arc::new(Mutex::new(Sink::Terminal(level))));
+    let filter =
+        EnvFilter::try_from_env("CAIRNFS_LOG").unwrap_or_else(|_| EnvFilter::new("warn,cairnfs=info"));
+    // A second call in one process (tests) keeps the first logger.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_target(false)
+        .with_writer(log.clone())
+        .try_init();
+    log
+}
+
+impl SharedLog {
+    /// From now on messages go to the store's log file, and a panic is logged too.
+    pub fn to_store(&self, store: &Path) {
+        *self.0.lock() = Sink::File(LogFile::open(store.join(NAME), ROTATE_AT));
+        std::panic::set_hook(Box::new(|info| tracing::error!("{info}")));
+    }
+}
+
+impl<'a> MakeWriter<'a> for SharedLog {
+    type Writer = LogWriter;
+
+    fn make_writer(&'a self) -> LogWriter {
+        LogWriter(Some(Arc::clone(&self.0)))
+    }
+
+    fn make_writer_for(&'a self, meta: &Metadata<'_>) -> LogWriter {
+        match &*self.0.lock() {
+            // In tracing the graver level is the smaller one.
+            Sink::Terminal(level) if meta.level() > level => LogWriter(None),
+            _ => self.make_writer(),
+        }
+    }
+}
+
+/// Writes one message.
+pub struct LogWriter(Option<Arc<Mutex<Sink>>>);
+
+impl Write for LogWriter {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if let Some(sink) = &self.0 {
+            match &mut *sink.lock() {
+                Sink::Terminal(_) => io::stderr().write_all(line)?,
+                Sink::File(file) => file.append(line),
+            }
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl LogFile {
+    fn open(path: PathBuf, rotate_at: u64) -> Self {
+        let file = File::options().create(true).append(true).open(&path).ok();
+        let size = file.as_ref().and_then(|f| f.metadata().ok()).map_or(0, |m| m.len());
+        Self { path, file, size, rotate_at }
+    }
+
+    fn append(&mut self, line: &[u8]) {
+        if self.size >= self.rotate_at {
+            let mut old = self.path.clone().into_os_string();
+            old.push(".1");
+            if fs::rename(&self.path, old).is_ok() {
+                *self = Self::open(std::mem::take(&mut self.path), self.rotate_at);
+            }
+        }
+        if let Some(file) = &mut self.file
+            && file.write_all(line).is_ok()
+        {
+            self.size += line.len() as u64;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_stays_bounded() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join(NAME);
+        let mut log = LogFile::open(path.clone(), 1000);
+        for n in 0..100 {
+            log.append(format!("line {n:>50}\n").as_bytes());
+        }
+        let mut log = LogFile::open(path.clone(), 1000);
+        log.append(b"last\n");
+        assert!(fs::read_to_string(&path).unwrap().ends_with("99\nlast\n"));
+        let all: u64 = fs::read_dir(tmp.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
+        assert!(all <= 2 * 1100, "{all}");
+        assert_eq!(fs::read_dir(tmp.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_written_is_dropped() {
+        let mut log = LogFile::open(PathBuf::from("/nonexistent/cairnfs.log"), 10);
+        log.append(b"into the void\n");
+        assert!(log.file.is_none());
+    }
+}

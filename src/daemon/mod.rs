@@ -1,0 +1,13 @@
+//! The process that has a store open and mounted: puts the parts together and takes them apart in the right order.
+
+mod handler;
+mod log;
+mod run;
+mod signals;
+mod unmount;
+
+pub(crate) use handler::{run_check, run_cycle};
+pub use log::{SharedLog, start_logging};
+pub(crate) use run::collector;
+pub use run::{Setup, serve};
+pub use unmount::{Detach, Entry, MountTable, detach, real_path};

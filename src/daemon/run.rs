@@ -1,0 +1,151 @@
+//! One mount from beginning to end.
+//!
+//! Going up, each part finds below it what it needs: the lock and the store, the filesystem, the collector, the
+//! control server, the mount. Going down is the reverse, and the lock is given up last, inside `Store::close`: whoever
+//! sees the lock free may rely on everything being durable. A part that fails on the way down does not keep the ones
+//! below it from being closed; the first error is the outcome.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use super::handler::Handler;
+use super::signals::Signals;
+use crate::control;
+use crate::error::{Error, Result};
+use crate::fs::{Fs, FsOptions};
+use crate::fuse::{self, MountOptions};
+use crate::gc::{self, Collector};
+use crate::store::{OpenOptions, Store};
+
+/// Everything a mount needs to know. Paths are absolute and without symbolic links.
+pub struct Setup {
+    /// The store's directory.
+    pub store: PathBuf,
+    /// Where to mount it.
+    pub mountpoint: PathBuf,
+    /// How to open the store.
+    pub open: OpenOptions,
+    /// How the filesystem behaves.
+    pub fs: FsOptions,
+    /// Cycles start by themselves.
+    pub collect: bool,
+    /// What the kernel is told.
+    pub fuse: MountOptions,
+}
+
+/// Mounts, calls `ready` when the mount answers, serves until it is unmounted, and closes the store.
+///
+/// If `ready` fails (nobody waits for this mount any more), the mount is taken down again and that is the outcome.
+pub fn serve(setup: Setup, ready: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+    // Before anything else, so that a signal during the start is not the end of a half-open store.
+    let signals = Signals::catch()?;
+    let store = Store::open(&setup.store, &setup.open)?;
+    let (closing, outcome) = match serve_store(&setup, &store, signals, ready) {
+        Ok((closing, outcome)) => (Some(closing), outcome),
+        Err(e) => (None, Err(e)),
+    };
+    let outcome = first_error(outcome, "closing the store", store.close());
+    if let Some(closing) = closing {
+        closing.tell(&outcome);
+    }
+    if outcome.is_ok() {
+        tracing::info!("{} is closed", setup.store.display());
+    }
+    outcome
+}
+
+/// The collector of a store that is served: its cycles begin with working off what was deleted.
+pub(crate) fn collector(store: &Arc<Store>, filesystem: &Arc<Fs>, auto: bool) -> Result<Arc<Collector>> {
+    let drained = Arc::clone(filesystem);
+    let drain = Arc::new(move || drained.drain_orphans());
+    Collector::new(Arc::clone(store), gc::Options { auto, drain })
+}
+
+/// What is between opening and closing the store. An error on the way up has already undone what came before it.
+fn serve_store(
+    setup: &Setup,
+    store: &Arc<Store>,
+    signals: Signals,
+    ready: impl FnOnce() -> Result<()> + Send,
+) -> Result<(control::Closing, Result<()>)> {
+    let filesystem = Fs::new(Arc::clone(store), setup.fs.clone())?;
+    let collector = collector(store, &filesystem, setup.collect)?;
+    let handler =
+        Arc::new(Handler::new(setup, Arc::clone(store), Arc::clone(&filesystem), Arc::clone(&collector)));
+
+    let server = match control::Server::start(
+        &setup.store,
+        Arc::clone(&handler) as Arc<dyn control::ControlHandler>,
+    ) {
+        Ok(server) => server,
+        Err(e) => {
+            collector.shutdown();
+            return first_error(Err(e), "ending the filesystem", filesystem.shutdown());
+        }
+    };
+    let outcome = fuse::mount(
+        Arc::clone(&filesystem),
+        Arc::clone(&handler) as Arc<dyn fuse::ControlFiles>,
+        &setup.mountpoint,
+        &setup.fuse,
+    )
+    .and_then(|session| run_session(setup, session, &filesystem, signals, ready));
+
+    handler.close_soon();
+    let closing = server.stop();
+    collector.shutdown();
+    let outcome = first_error(outcome, "ending the filesystem", filesystem.shutdown());
+    Ok((closing, outcome))
+}
+
+/// Answers the kernel until the mount is gone.
+fn run_session(
+    setup: &Setup,
+    session: fuse::Session,
+    filesystem: &Arc<Fs>,
+    signals: Signals,
+    ready: impl FnOnce() -> Result<()> + Send,
+) -> Result<()> {
+    let mountpoint = setup.mountpoint.as_path();
+    thread::scope(|scope| {
+        let handling = signals.unmount_on_signal(mountpoint, session.unmounter(), Arc::clone(filesystem));
+        let greeting = scope.spawn(move || greet(mountpoint, ready));
+        let ended = session.run();
+        handling.finish();
+        let greeted = greeting
+            .join()
+            .unwrap_or_else(|_| Err(Error::Environment("the start-up thread panicked".into())));
+        first_error(ended, "starting", greeted)
+    })
+}
+
+/// Waits until the mount answers and says so; takes it down again if that has become pointless.
+fn greet(mountpoint: &Path, ready: impl FnOnce() -> Result<()>) -> Result<()> {
+    let answered = fs::metadata(mountpoint)
+        .map_err(|e| Error::io(format!("the new mount at {}", mountpoint.display()), e))
+        .and_then(|_| ready());
+    match &answered {
+        Ok(()) => tracing::info!("mounted at {}", mountpoint.display()),
+        Err(_) => {
+            if let Err(e) = super::detach(mountpoint, super::Detach::Lazily) {
+                tracing::warn!("{e}");
+            }
+        }
+    }
+    answered
+}
+
+/// Keeps the first error as the outcome and logs a later one, which would be lost otherwise.
+fn first_error<T>(earlier: Result<T>, what: &str, later: Result<()>) -> Result<T> {
+    match (earlier, later) {
+        (Ok(value), Ok(())) => Ok(value),
+        (Ok(_), Err(e)) => Err(e),
+        (Err(first), Ok(())) => Err(first),
+        (Err(first), Err(second)) => {
+            tracing::error!("{what}: {second}");
+            Err(first)
+        }
+    }
+}

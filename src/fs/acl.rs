@@ -1,0 +1,194 @@
+//! POSIX ACLs: what a new file inherits, and how an ACL and the mode's permission bits follow each other.
+//!
+//! The kernel enforces them; the filesystem keeps them as the attributes `system.posix_acl_access` and
+//! `system.posix_acl_default` and keeps the mode in step, as acl(5) has it.
+
+use crate::error::{Error, Result};
+use crate::meta::rows::{InodeRow, xattr_key};
+use crate::meta::{Layers, Memtable, Table};
+
+/// The attribute that says who may do what.
+pub(super) const ACCESS: &[u8] = b"system.posix_acl_access";
+/// The attribute of a directory that new entries inherit.
+pub(super) const DEFAULT: &[u8] = b"system.posix_acl_default";
+
+const VERSION: u32 = 2;
+const USER_OBJ: u16 = 0x01;
+const GROUP_OBJ: u16 = 0x04;
+const MASK: u16 = 0x10;
+const OTHER: u16 = 0x20;
+
+/// One ACL in the form in which the kernel hands it over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Acl {
+    entries: Vec<(u16, u16, u32)>,
+}
+
+impl Acl {
+    /// From the attribute's bytes; EINVAL if they are none.
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        let bad = || Error::Posix(libc::EINVAL);
+        let (version, rest) = bytes.split_first_chunk::<4>().ok_or_else(bad)?;
+        let (entries, []) = rest.as_chunks::<8>() else {
+            return Err(bad());
+        };
+        if u32::from_le_bytes(*version) != VERSION {
+            return Err(bad());
+        }
+        let entry = |e: &[u8; 8]| {
+            let tag = u16::from_le_bytes([e[0], e[1]]);
+            let permissions = u16::from_le_bytes([e[2], e[3]]);
+            (tag, permissions, u32::from_le_bytes([e[4], e[5], e[6], e[7]]))
+        };
+        let acl = Self { entries: entries.iter().map(entry).collect() };
+        let has = |tag| acl.entries.iter().any(|entry| entry.0 == tag);
+        if acl.entries.iter().any(|entry| entry.1 > 7) || !(has(USER_OBJ) && has(GROUP_OBJ) && has(OTHER)) {
+            return Err(bad());
+        }
+        Ok(acl)
+    }
+
+    /// The attribute's bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = VERSION.to_le_bytes().to_vec();
+        for (tag, permissions, id) in &self.entries {
+            out.extend_from_slice(&tag.to_le_bytes());
+            out.extend_from_slice(&permissions.to_le_bytes());
+            out.extend_from_slice(&id.to_le_bytes());
+        }
+        out
+    }
+
+    /// True if it says no more than a mode can.
+    pub fn is_minimal(&self) -> bool {
+        self.entries.iter().all(|entry| matches!(entry.0, USER_OBJ | GROUP_OBJ | OTHER))
+    }
+
+    /// The entry that the mode's group bits stand for: the mask, where there is one.
+    fn group_class(&self) -> u16 {
+        if self.entries.iter().any(|entry| entry.0 == MASK) { MASK } else { GROUP_OBJ }
+    }
+
+    /// The permission bits that a mode shows for this ACL.
+    pub fn mode(&self) -> u32 {
+        let group = self.group_class();
+        let bits = |wanted: u16| {
+            let entry = self.entries.iter().find(|entry| entry.0 == wanted);
+            entry.map_or(0, |entry| u32::from(entry.1))
+        };
+        bits(USER_OBJ) << 6 | bits(group) << 3 | bits(OTHER)
+    }
+
+    /// Changes each class's permissions to `f(class's bits in the mode's places, present permissions)`.
+    fn for_classes(&mut self, mode: u32, f: impl Fn(u16, u16) -> u16) {
+        let group = self.group_class();
+        for entry in &mut self.entries {
+            let shift = match entry.0 {
+                USER_OBJ => 6,
+                OTHER => 0,
+                tag if tag == group => 3,
+                _ => continue,
+            };
+            entry.1 = f((mode >> shift & 7) as u16, entry.1);
+        }
+    }
+
+    /// After chmod(2): the classes get the mode's bits.
+    pub fn chmod(&mut self, mode: u32) {
+        self.for_classes(mode, |bits, _| bits);
+    }
+
+    /// For a new file made with `mode`: no class gets more than the mode asked for.
+    pub fn restrict(&mut self, mode: u32) {
+        self.for_classes(mode, |bits, present| bits & present);
+    }
+}
+
+/// ACLs that a new inode begins with.
+#[derive(Debug, Default)]
+pub(super) struct Inherited {
+    access: Option<Vec<u8>>,
+    default: Option<Vec<u8>>,
+}
+
+impl Inherited {
+    /// Writes them as the attributes of `ino`.
+    pub fn save(&self, ino: u64, rows: &Memtable) {
+        for (name, value) in [(ACCESS, &self.access), (DEFAULT, &self.default)] {
+            if let Some(value) = value {
+                rows.put(Table::Xattrs, &xattr_key(ino, name), value);
+            }
+        }
+    }
+}
+
+/// Fits the mode of a new inode, and gives the ACLs it inherits. Without a default ACL the umask counts.
+pub(super) fn inherit(
+    layers: &Layers,
+    parent: u64,
+    dir: &InodeRow,
+    row: &mut InodeRow,
+    umask: u32,
+) -> Result<Inherited> {
+    let mut inherited = Inherited::default();
+    if row.kind() == libc::S_IFLNK {
+        return Ok(inherited);
+    }
+    let stored = if dir.flags & InodeRow::HAS_DEFAULT_ACL != 0 {
+        layers.get(Table::Xattrs, &xattr_key(parent, DEFAULT))?
+    } else {
+        None
+    };
+    let Some(stored) = stored else {
+        row.mode &= !(umask & 0o777);
+        return Ok(inherited);
+    };
+    let mut acl = Acl::parse(&stored)?;
+    acl.restrict(row.mode);
+    row.mode = row.mode & !0o777 | acl.mode();
+    if !acl.is_minimal() {
+        inherited.access = Some(acl.encode());
+        row.flags |= InodeRow::HAS_XATTRS;
+    }
+    if row.is_dir() {
+        inherited.default = Some(stored);
+        row.flags |= InodeRow::HAS_XATTRS | InodeRow::HAS_DEFAULT_ACL;
+    }
+    Ok(inherited)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn acl(entries: &[(u16, u16, u32)]) -> Acl {
+        Acl { entries: entries.to_vec() }
+    }
+
+    #[test]
+    fn a_mask_stands_for_the_group_class() {
+        let mut with_mask =
+            acl(&[(USER_OBJ, 7, 0), (0x02, 6, 1000), (GROUP_OBJ, 5, 0), (MASK, 6, 0), (OTHER, 1, 0)]);
+        assert_eq!(with_mask.mode(), 0o761);
+        with_mask.chmod(0o640);
+        assert_eq!(with_mask.mode(), 0o640);
+        assert_eq!(with_mask.entries[2].1, 5, "the owning group's own entry stays");
+        assert!(!with_mask.is_minimal());
+        assert_eq!(Acl::parse(&with_mask.encode()).unwrap(), with_mask);
+    }
+
+    #[test]
+    fn a_new_file_gets_no_more_than_it_asked_for() {
+        let mut inherited = acl(&[(USER_OBJ, 7, 0), (GROUP_OBJ, 7, 0), (OTHER, 5, 0)]);
+        inherited.restrict(0o640);
+        assert_eq!(inherited.mode(), 0o640);
+        assert!(inherited.is_minimal());
+    }
+
+    #[test]
+    fn what_is_no_acl_is_refused() {
+        for bytes in [&b""[..], b"\x02\0\0\0", b"\x01\0\0\0\x01\0\x07\0\0\0\0\0", b"\x02\0\0\0\x01\0\x07"] {
+            assert_eq!(Acl::parse(bytes).unwrap_err().errno(), libc::EINVAL);
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The extents of a file: finding and replacing stretches.
+//!
+//! Keeps true: the extents of a file never overlap, none reaches beyond its size, and `allocated` of the inode's row is
+//! the sum of their lengths. Callers hold the inode's lock.
+
+use std::ops::Bound;
+
+use crate::error::{Error, Result};
+use crate::meta::rows::{Extent, MAX_EXTENT_CHUNKS, Piece, extent_key, split_extent_key};
+use crate::meta::{Counter, Layers, Table};
+use crate::store::Member;
+
+use super::inode::InodeState;
+
+/// The extents that touch `[from, to)`, in file order.
+pub(super) fn touching(layers: &Layers, ino: u64, from: u64, to: u64) -> Result<Vec<Extent>> {
+    let mut found = Vec::new();
+    if from >= to {
+        return Ok(found);
+    }
+    if let Some(extent) = at_or_before(layers, ino, from)?
+        && extent.end() > from
+    {
+        found.push(extent);
+    }
+    let (start, end) = (extent_key(ino, from), extent_key(ino, to));
+    layers.scan(Table::Extents, Bound::Excluded(&start), Bound::Excluded(&end), |key, row| {
+        found.push(Extent::decode(split_extent_key(key)?.1, row)?);
+        Ok(true)
+    })?;
+    Ok(found)
+}
+
+/// The first extent that ends after `from`.
+pub(super) fn next_after(layers: &Layers, ino: u64, from: u64) -> Result<Option<Extent>> {
+    if let Some(extent) = at_or_before(layers, ino, from)?
+        && extent.end() > from
+    {
+        return Ok(Some(extent));
+    }
+    let mut found = None;
+    let (start, end) = (extent_key(ino, from), extent_key(ino, u64::MAX));
+    layers.scan(Table::Extents, Bound::Excluded(&start), Bound::Excluded(&end), |key, row| {
+        found = Some(Extent::decode(split_extent_key(key)?.1, row)?);
+        Ok(false)
+    })?;
+    Ok(found)
+}
+
+/// The last extent that begins at `offset` or before it.
+pub(super) fn at_or_before(layers: &Layers, ino: u64, offset: u64) -> Result<Option<Extent>> {
+    let (low, high) = (extent_key(ino, 0), extent_key(ino, offset));
+    match layers.last(Table::Extents, &low, &high)? {
+        None => Ok(None),
+        Some((key, row)) => Extent::decode(split_extent_key(&key)?.1, &row).map(Some),
+    }
+}
+
+/// The parts of chunks in `[from, to)` of a file.
+pub(super) fn pieces(layers: &Layers, ino: u64, from: u64, to: u64) -> Result<Vec<Piece>> {
+    let extents = touching(layers, ino, from, to)?;
+    let clipped = extents.iter().filter_map(|extent| extent.clip(from, to));
+    Ok(clipped.flat_map(|extent| extent.pieces().collect::<Vec<_>>()).collect())
+}
+
+/// Puts `new` in the place of whatever stands in `[from, to)`; what of it is not covered by `new` becomes a hole.
+pub(super) fn replace(
+    member: &Member,
+    layers: &Layers,
+    ino: u64,
+    state: &mut InodeState,
+    (from, to): (u64, u64),
+    mut new: Vec<Piece>,
+) -> Result<()> {
+    state.recent = None;
+    let added: u64 = new.iter().map(|piece| u64::from(piece.len)).sum();
+    let mut removed = 0u64;
+    let mut keep = Vec::new();
+    let old = touching(layers, ino, from, to)?;
+    for extent in &old {
+        removed += extent.clip(from, to).map_or(0, |part| part.len);
+        keep.extend(extent.clip(0, from));
+        keep.extend(extent.clip(to, u64::MAX));
+    }
+    // Goes on where an extent ends: one row instead of two.
+    if keep.is_empty()
+        && let (Some(first), Some(before)) = (new.first(), from.checked_sub(1))
+        && let Some(extent) = at_or_before(layers, ino, before)?
+        && extent.end() == first.offset
+        && extent.lens.len() < MAX_EXTENT_CHUNKS
+        && extent.first.offset(extent.lens.len() as u64) == first.id
+    {
+        new.splice(0..0, extent.pieces().collect::<Vec<_>>());
+    }
+    for extent in &old {
+        member.rows.delete(Table::Extents, &extent_key(ino, extent.offset));
+    }
+    let joined = Extent::join(new);
+    for extent in keep.iter().chain(&joined) {
+        member.rows.put(Table::Extents, &extent_key(ino, extent.offset), &extent.encode());
+    }
+    let sum = (state.row.allocated + added).checked_sub(removed);
+    state.row.allocated =
+        sum.ok_or_else(|| Error::damaged(format!("inode {ino} has fewer bytes than were taken out of it")))?;
+    member.rows.count(Counter::ReferencedBytes, added as i64 - removed as i64);
+    Ok(())
+}

@@ -1,0 +1,235 @@
+//! Inodes in memory: their state, who remembers them, and when they may be dropped.
+//!
+//! Keeps true: there is never more than one [`Inode`] for a number, so its lock is the inode's lock; an inode is read
+//! from the metadata inside its shard's lock, and dropped from memory only while nobody holds it. What the kernel
+//! remembers is counted apart from what is cached, in a few bytes an inode: the kernel may remember millions.
+
+use std::collections::HashMap;
+
+use lru::LruCache;
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use crate::error::{Error, Result};
+use crate::meta::rows::{Extent, InodeRow, id_key};
+use crate::meta::{Layers, Memtable, Table};
+use crate::sync::Arc;
+
+use super::staging::{Run, Staging};
+use super::types::Attr;
+
+/// Inodes cached in each shard beyond those in use.
+const CACHED: usize = 2048;
+const SHARDS: usize = 16;
+
+/// One inode.
+#[derive(Debug)]
+pub struct Inode {
+    /// Its number.
+    pub ino: u64,
+    /// Everything else. Lock order: the lock of names, then inodes by rising number, then the batch.
+    state: Mutex<InodeState>,
+    /// A flush of this inode came to its end.
+    pub flushed: Condvar,
+}
+
+/// The changeable part of an inode.
+#[derive(Debug)]
+pub struct InodeState {
+    /// What stat tells, `size` with the staged bytes.
+    pub row: InodeRow,
+    /// The size as far as all bytes below it are chunks or holes; what the inode's row says.
+    pub disk_size: u64,
+    /// Written, not yet chunks.
+    pub staging: Staging,
+    /// On their way to becoming chunks; below `staging`, above the extents.
+    pub flushing: Vec<Run>,
+    /// True while the inode stands in the queue of dirty inodes.
+    pub queued: bool,
+    /// The inode has no name and nobody remembers it: nothing more is written for it.
+    pub dead: bool,
+    /// Where the next sequential read would begin.
+    pub next_read: u64,
+    /// The extent that was read last.
+    pub recent: Option<Extent>,
+}
+
+impl Inode {
+    fn new(ino: u64, row: InodeRow) -> Arc<Self> {
+        let state = InodeState {
+            disk_size: row.size,
+            row,
+            staging: Staging::default(),
+            flushing: Vec::new(),
+            queued: false,
+            dead: false,
+            next_read: u64::MAX,
+            recent: None,
+        };
+        Arc::new(Self { ino, state: Mutex::new(state), flushed: Condvar::new() })
+    }
+
+    /// Locks it.
+    pub fn lock(&self) -> MutexGuard<'_, InodeState> {
+        self.state.lock()
+    }
+
+    /// Locks it and waits until no flush of it is under way.
+    pub fn lock_settled(&self) -> MutexGuard<'_, InodeState> {
+        let mut state = self.state.lock();
+        while !state.flushing.is_empty() {
+            self.flushed.wait(&mut state);
+        }
+        state
+    }
+}
+
+/// Locks two inodes in the order of their numbers; for one inode, the second guard is `None`.
+pub fn lock_two<'a>(
+    a: &'a Inode,
+    b: &'a Inode,
+) -> (MutexGuard<'a, InodeState>, Option<MutexGuard<'a, InodeState>>) {
+    use std::cmp::Ordering;
+    match a.ino.cmp(&b.ino) {
+        Ordering::Equal => (a.lock(), None),
+        Ordering::Less => {
+            let first = a.lock();
+            (first, Some(b.lock()))
+        }
+        Ordering::Greater => {
+            let second = b.lock();
+            (a.lock(), Some(second))
+        }
+    }
+}
+
+impl InodeState {
+    /// Writes the inode's row into a batch.
+    pub fn save(&self, ino: u64, rows: &Memtable) {
+        let row = if self.disk_size == self.row.size {
+            self.row.encode()
+        } else {
+            InodeRow { size: self.disk_size, ..self.row.clone() }.encode()
+        };
+        rows.put(Table::Inodes, &id_key(ino), &row);
+    }
+
+    /// What stat tells.
+    pub fn attr(&self, ino: u64) -> Attr {
+        let row = &self.row;
+        let staged =
+            self.staging.bytes() + self.flushing.iter().map(|run| run.data.len() as u64).sum::<u64>();
+        let data = match row.kind() {
+            // Staged bytes may replace ones that are counted already; no more than the size can be there.
+            libc::S_IFREG => (row.allocated + staged).min(row.size.next_multiple_of(512)),
+            _ => 0,
+        };
+        Attr {
+            ino,
+            generation: row.generation,
+            mode: row.mode,
+            nlink: row.nlink,
+            uid: row.uid,
+            gid: row.gid,
+            rdev: row.rdev,
+            size: match row.kind() {
+                libc::S_IFDIR => 4096,
+                libc::S_IFLNK => row.target.len() as u64,
+                _ => row.size,
+            },
+            blocks: data.div_ceil(512),
+            blksize: 128 << 10,
+            atime: row.atime,
+            mtime: row.mtime,
+            ctime: row.ctime,
+            btime: row.btime,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Shard {
+    /// How often the kernel was told of an inode, less what it has forgotten.
+    references: HashMap<u64, u64>,
+    cache: LruCache<u64, Arc<Inode>>,
+}
+
+/// All inodes in memory.
+#[derive(Debug)]
+pub struct InodeTable {
+    shards: Vec<Mutex<Shard>>,
+}
+
+impl Default for InodeTable {
+    fn default() -> Self {
+        let shard = || Shard { references: HashMap::new(), cache: LruCache::unbounded() };
+        Self { shards: (0..SHARDS).map(|_| Mutex::new(shard())).collect() }
+    }
+}
+
+impl InodeTable {
+    fn shard(&self, ino: u64) -> MutexGuard<'_, Shard> {
+        self.shards[(ino % SHARDS as u64) as usize].lock()
+    }
+
+    /// The inode with this number, from memory or from the metadata; ENOENT if there is none.
+    pub fn get(&self, ino: u64, now: impl FnOnce() -> Arc<Layers>) -> Result<Arc<Inode>> {
+        let mut shard = self.shard(ino);
+        if let Some(inode) = shard.cache.get(&ino) {
+            return Ok(inode.clone());
+        }
+        let row = now().get(Table::Inodes, &id_key(ino))?.ok_or(Error::Posix(libc::ENOENT))?;
+        let inode = Inode::new(ino, InodeRow::decode(&row)?);
+        shard.insert(&inode);
+        Ok(inode)
+    }
+
+    /// Takes in an inode that was just made; the kernel is about to be told of it once.
+    pub fn insert_new(&self, ino: u64, row: InodeRow) -> Arc<Inode> {
+        let inode = Inode::new(ino, row);
+        let mut shard = self.shard(ino);
+        shard.insert(&inode);
+        shard.references.insert(ino, 1);
+        inode
+    }
+
+    /// The kernel is about to be told of an inode.
+    pub fn remember(&self, ino: u64) {
+        *self.shard(ino).references.entry(ino).or_insert(0) += 1;
+    }
+
+    /// The kernel has forgotten `count` tellings; true if it remembers the inode no more.
+    pub fn forget(&self, ino: u64, count: u64) -> bool {
+        let mut shard = self.shard(ino);
+        let Some(left) = shard.references.get_mut(&ino) else {
+            return true;
+        };
+        *left = left.saturating_sub(count);
+        if *left > 0 {
+            return false;
+        }
+        shard.references.remove(&ino);
+        true
+    }
+
+    /// Drops an inode that exists no more.
+    pub fn remove(&self, ino: u64) -> Option<Arc<Inode>> {
+        self.shard(ino).cache.pop(&ino)
+    }
+}
+
+impl Shard {
+    fn insert(&mut self, inode: &Arc<Inode>) {
+        self.cache.put(inode.ino, inode.clone());
+        let mut tries = 8;
+        while self.cache.len() > CACHED && tries > 0 {
+            tries -= 1;
+            match self.cache.pop_lru() {
+                // Held by someone, perhaps by the queue of dirty inodes: it stays.
+                Some((ino, kept)) if Arc::strong_count(&kept) > 1 => {
+                    self.cache.put(ino, kept);
+                }
+                _ => {}
+            }
+        }
+    }
+}

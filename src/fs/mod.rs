@@ -1,0 +1,188 @@
+//! The filesystem: POSIX semantics over the store, and nothing of any protocol.
+//!
+//! Which file has what: `names` and `rename` change directories, `dir` reads them, `attr` sets attributes, `write`,
+//! `flush` and `sync` take bytes to the store, `read` brings them back, `range` works on stretches of files,
+//! `extents` on their rows, `xattr` on attributes, `orphans` removes what has no name any more.
+//!
+//! Lock order: the lock of names, then inodes by rising number, then membership in a batch. Nothing waits for an inode
+//! or for memory while it is a member.
+
+mod acl;
+mod attr;
+mod dir;
+mod extents;
+mod flush;
+mod inode;
+mod names;
+mod orphans;
+mod range;
+mod read;
+mod rename;
+mod staging;
+mod sync;
+mod types;
+mod write;
+mod xattr;
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::error::{Error, Result};
+use crate::meta::rows::{DirentRow, InodeRow, NameHash, dirent_key, id_key};
+use crate::meta::{Counter, Layers, Table};
+use crate::store::{Member, Store};
+use crate::sync::Arc;
+
+pub use types::{
+    Attr, Caller, DirEntry, FsStat, LINK_MAX, NAME_MAX, ROOT_INO, RenameFlags, SIZE_MAX, SetAttr, SetTime,
+    Timestamp,
+};
+
+use inode::{Inode, InodeTable};
+use orphans::Orphans;
+use sync::Background;
+use write::Dirty;
+
+/// How a store is mounted, as far as semantics go.
+#[derive(Debug, Clone)]
+pub struct FsOptions {
+    /// After this long, what was written is durable.
+    pub commit_interval: Duration,
+    /// Reading leaves the access time as it is.
+    pub noatime: bool,
+    /// Bytes that may be staged before writers wait.
+    pub staging_limit: u64,
+}
+
+impl Default for FsOptions {
+    fn default() -> Self {
+        Self { commit_interval: Duration::from_secs(5), noatime: false, staging_limit: 64 << 20 }
+    }
+}
+
+/// The filesystem of one open store.
+pub struct Fs {
+    /// Immutable.
+    store: Arc<Store>,
+    options: FsOptions,
+    hash: NameHash,
+
+    inodes: InodeTable,
+    /// Held by whoever changes directories: names change one at a time. First in the lock order.
+    names: Mutex<()>,
+    dirty: Dirty,
+    orphans: Orphans,
+    background: Background,
+}
+
+impl Fs {
+    /// The filesystem of `store`; makes the root directory in a new one, and starts the threads of the background.
+    pub fn new(store: Arc<Store>, options: FsOptions) -> Result<Arc<Self>> {
+        let fs = Arc::new(Self {
+            hash: store.name_hash(),
+            store,
+            options,
+            inodes: InodeTable::default(),
+            names: Mutex::new(()),
+            dirty: Dirty::default(),
+            orphans: Orphans::default(),
+            background: Background::default(),
+        });
+        if fs.store.now().get(Table::Inodes, &id_key(ROOT_INO))?.is_none() {
+            fs.make_root()?;
+        }
+        fs.start_background()?;
+        Ok(fs)
+    }
+
+    fn make_root(&self) -> Result<()> {
+        let now = Timestamp::now();
+        let row = InodeRow {
+            mode: libc::S_IFDIR | 0o755,
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            nlink: 2,
+            parent: ROOT_INO,
+            generation: self.store.generation(),
+            atime: now,
+            mtime: now,
+            ctime: now,
+            btime: now,
+            ..InodeRow::default()
+        };
+        let member = self.store.join()?;
+        member.rows.put(Table::Inodes, &id_key(ROOT_INO), &row.encode());
+        member.rows.count(Counter::Inodes, 1);
+        drop(member);
+        self.store.commit()
+    }
+
+    /// The store beneath.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// The store's present generation.
+    pub fn generation(&self) -> u64 {
+        self.store.generation()
+    }
+
+    /// Space of the host file system and counts of inodes.
+    pub fn statfs(&self) -> Result<FsStat> {
+        let space = self.store.host_space()?;
+        let block = space.block_size.max(512);
+        let inodes = self.store.counter(Counter::Inodes);
+        // Inodes cost bytes, not slots: as many as the free space could take rows for.
+        let room = space.available / 512;
+        Ok(FsStat {
+            blocks: space.total / block,
+            bfree: space.free / block,
+            bavail: space.available / block,
+            files: inodes + room,
+            ffree: room,
+            bsize: block as u32,
+            frsize: block as u32,
+            namelen: NAME_MAX as u32,
+        })
+    }
+
+    fn now(&self) -> Arc<Layers> {
+        self.store.now()
+    }
+
+    fn inode(&self, ino: u64) -> Result<Arc<Inode>> {
+        self.inodes.get(ino, || self.now())
+    }
+
+    /// Joins the open batch, after the locks of inodes were taken. Waits before if the batch is large already.
+    fn join(&self) -> Result<Member> {
+        self.limit_batch();
+        self.store.join()
+    }
+
+    /// What a name in a directory stands for.
+    fn entry(&self, layers: &Layers, parent: u64, name: &[u8]) -> Result<Option<DirentRow>> {
+        let key = dirent_key(parent, self.hash.of(name), name);
+        layers.get(Table::Dirents, &key)?.map(|row| DirentRow::decode(&row)).transpose()
+    }
+}
+
+/// A refusal with this errno.
+fn posix<T>(errno: i32) -> Result<T> {
+    Err(Error::Posix(errno))
+}
+
+/// Refuses names that cannot be.
+fn check_name(name: &[u8]) -> Result<()> {
+    if name.len() > NAME_MAX {
+        return posix(libc::ENAMETOOLONG);
+    }
+    if name.is_empty() || name.contains(&b'/') || name.contains(&0) {
+        return posix(libc::EINVAL);
+    }
+    if name == b"." || name == b".." {
+        return posix(libc::EEXIST);
+    }
+    Ok(())
+}

@@ -1,0 +1,286 @@
+//! Making and removing names.
+//!
+//! Keeps true: a name, the inode behind it and its directory change in one batch; an inode's count of names is the
+//! number of its entries; one whose last name goes joins the queue of orphans in the same batch, so that its references
+//! are dropped by the queue and never in the foreground.
+
+use crate::error::{Error, Result};
+use crate::meta::rows::{DirentRow, InodeRow, dirent_key, id_key};
+use crate::meta::{Counter, Memtable, Table};
+use crate::store::Member;
+
+use super::acl;
+use super::inode::InodeState;
+use super::types::{Attr, Caller, LINK_MAX, ROOT_INO, Timestamp};
+use super::{Fs, check_name, posix};
+
+/// FS_IMMUTABLE_FL of chattr(1).
+pub(super) const IMMUTABLE: u32 = 0x10;
+/// FS_APPEND_FL of chattr(1).
+pub(super) const APPEND_ONLY: u32 = 0x20;
+
+impl Fs {
+    /// Finds a name. The kernel remembers the inode from here on.
+    pub fn lookup(&self, parent: u64, name: &[u8]) -> Result<Attr> {
+        let ino = match name {
+            b"." => parent,
+            b".." => self.inode(parent)?.lock().row.parent,
+            _ if name.len() > super::NAME_MAX => return posix(libc::ENAMETOOLONG),
+            _ => {
+                let found = self.entry(&self.now(), parent, name)?;
+                found.ok_or(Error::Posix(libc::ENOENT))?.ino
+            }
+        };
+        let inode = self.inode(ino).map_err(|error| match error {
+            // A name without an inode is damage; a handle without one is merely old.
+            Error::Posix(libc::ENOENT) if name == b"." || name == b".." => Error::Posix(libc::ESTALE),
+            Error::Posix(libc::ENOENT) => Error::damaged(format!("inode {ino} has a name and is not there")),
+            other => other,
+        })?;
+        let state = inode.lock();
+        if state.row.nlink == 0 {
+            return posix(if name == b"." { libc::ESTALE } else { libc::ENOENT });
+        }
+        self.inodes.remember(ino);
+        Ok(state.attr(ino))
+    }
+
+    /// Makes a regular file, fifo, socket or device.
+    pub fn mknod(
+        &self,
+        parent: u64,
+        name: &[u8],
+        caller: Caller,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+    ) -> Result<Attr> {
+        let mode = if mode & libc::S_IFMT == 0 { mode | libc::S_IFREG } else { mode };
+        match mode & libc::S_IFMT {
+            libc::S_IFREG | libc::S_IFIFO | libc::S_IFSOCK | libc::S_IFCHR | libc::S_IFBLK => {}
+            _ => return posix(libc::EINVAL),
+        }
+        let row = InodeRow { mode, rdev, nlink: 1, ..InodeRow::default() };
+        self.make(parent, name, caller, umask, row)
+    }
+
+    /// Makes a directory.
+    pub fn mkdir(&self, parent: u64, name: &[u8], caller: Caller, mode: u32, umask: u32) -> Result<Attr> {
+        let mode = mode & 0o7777 | libc::S_IFDIR;
+        let row = InodeRow { mode, nlink: 2, parent, ..InodeRow::default() };
+        self.make(parent, name, caller, umask, row)
+    }
+
+    /// Makes a symlink.
+    pub fn symlink(&self, parent: u64, name: &[u8], caller: Caller, target: &[u8]) -> Result<Attr> {
+        if target.len() >= libc::PATH_MAX as usize {
+            return posix(libc::ENAMETOOLONG);
+        }
+        let row = InodeRow {
+            mode: libc::S_IFLNK | 0o777,
+            nlink: 1,
+            target: target.to_vec(),
+            ..InodeRow::default()
+        };
+        self.make(parent, name, caller, 0, row)
+    }
+
+    fn make(&self, parent: u64, name: &[u8], caller: Caller, umask: u32, mut row: InodeRow) -> Result<Attr> {
+        check_name(name)?;
+        let _names = self.names.lock();
+        let directory = self.inode(parent)?;
+        let mut dir = directory.lock();
+        may_add(&dir)?;
+        if self.entry(&self.now(), parent, name)?.is_some() {
+            return posix(libc::EEXIST);
+        }
+        if row.is_dir() && dir.row.nlink >= LINK_MAX {
+            return posix(libc::EMLINK);
+        }
+        self.store.claim_space(1024 + row.target.len() as u64, self.dirty.bytes())?;
+        row.uid = caller.uid;
+        row.gid = caller.gid;
+        if dir.row.mode & libc::S_ISGID != 0 {
+            row.gid = dir.row.gid;
+            if row.is_dir() {
+                row.mode |= libc::S_ISGID;
+            }
+        }
+        let inherited = acl::inherit(&self.now(), parent, &dir.row, &mut row, umask)?;
+        let now = Timestamp::now();
+        (row.atime, row.mtime, row.ctime, row.btime) = (now, now, now, now);
+        row.generation = self.store.generation();
+
+        let member = self.join()?;
+        let ino = self.store.new_ino();
+        member.rows.put(Table::Inodes, &id_key(ino), &row.encode());
+        member.rows.count(Counter::Inodes, 1);
+        inherited.save(ino, &member.rows);
+        self.add_entry(&member, parent, &mut dir, name, DirentRow { ino, kind: row.kind() }, now);
+        let inode = self.inodes.insert_new(ino, row);
+        drop(member);
+        let attr = inode.lock().attr(ino);
+        Ok(attr)
+    }
+
+    /// Gives an inode another name.
+    pub fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Result<Attr> {
+        check_name(name)?;
+        let _names = self.names.lock();
+        let (inode, directory) = (self.inode(ino)?, self.inode(parent)?);
+        let (mut state, dir) = super::inode::lock_two(&inode, &directory);
+        let Some(mut dir) = dir else {
+            return posix(libc::EPERM);
+        };
+        may_add(&dir)?;
+        if state.row.is_dir() || state.row.flags & (IMMUTABLE | APPEND_ONLY) != 0 {
+            return posix(libc::EPERM);
+        }
+        if state.row.nlink == 0 {
+            return posix(libc::ENOENT);
+        }
+        if state.row.nlink >= LINK_MAX {
+            return posix(libc::EMLINK);
+        }
+        if self.entry(&self.now(), parent, name)?.is_some() {
+            return posix(libc::EEXIST);
+        }
+        let now = Timestamp::now();
+        let member = self.join()?;
+        state.row.nlink += 1;
+        state.row.ctime = now;
+        state.save(ino, &member.rows);
+        let kind = state.row.kind();
+        self.add_entry(&member, parent, &mut dir, name, DirentRow { ino, kind }, now);
+        self.inodes.remember(ino);
+        Ok(state.attr(ino))
+    }
+
+    /// Removes a name of anything but a directory.
+    pub fn unlink(&self, parent: u64, name: &[u8]) -> Result<()> {
+        self.remove(parent, name, false)
+    }
+
+    /// Removes an empty directory.
+    pub fn rmdir(&self, parent: u64, name: &[u8]) -> Result<()> {
+        self.remove(parent, name, true)
+    }
+
+    fn remove(&self, parent: u64, name: &[u8], directory_wanted: bool) -> Result<()> {
+        if name == b"." || name == b".." {
+            return posix(if name == b"." { libc::EINVAL } else { libc::ENOTEMPTY });
+        }
+        let _names = self.names.lock();
+        let found = self.entry(&self.now(), parent, name)?.ok_or(Error::Posix(libc::ENOENT))?;
+        let (inode, directory) = (self.inode(found.ino)?, self.inode(parent)?);
+        let (mut state, dir) = super::inode::lock_two(&inode, &directory);
+        let Some(mut dir) = dir else {
+            return Err(Error::damaged(format!("directory {parent} holds itself")));
+        };
+        match (state.row.is_dir(), directory_wanted) {
+            (true, false) => return posix(libc::EISDIR),
+            (false, true) => return posix(libc::ENOTDIR),
+            _ => {}
+        }
+        may_remove(&dir, &state)?;
+        if state.row.is_dir() && state.row.entries > 0 {
+            return posix(libc::ENOTEMPTY);
+        }
+        let now = Timestamp::now();
+        let member = self.join()?;
+        self.remove_entry(&member, parent, &mut dir, name, state.row.is_dir(), now);
+        self.drop_name(&member, found.ino, &mut state, now);
+        Ok(())
+    }
+
+    /// Puts an entry into a locked directory.
+    pub(super) fn add_entry(
+        &self,
+        member: &Member,
+        parent: u64,
+        dir: &mut InodeState,
+        name: &[u8],
+        entry: DirentRow,
+        now: Timestamp,
+    ) {
+        let key = dirent_key(parent, self.hash.of(name), name);
+        member.rows.put(Table::Dirents, &key, &entry.encode());
+        dir.row.entries += 1;
+        dir.row.nlink += u32::from(entry.kind == libc::S_IFDIR);
+        touch(parent, dir, now, &member.rows);
+    }
+
+    /// Takes an entry out of a locked directory.
+    pub(super) fn remove_entry(
+        &self,
+        member: &Member,
+        parent: u64,
+        dir: &mut InodeState,
+        name: &[u8],
+        is_dir: bool,
+        now: Timestamp,
+    ) {
+        let key = dirent_key(parent, self.hash.of(name), name);
+        member.rows.delete(Table::Dirents, &key);
+        dir.row.entries = dir.row.entries.saturating_sub(1);
+        dir.row.nlink = dir.row.nlink.saturating_sub(u32::from(is_dir));
+        touch(parent, dir, now, &member.rows);
+    }
+
+    /// Notes that a locked inode lost a name; after its last it joins the queue of orphans.
+    pub(super) fn drop_name(&self, member: &Member, ino: u64, state: &mut InodeState, now: Timestamp) {
+        state.row.ctime = now;
+        state.row.nlink = if state.row.is_dir() { 0 } else { state.row.nlink.saturating_sub(1) };
+        state.save(ino, &member.rows);
+        if state.row.nlink == 0 {
+            member.rows.put(Table::Orphans, &id_key(ino), &[]);
+            member.rows.count(Counter::Orphans, 1);
+            self.orphans.unlinked(ino);
+        }
+    }
+
+    /// Where a symlink points.
+    pub fn readlink(&self, ino: u64) -> Result<Vec<u8>> {
+        let inode = self.inode(ino)?;
+        let state = inode.lock();
+        if state.row.kind() != libc::S_IFLNK {
+            return posix(libc::EINVAL);
+        }
+        Ok(state.row.target.clone())
+    }
+}
+
+/// Notes a change of a directory's content.
+fn touch(ino: u64, dir: &mut InodeState, now: Timestamp, rows: &Memtable) {
+    dir.row.mtime = now;
+    dir.row.ctime = now;
+    dir.save(ino, rows);
+}
+
+/// May an entry be put into this directory?
+pub(super) fn may_add(dir: &InodeState) -> Result<()> {
+    if !dir.row.is_dir() {
+        return posix(libc::ENOTDIR);
+    }
+    if dir.row.nlink == 0 {
+        return posix(libc::ENOENT);
+    }
+    if dir.row.flags & IMMUTABLE != 0 {
+        return posix(libc::EPERM);
+    }
+    Ok(())
+}
+
+/// May this entry be taken out of this directory?
+pub(super) fn may_remove(dir: &InodeState, entry: &InodeState) -> Result<()> {
+    let held = IMMUTABLE | APPEND_ONLY;
+    if dir.row.flags & held != 0 || entry.row.flags & held != 0 {
+        return posix(libc::EPERM);
+    }
+    Ok(())
+}
+
+/// The root is nobody's entry.
+pub(super) fn is_root(ino: u64) -> bool {
+    ino == ROOT_INO
+}

@@ -1,0 +1,135 @@
+//! Inodes without a name: who still needs them, and the queue that removes them.
+//!
+//! Keeps true: an inode's extents go only when it has no name, the kernel remembers it no more, and every batch that
+//! could write rows for it is in the database; its row goes last, in the same transaction as its place in the queue. A
+//! crash leaves the queue as it was; nothing remembers an inode then, so all of it is worked off.
+
+use std::collections::HashMap;
+use std::ops::Bound;
+
+use parking_lot::Mutex;
+
+use crate::error::Result;
+use crate::meta::rows::{Extent, extent_key, id_key, ino_of, split_extent_key, xattr_end, xattr_key};
+use crate::meta::{Counter, Table, WriteTxn};
+use crate::sabotage::{Protection, out};
+use crate::sync::Arc;
+
+use super::Fs;
+
+/// Rows that one transaction removes: bounds how long it holds up a commit.
+const ROWS_AT_A_TIME: usize = 4096;
+
+/// What is known of inodes that lost their last name since the store was opened.
+#[derive(Debug, Default)]
+pub(super) struct Orphans {
+    /// `None` while the kernel remembers the inode; then the batch that was open when it forgot.
+    inodes: Mutex<HashMap<u64, Option<u64>>>,
+}
+
+impl Orphans {
+    /// An inode lost its last name.
+    pub fn unlinked(&self, ino: u64) {
+        self.inodes.lock().insert(ino, None);
+    }
+
+    fn is_orphan(&self, ino: u64) -> bool {
+        self.inodes.lock().contains_key(&ino)
+    }
+}
+
+impl Fs {
+    /// The kernel has forgotten `count` of the times it was told of an inode.
+    pub fn forget(&self, ino: u64, count: u64) {
+        if !self.inodes.forget(ino, count) || !self.orphans.is_orphan(ino) {
+            return;
+        }
+        if let Some(inode) = self.inodes.remove(ino) {
+            let mut state = inode.lock();
+            state.dead = true;
+            self.dirty.sub(state.staging.bytes());
+            state.staging.take();
+        }
+        // After the inode is dead: whatever was written for it is in this batch or in an earlier one.
+        let batch = self.store.open_batch();
+        self.orphans.inodes.lock().insert(ino, Some(batch));
+    }
+
+    /// Removes what it can of inodes without a name. Returns true if it removed anything and more may be there.
+    pub(super) fn reap(&self) -> Result<bool> {
+        let (ready, more) = self.ready_orphans()?;
+        if ready.is_empty() {
+            return Ok(false);
+        }
+        let mut gone = Vec::new();
+        let bytes = self.store.rewrite(false, |txn, sums| {
+            let mut budget = ROWS_AT_A_TIME;
+            let mut bytes = 0;
+            for &ino in &ready {
+                let (whole, freed) = remove_rows(txn, ino, &mut budget)?;
+                bytes += freed;
+                if whole {
+                    gone.push(ino);
+                }
+                if budget == 0 {
+                    break;
+                }
+            }
+            sums[Counter::ReferencedBytes as usize] -= bytes as i64;
+            sums[Counter::Inodes as usize] -= gone.len() as i64;
+            sums[Counter::Orphans as usize] -= gone.len() as i64;
+            Ok(bytes)
+        })?;
+        self.store.note_deleted(bytes);
+        let mut known = self.orphans.inodes.lock();
+        for ino in &gone {
+            known.remove(ino);
+        }
+        Ok(more || gone.len() < ready.len())
+    }
+
+    /// Orphans in the database that may go, and whether there may be more.
+    fn ready_orphans(&self) -> Result<(Vec<u64>, bool)> {
+        let committed = self.store.committed_batch();
+        let known = self.orphans.inodes.lock().clone();
+        let view = self.now().view.clone();
+        let (mut ready, mut more) = (Vec::new(), false);
+        view.scan(Table::Orphans, Bound::Unbounded, Bound::Unbounded, |key, _| {
+            let ino = ino_of(key)?;
+            match known.get(&ino) {
+                Some(None) if !out(Protection::WaitForForget) => {}
+                Some(Some(batch)) if *batch > committed => {}
+                _ => ready.push(ino),
+            }
+            more = ready.len() >= ROWS_AT_A_TIME / 4;
+            Ok(!more)
+        })?;
+        Ok((ready, more))
+    }
+
+    /// Commits, and works the queue off as far as the kernel lets it.
+    pub fn drain_orphans(self: &Arc<Self>) -> Result<()> {
+        self.sync()?;
+        while self.reap()? {}
+        Ok(())
+    }
+}
+
+/// Removes up to `budget` rows of an inode; true once its last is gone, and the bytes it referred to.
+fn remove_rows(txn: &mut WriteTxn, ino: u64, budget: &mut usize) -> Result<(bool, u64)> {
+    let mut bytes = 0;
+    let removed = txn.remove_range(Table::Extents, &extent_key(ino, 0), &id_key(ino + 1), *budget)?;
+    for (key, row) in &removed {
+        bytes += Extent::decode(split_extent_key(key)?.1, row)?.len;
+    }
+    let whole = removed.len() < *budget;
+    *budget -= removed.len();
+    if !whole {
+        return Ok((false, bytes));
+    }
+    let attributes = txn.remove_range(Table::Xattrs, &xattr_key(ino, b""), &xattr_end(ino), usize::MAX)?;
+    *budget = budget.saturating_sub(attributes.len() + 2);
+    txn.apply(Table::Inodes, [(id_key(ino), None::<&[u8]>)])?;
+    txn.apply(Table::Orphans, [(id_key(ino), None::<&[u8]>)])?;
+    Ok((true, bytes))
+}

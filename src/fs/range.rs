@@ -1,0 +1,154 @@
+//! Work on stretches of files: fallocate and copy_file_range.
+//!
+//! Keeps true: a clone refers to chunks that a live extent refers to, asked of the barrier like any other reuse (I4);
+//! no data moves.
+
+use crate::error::{Error, Result};
+use crate::meta::rows::{Extent, Piece};
+use crate::sync::Arc;
+
+use super::inode::{Inode, InodeState, lock_two};
+use super::names::{APPEND_ONLY, IMMUTABLE};
+use super::types::{SIZE_MAX, Timestamp};
+use super::{Fs, extents, posix};
+
+const KEEP_SIZE: i32 = libc::FALLOC_FL_KEEP_SIZE;
+const PUNCH_HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE;
+const ZERO_RANGE: i32 = libc::FALLOC_FL_ZERO_RANGE;
+
+/// How often a clone waits for writers of its source to pause before it gives up.
+const SETTLE_TRIES: usize = 64;
+
+impl Fs {
+    /// fallocate(2): extends, punches or zeroes. Space is not set aside: a hole costs nothing until it is written.
+    pub fn fallocate(self: &Arc<Self>, ino: u64, offset: u64, len: u64, mode: i32) -> Result<()> {
+        let end = offset.checked_add(len).filter(|end| *end <= SIZE_MAX);
+        let Some(end) = end else {
+            return posix(libc::EFBIG);
+        };
+        if len == 0 {
+            return posix(libc::EINVAL);
+        }
+        let (clears, keeps_size) = match mode {
+            0 => (false, false),
+            KEEP_SIZE => (false, true),
+            m if m == PUNCH_HOLE | KEEP_SIZE => (true, true),
+            ZERO_RANGE => (true, false),
+            m if m == ZERO_RANGE | KEEP_SIZE => (true, true),
+            _ => return posix(libc::EOPNOTSUPP),
+        };
+        if !clears {
+            self.promise(len)?;
+        }
+        let inode = self.inode(ino)?;
+        let mut state = inode.lock_settled();
+        if !state.row.is_file() {
+            return posix(if state.row.is_dir() { libc::EISDIR } else { libc::ENODEV });
+        }
+        let held = if clears { IMMUTABLE | APPEND_ONLY } else { IMMUTABLE };
+        if state.row.flags & held != 0 {
+            return posix(libc::EPERM);
+        }
+        let member = self.join()?;
+        if clears {
+            let staged = state.staging.bytes();
+            state.staging.discard(offset, end);
+            self.dirty.sub(staged - state.staging.bytes());
+            extents::replace(&member, &self.now(), ino, &mut state, (offset, end), Vec::new())?;
+        }
+        if !keeps_size {
+            state.row.size = state.row.size.max(end);
+        }
+        state.settle_size();
+        super::attr::clear_set_ids(&mut state.row);
+        let now = Timestamp::now();
+        (state.row.mtime, state.row.ctime) = (now, now);
+        state.save(ino, &member.rows);
+        Ok(())
+    }
+
+    /// copy_file_range(2): the target refers to the source's chunks. Returns the bytes copied, 0 at the source's end.
+    pub fn copy_file_range(
+        self: &Arc<Self>,
+        from: u64,
+        from_offset: u64,
+        to: u64,
+        to_offset: u64,
+        len: u64,
+    ) -> Result<u64> {
+        let (source, target) = (self.inode(from)?, self.inode(to)?);
+        self.store.claim_space(4096, self.dirty.bytes())?;
+        for _ in 0..SETTLE_TRIES {
+            self.flush(&source, true)?;
+            self.flush(&target, true)?;
+            let (mut source_state, mut target_state) = lock_two(&source, &target);
+            let settled = is_settled(&source_state) && target_state.as_deref().is_none_or(is_settled);
+            if settled {
+                let both = (&mut *source_state, target_state.as_deref_mut());
+                return self.clone_range(&target, both, (from, from_offset), to_offset, len);
+            }
+        }
+        posix(libc::EBUSY)
+    }
+
+    fn clone_range(
+        &self,
+        target: &Inode,
+        (source, other): (&mut InodeState, Option<&mut InodeState>),
+        (from, from_offset): (u64, u64),
+        to_offset: u64,
+        len: u64,
+    ) -> Result<u64> {
+        let same = other.is_none();
+        if !source.row.is_file() || other.as_ref().is_some_and(|other| !other.row.is_file()) {
+            return posix(libc::EINVAL);
+        }
+        let from_end = source.row.size.min(from_offset.saturating_add(len));
+        let len = from_end.saturating_sub(from_offset);
+        let to_end = to_offset.checked_add(len).filter(|end| *end <= SIZE_MAX);
+        let Some(to_end) = to_end else {
+            return posix(libc::EFBIG);
+        };
+        if same && from_offset < to_end && to_offset < from_end && len > 0 {
+            return posix(libc::EINVAL);
+        }
+        if len == 0 {
+            return Ok(0);
+        }
+        let layers = self.now();
+        let found = extents::touching(&layers, from, from_offset, from_end)?;
+        let clipped: Vec<Extent> =
+            found.iter().filter_map(|extent| extent.clip(from_offset, from_end)).collect();
+        let state = other.unwrap_or(source);
+        if state.row.flags & (IMMUTABLE | APPEND_ONLY) != 0 {
+            return posix(libc::EPERM);
+        }
+        let member = self.join()?;
+        let mut pieces: Vec<Piece> = Vec::new();
+        for extent in &clipped {
+            if let Some(id) = self.store.barrier().reuse_run(extent.first, extent.lens.len() as u64) {
+                return Err(Error::damaged(format!(
+                    "inode {from} refers to chunk {}, which was condemned",
+                    id.0
+                )));
+            }
+            pieces.extend(
+                extent
+                    .pieces()
+                    .map(|piece| Piece { offset: piece.offset - from_offset + to_offset, ..piece }),
+            );
+        }
+        extents::replace(&member, &layers, target.ino, state, (to_offset, to_end), pieces)?;
+        state.row.size = state.row.size.max(to_end);
+        state.settle_size();
+        super::attr::clear_set_ids(&mut state.row);
+        let now = Timestamp::now();
+        (state.row.mtime, state.row.ctime) = (now, now);
+        state.save(target.ino, &member.rows);
+        Ok(len)
+    }
+}
+
+fn is_settled(state: &InodeState) -> bool {
+    state.staging.is_empty() && state.flushing.is_empty()
+}

@@ -1,0 +1,170 @@
+//! Reading files.
+//!
+//! Keeps true: a read is short only at the end of the file; it sees one moment of the file, since everything it needs
+//! is gathered inside the inode's lock; bytes that cannot be read are an error, never zeros.
+
+use crate::error::Result;
+use crate::meta::rows::Piece;
+use crate::sync::Arc;
+
+use super::inode::InodeState;
+use super::staging::{Run, copy_part};
+use super::types::Timestamp;
+use super::{Fs, extents, posix};
+
+/// How far ahead of a sequential reader regions are brought in.
+const AHEAD: u64 = 1 << 20;
+/// With relatime, an access time older than this is renewed.
+const RELATIME_SECONDS: i64 = 24 * 60 * 60;
+/// FS_NOATIME_FL of chattr(1).
+const NO_ATIME: u32 = 0x80;
+
+/// What a read needs, as it stood at one moment.
+struct Gathered {
+    len: usize,
+    pieces: Vec<Piece>,
+    /// What of the range is on its way to chunks.
+    flushing: Vec<Run>,
+    /// What of the range is staged, if any is.
+    staged: Vec<(u64, Vec<u8>)>,
+}
+
+impl Fs {
+    /// Up to `size` bytes from `offset`; fewer only at the end of the file.
+    pub fn read(self: &Arc<Self>, ino: u64, offset: u64, size: u32) -> Result<Vec<u8>> {
+        let first = self.try_read(ino, offset, size);
+        match first {
+            // The range may have been overwritten and its chunks freed since it was gathered: it is gathered anew once.
+            Err(error) if error.errno() == libc::EIO => self.try_read(ino, offset, size),
+            other => other,
+        }
+    }
+
+    fn try_read(self: &Arc<Self>, ino: u64, offset: u64, size: u32) -> Result<Vec<u8>> {
+        let gathered = self.gather(ino, offset, size)?;
+        let mut out = Vec::with_capacity(gathered.len);
+        for piece in &gathered.pieces {
+            out.resize((piece.offset - offset) as usize, 0);
+            self.store.read_pieces(std::slice::from_ref(piece), &mut out)?;
+        }
+        out.resize(gathered.len, 0);
+        for run in &gathered.flushing {
+            copy_part(run.offset, &run.data, offset, &mut out);
+        }
+        for (start, data) in &gathered.staged {
+            copy_part(*start, data, offset, &mut out);
+        }
+        Ok(out)
+    }
+
+    fn gather(self: &Arc<Self>, ino: u64, offset: u64, size: u32) -> Result<Gathered> {
+        let inode = self.inode(ino)?;
+        let mut state = inode.lock();
+        if state.row.is_dir() {
+            return posix(libc::EISDIR);
+        }
+        let end = state.row.size.min(offset.saturating_add(size.into()));
+        if offset >= end {
+            return Ok(Gathered { len: 0, pieces: Vec::new(), flushing: Vec::new(), staged: Vec::new() });
+        }
+        let pieces = self.pieces_for_read(ino, &mut state, offset, end)?;
+        let flushing = state.flushing.iter().filter(|run| run.offset < end && run.end() > offset);
+        let flushing = flushing.cloned().collect();
+        let staged = state.staging.copies(offset, end);
+        let sequential = state.next_read == offset;
+        state.next_read = end;
+        if sequential && (end / AHEAD > offset / AHEAD || end - offset >= AHEAD) {
+            self.read_ahead(ino, &state, end)?;
+        }
+        self.touch_atime(ino, &mut state)?;
+        Ok(Gathered { len: (end - offset) as usize, pieces, flushing, staged })
+    }
+
+    /// The parts of chunks in a range, from the extent that was read last if it has them all.
+    fn pieces_for_read(&self, ino: u64, state: &mut InodeState, from: u64, to: u64) -> Result<Vec<Piece>> {
+        if let Some(recent) = &state.recent
+            && recent.offset <= from
+            && to <= recent.end()
+        {
+            return Ok(recent.clip(from, to).map_or_else(Vec::new, |part| part.pieces().collect()));
+        }
+        let extents = extents::touching(&self.now(), ino, from, to)?;
+        let clipped = extents.iter().filter_map(|extent| extent.clip(from, to));
+        let pieces = clipped.flat_map(|extent| extent.pieces().collect::<Vec<_>>()).collect();
+        state.recent = extents.into_iter().next_back();
+        Ok(pieces)
+    }
+
+    /// Has the pool bring in what a sequential reader will ask for next.
+    fn read_ahead(self: &Arc<Self>, ino: u64, state: &InodeState, from: u64) -> Result<()> {
+        let to = (from + AHEAD).min(state.disk_size);
+        if from >= to {
+            return Ok(());
+        }
+        let pieces = extents::pieces(&self.now(), ino, from, to)?;
+        let store = self.store.clone();
+        self.store.spawn(move || {
+            for piece in pieces {
+                store.prefetch(piece.id);
+            }
+        });
+        Ok(())
+    }
+
+    /// relatime(8): the access time moves only where it would otherwise be older than a change, or than a day.
+    fn touch_atime(&self, ino: u64, state: &mut InodeState) -> Result<()> {
+        if self.options.noatime || state.row.flags & NO_ATIME != 0 || self.store.writable().is_err() {
+            return Ok(());
+        }
+        let now = Timestamp::now();
+        let row = &mut state.row;
+        let stale = row.atime <= row.mtime || row.atime <= row.ctime;
+        if !stale && now.sec - row.atime.sec < RELATIME_SECONDS {
+            return Ok(());
+        }
+        row.atime = now;
+        let member = self.join()?;
+        state.save(ino, &member.rows);
+        Ok(())
+    }
+
+    /// SEEK_DATA and SEEK_HOLE from `offset`.
+    pub fn lseek(self: &Arc<Self>, ino: u64, offset: i64, whence: i32) -> Result<u64> {
+        let inode = self.inode(ino)?;
+        self.flush(&inode, true)?;
+        let state = inode.lock_settled();
+        let Some(mut at) = u64::try_from(offset).ok().filter(|at| *at < state.row.size) else {
+            return posix(libc::ENXIO);
+        };
+        // What was staged since the flush stands in no extent; it is data.
+        let staged = |at: u64| state.staging.ranges(at, state.row.size);
+        let layers = self.now();
+        match whence {
+            libc::SEEK_DATA => {
+                let stored = extents::next_after(&layers, ino, at)?.map(|extent| extent.offset.max(at));
+                let staged = staged(at).first().map(|range| range.0);
+                let next = stored.into_iter().chain(staged).min();
+                next.map_or_else(|| posix(libc::ENXIO), Ok)
+            }
+            libc::SEEK_HOLE => {
+                let staged = staged(at);
+                loop {
+                    let stored = extents::next_after(&layers, ino, at)?.filter(|extent| extent.offset <= at);
+                    let covering = staged.iter().find(|range| range.0 <= at && at < range.1);
+                    match (stored, covering) {
+                        (None, None) => return Ok(at.min(state.row.size)),
+                        (stored, covering) => {
+                            let ends =
+                                stored.map(|extent| extent.end()).into_iter().chain(covering.map(|c| c.1));
+                            at = ends.max().unwrap_or(state.row.size);
+                        }
+                    }
+                    if at >= state.row.size {
+                        return Ok(state.row.size);
+                    }
+                }
+            }
+            _ => posix(libc::EINVAL),
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! What the filesystem takes and gives: the words of POSIX, without the words of any protocol.
+
+pub use crate::meta::rows::Timestamp;
+
+/// The root directory's inode number.
+pub const ROOT_INO: u64 = 1;
+/// The longest name, in bytes.
+pub const NAME_MAX: usize = 255;
+/// The largest file: 16 TiB.
+pub const SIZE_MAX: u64 = 16 << 40;
+/// The most names an inode can have.
+pub const LINK_MAX: u32 = 1_000_000;
+
+/// Who asks; decides the owner of what is made.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// A time to set.
+#[derive(Debug, Clone, Copy)]
+pub enum SetTime {
+    /// The clock's.
+    Now,
+    /// This one.
+    At(Timestamp),
+}
+
+/// What stat(2) tells.
+#[derive(Debug, Clone)]
+pub struct Attr {
+    /// Inode number.
+    pub ino: u64,
+    /// The store's generation when the inode was made.
+    pub generation: u64,
+    /// Type and permissions.
+    pub mode: u32,
+    /// Names.
+    pub nlink: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Device number of a device file.
+    pub rdev: u32,
+    /// Bytes.
+    pub size: u64,
+    /// Units of 512 bytes that have data.
+    pub blocks: u64,
+    /// A good size for reads and writes.
+    pub blksize: u32,
+    /// Last read.
+    pub atime: Timestamp,
+    /// Last change of the content.
+    pub mtime: Timestamp,
+    /// Last change of anything.
+    pub ctime: Timestamp,
+    /// Birth.
+    pub btime: Timestamp,
+}
+
+/// What setattr changes; `None` leaves.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SetAttr {
+    /// Permissions.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Bytes.
+    pub size: Option<u64>,
+    /// Last read.
+    pub atime: Option<SetTime>,
+    /// Last change of the content.
+    pub mtime: Option<SetTime>,
+    /// Last change of anything.
+    pub ctime: Option<Timestamp>,
+}
+
+/// A directory's entry as readdir gives it.
+#[derive(Debug, Clone, Copy)]
+pub struct DirEntry<'a> {
+    /// Inode number.
+    pub ino: u64,
+    /// Where to go on after this entry.
+    pub cookie: u64,
+    /// S_IFMT bits.
+    pub mode: u32,
+    /// The name.
+    pub name: &'a [u8],
+}
+
+/// What statfs tells.
+#[derive(Debug, Clone, Copy)]
+pub struct FsStat {
+    /// Blocks of the host file system.
+    pub blocks: u64,
+    /// Free ones.
+    pub bfree: u64,
+    /// Free ones for others than root.
+    pub bavail: u64,
+    /// Inodes there are and could be.
+    pub files: u64,
+    /// Inodes there could be beyond those there are.
+    pub ffree: u64,
+    /// Bytes of a block.
+    pub bsize: u32,
+    /// Bytes of a block.
+    pub frsize: u32,
+    /// The longest name.
+    pub namelen: u32,
+}
+
+/// The flags of renameat2(2).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RenameFlags {
+    /// Fail if the new name is taken.
+    pub noreplace: bool,
+    /// Exchange the two.
+    pub exchange: bool,
+}

@@ -1,0 +1,174 @@
+//! Extended attributes.
+//!
+//! Keeps true: an inode row's flags say whether there is anything to look for, so that the kernel's many questions
+//! about attributes that nobody set cost nothing; an access ACL and the mode agree.
+
+use std::ops::Bound;
+
+use crate::error::{Error, Result};
+use crate::meta::rows::{InodeRow, xattr_end, xattr_key, xattr_name};
+use crate::meta::{Memtable, Table};
+
+use super::acl::{ACCESS, Acl, DEFAULT};
+use super::inode::InodeState;
+use super::names::{APPEND_ONLY, IMMUTABLE};
+use super::types::Timestamp;
+use super::{Fs, posix};
+
+/// The largest value, as Linux has it.
+const VALUE_MAX: usize = 64 << 10;
+/// The most that all names of an inode may take in a list, as Linux has it.
+const LIST_MAX: usize = 64 << 10;
+
+impl Fs {
+    /// The value of an attribute.
+    pub fn getxattr(&self, ino: u64, name: &[u8]) -> Result<Vec<u8>> {
+        let inode = self.inode(ino)?;
+        if inode.lock().row.flags & InodeRow::HAS_XATTRS == 0 {
+            return posix(libc::ENODATA);
+        }
+        let value = self.now().get(Table::Xattrs, &xattr_key(ino, name))?;
+        value.ok_or(Error::Posix(libc::ENODATA))
+    }
+
+    /// The names of all attributes, each ended by a NUL.
+    pub fn listxattr(&self, ino: u64) -> Result<Vec<u8>> {
+        let inode = self.inode(ino)?;
+        if inode.lock().row.flags & InodeRow::HAS_XATTRS == 0 {
+            return Ok(Vec::new());
+        }
+        let mut names = Vec::new();
+        let (from, to) = (xattr_key(ino, b""), xattr_end(ino));
+        self.now().scan(Table::Xattrs, Bound::Included(&from), Bound::Excluded(&to), |key, _| {
+            names.extend_from_slice(xattr_name(key)?);
+            names.push(0);
+            Ok(true)
+        })?;
+        Ok(names)
+    }
+
+    /// Sets an attribute; `flags` are XATTR_CREATE and XATTR_REPLACE.
+    pub fn setxattr(&self, ino: u64, name: &[u8], value: &[u8], flags: i32) -> Result<()> {
+        check_xattr_name(name)?;
+        if value.len() > VALUE_MAX {
+            return posix(libc::E2BIG);
+        }
+        let inode = self.inode(ino)?;
+        let mut state = inode.lock();
+        may_change(&state)?;
+        let key = xattr_key(ino, name);
+        let exists =
+            state.row.flags & InodeRow::HAS_XATTRS != 0 && self.now().get(Table::Xattrs, &key)?.is_some();
+        if exists && flags & libc::XATTR_CREATE != 0 {
+            return posix(libc::EEXIST);
+        }
+        if !exists && flags & libc::XATTR_REPLACE != 0 {
+            return posix(libc::ENODATA);
+        }
+        if !exists && self.names_len(&state, ino)? + name.len() + 1 > LIST_MAX {
+            return posix(libc::ENOSPC);
+        }
+        self.store.claim_space((name.len() + value.len()) as u64, self.dirty.bytes())?;
+        let acl = self.parse_acl(&state, name, value)?;
+        let member = self.join()?;
+        match acl {
+            Some(acl) if name == ACCESS => {
+                state.row.mode = state.row.mode & !0o777 | acl.mode();
+                if acl.is_minimal() {
+                    member.rows.delete(Table::Xattrs, &key);
+                } else {
+                    put(&mut state, &member.rows, &key, value);
+                }
+            }
+            Some(_) => {
+                state.row.flags |= InodeRow::HAS_DEFAULT_ACL;
+                put(&mut state, &member.rows, &key, value);
+            }
+            None => put(&mut state, &member.rows, &key, value),
+        }
+        state.row.ctime = Timestamp::now();
+        state.save(ino, &member.rows);
+        Ok(())
+    }
+
+    fn names_len(&self, state: &InodeState, ino: u64) -> Result<usize> {
+        if state.row.flags & InodeRow::HAS_XATTRS == 0 {
+            return Ok(0);
+        }
+        let mut len = 0;
+        let (from, to) = (xattr_key(ino, b""), xattr_end(ino));
+        self.now().scan(Table::Xattrs, Bound::Included(&from), Bound::Excluded(&to), |key, _| {
+            len += xattr_name(key)?.len() + 1;
+            Ok(true)
+        })?;
+        Ok(len)
+    }
+
+    fn parse_acl(&self, state: &InodeState, name: &[u8], value: &[u8]) -> Result<Option<Acl>> {
+        if name != ACCESS && name != DEFAULT {
+            return Ok(None);
+        }
+        if name == DEFAULT && !state.row.is_dir() {
+            return posix(libc::EACCES);
+        }
+        Acl::parse(value).map(Some)
+    }
+
+    /// Removes an attribute.
+    pub fn removexattr(&self, ino: u64, name: &[u8]) -> Result<()> {
+        let inode = self.inode(ino)?;
+        let mut state = inode.lock();
+        let key = xattr_key(ino, name);
+        let there =
+            state.row.flags & InodeRow::HAS_XATTRS != 0 && self.now().get(Table::Xattrs, &key)?.is_some();
+        if !there {
+            return posix(libc::ENODATA);
+        }
+        may_change(&state)?;
+        let member = self.join()?;
+        member.rows.delete(Table::Xattrs, &key);
+        if name == DEFAULT {
+            state.row.flags &= !InodeRow::HAS_DEFAULT_ACL;
+        }
+        state.row.ctime = Timestamp::now();
+        state.save(ino, &member.rows);
+        Ok(())
+    }
+
+    /// Brings the access ACL, if there is one, in step with a mode that was just set.
+    pub(super) fn follow_chmod(&self, ino: u64, state: &InodeState, rows: &Memtable) -> Result<()> {
+        if state.row.flags & InodeRow::HAS_XATTRS == 0 {
+            return Ok(());
+        }
+        let key = xattr_key(ino, ACCESS);
+        if let Some(value) = self.now().get(Table::Xattrs, &key)? {
+            let mut acl = Acl::parse(&value)?;
+            acl.chmod(state.row.mode);
+            rows.put(Table::Xattrs, &key, &acl.encode());
+        }
+        Ok(())
+    }
+}
+
+fn put(state: &mut InodeState, rows: &Memtable, key: &[u8], value: &[u8]) {
+    state.row.flags |= InodeRow::HAS_XATTRS;
+    rows.put(Table::Xattrs, key, value);
+}
+
+fn may_change(state: &InodeState) -> Result<()> {
+    if state.row.flags & (IMMUTABLE | APPEND_ONLY) != 0 {
+        return posix(libc::EPERM);
+    }
+    Ok(())
+}
+
+fn check_xattr_name(name: &[u8]) -> Result<()> {
+    if name.len() > super::NAME_MAX {
+        return posix(libc::ERANGE);
+    }
+    let known = [&b"user."[..], b"trusted.", b"security.", ACCESS, DEFAULT];
+    if !known.iter().any(|prefix| name.starts_with(prefix)) {
+        return posix(libc::EOPNOTSUPP);
+    }
+    Ok(())
+}

@@ -1,0 +1,75 @@
+//! The last step of every request: a `Result` becomes a reply. One place logs and maps errors for all of them.
+
+use std::time::Duration;
+
+use fuser::{Errno, Generation, INodeNo, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyWrite};
+
+use super::{control_dir, convert};
+use crate::error::{Error, Result};
+use crate::fs::Attr;
+
+/// How long the kernel may keep a name or attributes. Nothing changes behind its back, so the length only bounds
+/// how long an error of ours could show.
+pub(super) const KEEP: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long an entry may be kept. A control file's content is of the moment of its lookup, and the number that it
+/// shows is not the one in the entry: neither must be remembered.
+pub(super) fn keep(attr: &Attr) -> Duration {
+    if control_dir::is_file(attr.ino) { Duration::ZERO } else { KEEP }
+}
+
+/// A request as errors name it.
+#[derive(Clone, Copy)]
+pub(super) struct Asked {
+    pub what: &'static str,
+    pub ino: INodeNo,
+}
+
+impl Asked {
+    /// The errno for an error. Refusals are everyday life; everything else is somebody's trouble and is logged.
+    pub(super) fn errno(self, error: &Error) -> Errno {
+        if !matches!(error, Error::Posix(_)) {
+            tracing::warn!(request = self.what, ino = self.ino.0, "{error}");
+        }
+        Errno::from_i32(error.errno())
+    }
+
+    /// An entry: lookup, mknod, mkdir, symlink, link.
+    pub(super) fn entry(self, result: Result<Attr>, reply: ReplyEntry) {
+        match result {
+            Ok(attr) => {
+                let keep = keep(&attr);
+                reply.entry(&keep, &convert::file_attr(&attr), Generation(attr.generation));
+            }
+            Err(error) => reply.error(self.errno(&error)),
+        }
+    }
+
+    pub(super) fn attr(self, result: Result<Attr>, reply: ReplyAttr) {
+        match result {
+            Ok(attr) => reply.attr(&KEEP, &convert::file_attr(&attr)),
+            Err(error) => reply.error(self.errno(&error)),
+        }
+    }
+
+    pub(super) fn data(self, result: Result<Vec<u8>>, reply: ReplyData) {
+        match result {
+            Ok(data) => reply.data(&data),
+            Err(error) => reply.error(self.errno(&error)),
+        }
+    }
+
+    pub(super) fn empty(self, result: Result<()>, reply: ReplyEmpty) {
+        match result {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(self.errno(&error)),
+        }
+    }
+
+    pub(super) fn written(self, result: Result<u32>, reply: ReplyWrite) {
+        match result {
+            Ok(size) => reply.written(size),
+            Err(error) => reply.error(self.errno(&error)),
+        }
+    }
+}

@@ -1,0 +1,442 @@
+//! `/.cairnfs`: a directory that no store holds and no listing of the root shows.
+//!
+//! The kernel reads a file through its page cache, up to the size it was told: neither may change under it, and
+//! since OPEN is not asked for there is no moment to say "do not cache". So each LOOKUP of a control file makes a new
+//! inode with a number never used before, whose content is that of the moment. The reply tells the kernel not to
+//! remember the name; the snapshot is kept until the kernel forgets the number. Simpler ways fail: a fixed inode with
+//! timeout 0 shows old pages, one of size 0 shows nothing.
+//!
+//! Programs must not see those numbers: `cp` and `tail` take a file whose number changes for a replaced one. The
+//! kernel addresses an inode by the number in the entry reply, but shows the one in the last GETATTR reply. That one
+//! is fixed for each file, and an entry reply with attributes of no duration makes stat(2) ask for it.
+//!
+//! Numbers: all at or above 2^63 are ours; `Fs` gives out none of them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use super::ControlFiles;
+use crate::error::{Error, Result};
+use crate::fs::{Attr, DirEntry, ROOT_INO, SetAttr, Timestamp};
+
+const NAME: &[u8] = b".cairnfs";
+const DIR_INO: u64 = 1 << 63;
+/// The number of the first snapshot; those between are what stat(2) shows.
+const FIRST_SNAPSHOT: u64 = DIR_INO + 16;
+
+/// The files of the directory, in the order of its listing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Generation,
+    Status,
+    Gc,
+}
+
+const FILES: [(&[u8], Kind); 3] =
+    [(b"generation", Kind::Generation), (b"status", Kind::Status), (b"gc", Kind::Gc)];
+
+impl Kind {
+    /// What stat(2) shows as the inode number.
+    fn shown_ino(self) -> u64 {
+        DIR_INO
+            + match self {
+                Self::Generation => 1,
+                Self::Status => 2,
+                Self::Gc => 3,
+            }
+    }
+
+    fn mode(self) -> u32 {
+        libc::S_IFREG
+            | match self {
+                Self::Generation | Self::Status => 0o444,
+                Self::Gc => 0o644,
+            }
+    }
+}
+
+/// One control file as one LOOKUP found it.
+struct Snapshot {
+    kind: Kind,
+    content: Vec<u8>,
+    made: Timestamp,
+    /// References that the kernel holds.
+    lookups: u64,
+}
+
+/// The control directory of one mount.
+pub(super) struct ControlDir {
+    files: Arc<dyn ControlFiles>,
+    /// Immutable: who mounted, and when.
+    uid: u32,
+    gid: u32,
+    born: Timestamp,
+    /// The next inode number.
+    next: AtomicU64,
+    /// Every snapshot that the kernel knows, by number. Never held while `files` is asked.
+    known: Mutex<HashMap<u64, Snapshot>>,
+}
+
+/// True for the numbers of the control directory and its files.
+pub(super) fn owns(ino: u64) -> bool {
+    ino >= DIR_INO
+}
+
+/// True for the numbers of its files.
+pub(super) fn is_file(ino: u64) -> bool {
+    ino > DIR_INO
+}
+
+/// True where the name stands for the control directory, or for something in it.
+pub(super) fn owns_name(parent: u64, name: &[u8]) -> bool {
+    owns(parent) || (parent == ROOT_INO && name == NAME)
+}
+
+/// Refuses to make `name` where it would be ours.
+pub(super) fn may_create(parent: u64, name: &[u8]) -> Result<()> {
+    if owns(parent) {
+        Err(Error::Posix(libc::EPERM))
+    } else if owns_name(parent, name) {
+        Err(Error::Posix(libc::EEXIST))
+    } else {
+        Ok(())
+    }
+}
+
+/// Refuses to remove, rename or replace what is ours.
+pub(super) fn may_remove(parent: u64, name: &[u8]) -> Result<()> {
+    if owns_name(parent, name) { Err(Error::Posix(libc::EPERM)) } else { Ok(()) }
+}
+
+/// Refuses what control files do not do, `errno` being the reason.
+pub(super) fn not_ours(ino: u64, errno: i32) -> Result<()> {
+    if owns(ino) { Err(Error::Posix(errno)) } else { Ok(()) }
+}
+
+impl ControlDir {
+    pub(super) fn new(files: Arc<dyn ControlFiles>) -> Self {
+        Self {
+            files,
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            born: Timestamp::now(),
+            next: AtomicU64::new(FIRST_SNAPSHOT),
+            known: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// Finds a name for which [`owns_name`] holds, except `..`.
+    pub(super) fn lookup(&self, parent: u64, name: &[u8]) -> Result<Attr> {
+        if parent == ROOT_INO || (parent == DIR_INO && name == b".") {
+            return Ok(self.dir_attr());
+        }
+        if is_file(parent) {
+            return self.look_again(parent, name);
+        }
+        let (_, kind) = FILES.iter().find(|(file, _)| *file == name).ok_or(Error::Posix(libc::ENOENT))?;
+        Ok(self.look(*kind))
+    }
+
+    /// A new snapshot, with one reference.
+    fn look(&self, kind: Kind) -> Attr {
+        let content = match kind {
+            Kind::Generation => self.files.generation(),
+            Kind::Status => self.files.status(),
+            Kind::Gc => self.files.gc_status(),
+        };
+        let snapshot = Snapshot { kind, content: content.into_bytes(), made: Timestamp::now(), lookups: 1 };
+        let ino = self.next.fetch_add(1, Ordering::Relaxed);
+        let attr = self.file_attr(ino, &snapshot);
+        self.known.lock().insert(ino, snapshot);
+        attr
+    }
+
+    /// A handle to a file that is still known (a lookup of `.` in it): one more reference.
+    fn look_again(&self, ino: u64, name: &[u8]) -> Result<Attr> {
+        if name != b"." {
+            return Err(Error::Posix(libc::ENOTDIR));
+        }
+        let mut known = self.known.lock();
+        let snapshot = known.get_mut(&ino).ok_or(Error::Posix(libc::ESTALE))?;
+        snapshot.lookups += 1;
+        Ok(self.file_attr(ino, snapshot))
+    }
+
+    /// Gives references back.
+    pub(super) fn forget(&self, ino: u64, count: u64) {
+        let mut known = self.known.lock();
+        if let Some(snapshot) = known.get_mut(&ino) {
+            snapshot.lookups = snapshot.lookups.saturating_sub(count);
+            if snapshot.lookups == 0 {
+                known.remove(&ino);
+            }
+        }
+    }
+
+    /// The attributes to show.
+    pub(super) fn getattr(&self, ino: u64) -> Result<Attr> {
+        if ino == DIR_INO {
+            return Ok(self.dir_attr());
+        }
+        self.with(ino, |snapshot| Ok(self.file_attr(snapshot.kind.shown_ino(), snapshot)))
+    }
+
+    /// The one change that exists: emptying the gc file, which `echo word > gc` does before it writes.
+    pub(super) fn setattr(&self, ino: u64, set: &SetAttr) -> Result<Attr> {
+        if ino == DIR_INO || set.mode.is_some() || set.uid.is_some() || set.gid.is_some() {
+            return Err(Error::Posix(libc::EPERM));
+        }
+        self.with(ino, |snapshot| {
+            if snapshot.kind != Kind::Gc || set.size != Some(0) {
+                return Err(Error::Posix(libc::EPERM));
+            }
+            snapshot.content.clear();
+            Ok(self.file_attr(snapshot.kind.shown_ino(), snapshot))
+        })
+    }
+
+    pub(super) fn read(&self, ino: u64, offset: u64, size: u32) -> Result<Vec<u8>> {
+        self.with(ino, |snapshot| {
+            let length = snapshot.content.len();
+            let from = usize::try_from(offset).map_or(length, |offset| offset.min(length));
+            let to = length.min(from.saturating_add(size as usize));
+            Ok(snapshot.content[from..to].to_vec())
+        })
+    }
+
+    /// What is written to the gc file is a word of command, wherever in the file it lands. With the writeback cache
+    /// an appended word arrives behind the text that was there.
+    pub(super) fn write(&self, ino: u64, data: &[u8]) -> Result<()> {
+        let word = self.with(ino, |snapshot| match snapshot.kind {
+            Kind::Gc => Ok(data.strip_prefix(&*snapshot.content).unwrap_or(data)),
+            Kind::Generation | Kind::Status => Err(Error::Posix(libc::EPERM)),
+        })?;
+        self.files.start_gc(word.trim_ascii())
+    }
+
+    /// Data up to the end, a hole behind it.
+    pub(super) fn lseek(&self, ino: u64, offset: i64, whence: i32) -> Result<u64> {
+        let size = self.with(ino, |snapshot| Ok(snapshot.content.len() as u64))?;
+        let offset = u64::try_from(offset).map_err(|_| Error::Posix(libc::ENXIO))?;
+        match whence {
+            _ if offset >= size => Err(Error::Posix(libc::ENXIO)),
+            libc::SEEK_DATA => Ok(offset),
+            libc::SEEK_HOLE => Ok(size),
+            _ => Err(Error::Posix(libc::EINVAL)),
+        }
+    }
+
+    /// The listing behind `cookie`, names only.
+    pub(super) fn readdir(
+        &self,
+        ino: u64,
+        cookie: u64,
+        add: &mut dyn FnMut(&DirEntry<'_>) -> bool,
+    ) -> Result<()> {
+        self.list(ino, cookie, &mut |entry, _| add(entry))
+    }
+
+    /// The listing behind `cookie`, with a snapshot of each file that is taken.
+    pub(super) fn readdirplus(
+        &self,
+        ino: u64,
+        cookie: u64,
+        add: &mut dyn FnMut(&DirEntry<'_>, Option<&Attr>) -> bool,
+    ) -> Result<()> {
+        self.list(ino, cookie, &mut |entry, kind| {
+            let Some(kind) = kind else {
+                return add(entry, None);
+            };
+            let attr = self.look(kind);
+            let entry = DirEntry { ino: attr.ino, ..*entry };
+            let taken = add(&entry, Some(&attr));
+            if !taken {
+                self.forget(attr.ino, 1);
+            }
+            taken
+        })
+    }
+
+    fn list(
+        &self,
+        ino: u64,
+        cookie: u64,
+        add: &mut dyn FnMut(&DirEntry<'_>, Option<Kind>) -> bool,
+    ) -> Result<()> {
+        if ino != DIR_INO {
+            return Err(Error::Posix(libc::ENOTDIR));
+        }
+        let dots = [(&b"."[..], DIR_INO), (b"..", ROOT_INO)];
+        let dots = dots.into_iter().map(|(name, ino)| (name, ino, libc::S_IFDIR, None));
+        let files = FILES.into_iter().map(|(name, kind)| (name, kind.shown_ino(), libc::S_IFREG, Some(kind)));
+        for ((name, ino, mode, kind), number) in dots.chain(files).zip(1..) {
+            let entry = DirEntry { ino, cookie: number, mode, name };
+            if number > cookie && !add(&entry, kind) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn with<T>(&self, ino: u64, f: impl FnOnce(&mut Snapshot) -> Result<T>) -> Result<T> {
+        if ino == DIR_INO {
+            return Err(Error::Posix(libc::EISDIR));
+        }
+        let mut known = self.known.lock();
+        f(known.get_mut(&ino).ok_or(Error::Posix(libc::ESTALE))?)
+    }
+
+    fn dir_attr(&self) -> Attr {
+        self.attr(DIR_INO, libc::S_IFDIR | 0o555, 0, self.born)
+    }
+
+    fn file_attr(&self, ino: u64, snapshot: &Snapshot) -> Attr {
+        let size = snapshot.content.len() as u64;
+        self.attr(ino, snapshot.kind.mode(), size, snapshot.made)
+    }
+
+    fn attr(&self, ino: u64, mode: u32, size: u64, time: Timestamp) -> Attr {
+        Attr {
+            ino,
+            generation: 0,
+            mode,
+            nlink: if ino == DIR_INO { 2 } else { 1 },
+            uid: self.uid,
+            gid: self.gid,
+            rdev: 0,
+            size,
+            blocks: size.div_ceil(512),
+            blksize: 4096,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            btime: time,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Files whose status counts how often it was asked for; commands other than `start` are refused.
+    #[derive(Default)]
+    struct Counting(AtomicU64);
+
+    impl ControlFiles for Counting {
+        fn generation(&self) -> String {
+            String::from("7\n")
+        }
+        fn status(&self) -> String {
+            format!("{{\"asked\":{}}}\n", self.0.fetch_add(1, Ordering::Relaxed))
+        }
+        fn gc_status(&self) -> String {
+            String::from("idle\n")
+        }
+        fn start_gc(&self, word: &[u8]) -> Result<()> {
+            if word == b"start" { Ok(()) } else { Err(Error::Usage(String::from("write `start`"))) }
+        }
+    }
+
+    fn dir() -> ControlDir {
+        ControlDir::new(Arc::new(Counting::default()))
+    }
+
+    fn errno<T>(result: Result<T>) -> i32 {
+        result.map_or_else(|error| error.errno(), |_| 0)
+    }
+
+    #[test]
+    fn each_lookup_is_a_new_file_with_the_content_of_its_moment() {
+        let dir = dir();
+        let first = dir.lookup(DIR_INO, b"status").expect("exists");
+        let second = dir.lookup(DIR_INO, b"status").expect("exists");
+        assert!(first.ino >= FIRST_SNAPSHOT && second.ino > first.ino);
+        let shown = dir.getattr(first.ino).expect("known").ino;
+        assert_eq!(dir.getattr(second.ino).expect("known").ino, shown);
+        assert_eq!(dir.read(first.ino, 0, 100).expect("known"), b"{\"asked\":0}\n");
+        assert_eq!(dir.read(second.ino, 8, 100).expect("known"), b":1}\n", "at an offset");
+        assert_eq!(first.size, 12);
+        assert_eq!(dir.read(first.ino, u64::MAX, 9).expect("known"), b"", "behind the end");
+    }
+
+    #[test]
+    fn a_file_lives_until_its_last_reference_is_given_back() {
+        let dir = dir();
+        let file = dir.lookup(DIR_INO, b"generation").expect("exists");
+        assert_eq!(dir.lookup(file.ino, b".").expect("known").ino, file.ino, "a handle finds it");
+        dir.forget(file.ino, 1);
+        assert_eq!(errno(dir.getattr(file.ino)), 0);
+        dir.forget(file.ino, 1);
+        assert_eq!(errno(dir.getattr(file.ino)), libc::ESTALE);
+        assert_eq!(errno(dir.lookup(file.ino, b".")), libc::ESTALE);
+    }
+
+    #[test]
+    fn only_the_gc_file_takes_words() {
+        let dir = dir();
+        let gc = dir.lookup(DIR_INO, b"gc").expect("exists").ino;
+        let status = dir.lookup(DIR_INO, b"status").expect("exists").ino;
+        let empty = SetAttr { size: Some(0), ..SetAttr::default() };
+        assert_eq!(errno(dir.write(gc, b"idle\nstart\n")), 0, "appended");
+        assert_eq!(dir.setattr(gc, &empty).expect("truncates").size, 0);
+        assert_eq!(errno(dir.write(gc, b" start\n")), 0);
+        assert_eq!(errno(dir.write(gc, b"stop\n")), libc::EINVAL);
+        assert_eq!(errno(dir.write(status, b"start\n")), libc::EPERM);
+        assert_eq!(errno(dir.setattr(status, &empty)), libc::EPERM);
+        assert_eq!(errno(dir.setattr(DIR_INO, &empty)), libc::EPERM);
+        let mode = SetAttr { mode: Some(0o777), ..SetAttr::default() };
+        assert_eq!(errno(dir.setattr(gc, &mode)), libc::EPERM);
+    }
+
+    #[test]
+    fn a_listing_takes_up_where_it_stopped_and_keeps_only_what_was_taken() {
+        let dir = dir();
+        let mut names = Vec::new();
+        let mut cookie = 0;
+        for _ in 0..10 {
+            let mut room = 2;
+            dir.readdirplus(DIR_INO, cookie, &mut |entry, attr| {
+                if room == 0 {
+                    return false;
+                }
+                room -= 1;
+                assert_eq!(attr.is_some(), !entry.name.starts_with(b"."));
+                assert!(attr.is_none_or(|attr| attr.ino == entry.ino));
+                names.push(entry.name.to_vec());
+                cookie = entry.cookie;
+                true
+            })
+            .expect("lists");
+        }
+        let wanted: [&[u8]; 5] = [b".", b"..", b"generation", b"status", b"gc"];
+        assert_eq!(names, wanted);
+        assert_eq!(dir.known.lock().len(), 3);
+    }
+
+    #[test]
+    fn nothing_of_it_can_be_made_or_removed() {
+        assert_eq!(errno(may_create(ROOT_INO, NAME)), libc::EEXIST);
+        assert_eq!(errno(may_create(DIR_INO, b"x")), libc::EPERM);
+        assert_eq!(errno(may_create(ROOT_INO, b"x")), 0);
+        assert_eq!(errno(may_create(99, NAME)), 0, "below the root it is a name like any");
+        assert_eq!(errno(may_remove(ROOT_INO, NAME)), libc::EPERM);
+        assert_eq!(errno(may_remove(DIR_INO, b"gc")), libc::EPERM);
+        assert_eq!(errno(may_remove(99, NAME)), 0);
+        assert_eq!(errno(not_ours(DIR_INO, libc::EXDEV)), libc::EXDEV);
+        assert_eq!(errno(not_ours(DIR_INO - 1, libc::EXDEV)), 0);
+    }
+
+    #[test]
+    fn seeking_sees_one_piece_of_data() {
+        let dir = dir();
+        let ino = dir.lookup(DIR_INO, b"generation").expect("exists").ino;
+        assert_eq!(dir.lseek(ino, 1, libc::SEEK_DATA).expect("data"), 1);
+        assert_eq!(dir.lseek(ino, 1, libc::SEEK_HOLE).expect("hole"), 2);
+        assert_eq!(errno(dir.lseek(ino, 2, libc::SEEK_DATA)), libc::ENXIO);
+        assert_eq!(errno(dir.lseek(ino, -1, libc::SEEK_HOLE)), libc::ENXIO);
+    }
+}

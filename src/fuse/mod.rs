@@ -1,0 +1,58 @@
+//! The protocol adapter: what the kernel asks over `/dev/fuse`, turned into calls of [`crate::fs`].
+//!
+//! The only module that names the crate `fuser`. It keeps no state about files: each request is converted, one
+//! method of [`Fs`] is called, its result is converted back. The tree under `/.cairnfs` is the exception: it is made
+//! here ([`control_dir`]), because no store holds it.
+//!
+//! What the rest relies on:
+//! - Every reference the kernel is told of (an entry reply, a readdirplus row with attributes) is one that `Fs` has
+//!   counted; a FORGET gives it back. Nothing else tells `Fs` that a file is open, since OPEN is not asked for.
+//! - The daemon is the only writer, so the kernel may keep names (also missing ones), attributes, directory contents
+//!   and pages for as long as it likes. Whoever changes the tree from inside the daemon (retention) must say so
+//!   through [`Notifier`].
+
+mod adapter;
+mod answer;
+mod control_dir;
+mod convert;
+mod init;
+mod ioctl;
+mod mount;
+mod options;
+mod requests;
+mod session;
+mod xattr;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::fs::Fs;
+
+pub use options::MountOptions;
+pub use session::{Notifier, Session, Unmounter};
+
+/// What the files of the control directory say and do.
+///
+/// Each text is asked for once per lookup of its file, so it must be cheap and must not wait for a request that
+/// comes through the mount.
+pub trait ControlFiles: Send + Sync {
+    /// `/.cairnfs/generation`: the store's present generation and a newline.
+    fn generation(&self) -> String;
+    /// `/.cairnfs/status`: JSON and a newline.
+    fn status(&self) -> String;
+    /// `/.cairnfs/gc` when it is read: the state of the collector and a newline.
+    fn gc_status(&self) -> String;
+    /// `/.cairnfs/gc` when it is written: starts what `word` (trimmed) names.
+    fn start_gc(&self, word: &[u8]) -> Result<()>;
+}
+
+/// Mounts `fs` at `mountpoint` and agrees with the kernel on the protocol. Requests wait until [`Session::run`].
+pub fn mount(
+    fs: Arc<Fs>,
+    control: Arc<dyn ControlFiles>,
+    mountpoint: &Path,
+    opts: &MountOptions,
+) -> Result<Session> {
+    session::start(adapter::Adapter::new(fs, control, opts), mountpoint, opts)
+}

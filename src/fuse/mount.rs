@@ -1,0 +1,301 @@
+//! Putting a FUSE connection at a directory, and taking it away again.
+//!
+//! Root calls mount(2). Where that is not permitted, fusermount3 (set-uid root) does it and passes the connection
+//! back over a socket, which it finds as its standard input: so nothing has to be done between fork and exec.
+//!
+//! fuser could do both. It is not used for this because it calls umount once more when a session has ended, which
+//! takes away whatever is mounted there then: the disk beneath, for one who mounts over a mount point.
+
+use std::ffi::CString;
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSliceMut, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+
+use super::options::MountOptions;
+use crate::error::{Error, Result};
+
+const DEVICE: &str = "/dev/fuse";
+const HELPER: &str = "fusermount3";
+const HELPER_MISSING: &str =
+    "fusermount3 is not installed, which users other than root need; install the package fuse3";
+
+/// Resolves the mount point to the name under which it stands in the mount table.
+pub(super) fn resolve(mountpoint: &Path) -> Result<PathBuf> {
+    let shown = mountpoint.display();
+    let environment = |text: String| Err(Error::Environment(text));
+    match mountpoint.canonicalize().and_then(|path| Ok((path.metadata()?, path))) {
+        Ok((meta, path)) if meta.is_dir() => Ok(path),
+        Ok(_) => environment(format!("{shown} is not a directory; name one to mount at")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            environment(format!("the mount point {shown} does not exist; make it: mkdir -p {shown}"))
+        }
+        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
+            environment(format!("a dead FUSE mount is still at {shown}; take it away first: umount {shown}"))
+        }
+        Err(error) => environment(format!(
+            "cannot use {shown} as a mount point: {error}; choose a directory that you can enter"
+        )),
+    }
+}
+
+/// Mounts at a directory from [`resolve`] and returns the connection. The kernel's first request waits on it.
+pub(super) fn attach(mountpoint: &Path, opts: &MountOptions) -> Result<OwnedFd> {
+    match attach_directly(mountpoint, opts)? {
+        Some(device) => Ok(device),
+        None => attach_with_helper(mountpoint, opts),
+    }
+}
+
+/// mount(2). `None` where that is for root only.
+fn attach_directly(mountpoint: &Path, opts: &MountOptions) -> Result<Option<OwnedFd>> {
+    let device = match OpenOptions::new().read(true).write(true).open(DEVICE) {
+        Ok(device) => device,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
+        Err(error) => {
+            return Err(Error::Environment(format!(
+                "{DEVICE} cannot be opened ({error}); load the module with `modprobe fuse`, or \
+                 pass the device into the container"
+            )));
+        }
+    };
+    let mode = File::open(mountpoint)
+        .and_then(|dir| dir.metadata())
+        .map_err(|error| refused(mountpoint, &error.to_string()))?
+        .permissions()
+        .mode();
+    let data = format!(
+        "fd={},rootmode={mode:o},user_id={},group_id={}{}",
+        device.as_raw_fd(),
+        rustix::process::getuid().as_raw(),
+        rustix::process::getgid().as_raw(),
+        opts.kernel_words(),
+    );
+    let data = CString::new(data).map_err(|error| refused(mountpoint, &error.to_string()))?;
+    let kind = format!("fuse.{}", opts.subtype);
+    match rustix::mount::mount(opts.fsname.as_str(), mountpoint, kind.as_str(), opts.flags(), data.as_c_str())
+    {
+        Ok(()) => Ok(Some(device.into())),
+        Err(Errno::PERM) => Ok(None),
+        Err(Errno::NODEV) => Err(Error::Environment(String::from(
+            "this kernel does not know FUSE; load the module with `modprobe fuse`",
+        ))),
+        Err(error) => Err(refused(mountpoint, &error.to_string())),
+    }
+}
+
+fn refused(mountpoint: &Path, reason: &str) -> Error {
+    Error::Environment(format!(
+        "mounting at {} was refused: {reason}; mount as root or at a directory of your own",
+        mountpoint.display()
+    ))
+}
+
+fn attach_with_helper(mountpoint: &Path, opts: &MountOptions) -> Result<OwnedFd> {
+    let (ours, theirs) = UnixStream::pair().map_err(|error| Error::io("making a socket pair", error))?;
+    let child = Command::new(HELPER)
+        .arg("-o")
+        .arg(opts.helper_words())
+        .arg("--")
+        .arg(mountpoint)
+        .env("_FUSE_COMMFD", "0")
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = child.map_err(|error| helper_failed(&error))?;
+    // The pipe ends when the helper does; reading it first keeps a long complaint from blocking it.
+    let mut complaint = String::new();
+    if let Some(mut stderr) = child.stderr.take() {
+        let _ = stderr.read_to_string(&mut complaint);
+    }
+    let status = child.wait().map_err(|error| helper_failed(&error))?;
+    if !status.success() {
+        return Err(explain(mountpoint, complaint.trim()));
+    }
+    receive(&ours)?.ok_or_else(|| explain(mountpoint, complaint.trim()))
+}
+
+fn helper_failed(error: &io::Error) -> Error {
+    Error::Environment(match error.kind() {
+        io::ErrorKind::NotFound => String::from(HELPER_MISSING),
+        _ => format!("{HELPER} could not be run: {error}; run it by hand to see why"),
+    })
+}
+
+/// What fusermount3 complains of, as a sentence with the way out.
+fn explain(mountpoint: &Path, complaint: &str) -> Error {
+    let shown = mountpoint.display();
+    let said = complaint.strip_prefix("fusermount3: ").unwrap_or(complaint);
+    Error::Environment(if said.contains("user_allow_other") {
+        String::from(
+            "the option allow_other is not permitted to users here; write `user_allow_other` \
+             into /etc/fuse.conf, or mount without it",
+        )
+    } else if said.contains(DEVICE) {
+        format!("{said}; give your user the right to use {DEVICE}, or mount as root")
+    } else if said.contains("no write access") || said.contains("Permission denied") {
+        format!("{shown} is not yours to mount at ({said}); choose a directory that you own")
+    } else {
+        format!("{HELPER} refused to mount at {shown}: {said}; mount as root, or see fusermount3(1)")
+    })
+}
+
+/// The descriptor that the helper sent, if it sent one.
+fn receive(socket: &UnixStream) -> Result<Option<OwnedFd>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC)
+        .map_err(|error| Error::io(format!("receiving the connection from {HELPER}"), error.into()))?;
+    Ok(control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    }))
+}
+
+/// Takes the mount away. Busy is [`Error::Busy`]; that nothing is mounted there is success.
+pub(super) fn detach(mountpoint: &Path) -> Result<()> {
+    match rustix::mount::unmount(mountpoint, UnmountFlags::NOFOLLOW) {
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
+        Err(Errno::BUSY) => Err(busy(mountpoint)),
+        Err(Errno::PERM) => detach_with_helper(mountpoint, &["-u"]),
+        Err(error) => Err(not_unmounted(mountpoint, error.into())),
+    }
+}
+
+/// Takes the mount out of the tree although files in it are open. For when nobody answers any more.
+pub(super) fn detach_busy(mountpoint: &Path) -> Result<()> {
+    match rustix::mount::unmount(mountpoint, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH) {
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
+        Err(Errno::PERM) => detach_with_helper(mountpoint, &["-u", "-z"]),
+        Err(error) => Err(not_unmounted(mountpoint, error.into())),
+    }
+}
+
+fn detach_with_helper(mountpoint: &Path, flags: &[&str]) -> Result<()> {
+    let Output { status, stderr, .. } = Command::new(HELPER)
+        .args(flags)
+        .arg("--")
+        .arg(mountpoint)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| helper_failed(&error))?;
+    let complaint = String::from_utf8_lossy(&stderr);
+    if status.success() {
+        Ok(())
+    } else if complaint.contains("busy") {
+        Err(busy(mountpoint))
+    } else {
+        let reason = io::Error::other(complaint.trim().to_owned());
+        Err(not_unmounted(mountpoint, reason))
+    }
+}
+
+fn not_unmounted(mountpoint: &Path, error: io::Error) -> Error {
+    Error::io(format!("unmounting {}", mountpoint.display()), error)
+}
+
+fn busy(mountpoint: &Path) -> Error {
+    let shown = mountpoint.display();
+    Error::Busy(format!(
+        "{shown} is in use; end what has files open there (`fuser -vm {shown}` lists it), then \
+         unmount it"
+    ))
+}
+
+/// Undoes the octal escapes of the mount table.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let [first, tail @ ..] = rest {
+        let code = tail
+            .get(..3)
+            .filter(|digits| *first == b'\\' && digits.iter().all(|d| (b'0'..=b'7').contains(d)));
+        match code {
+            Some(digits) => {
+                let value = digits.iter().fold(0_u32, |value, digit| value * 8 + u32::from(digit - b'0'));
+                plain.push(value as u8);
+                rest = &tail[3..];
+            }
+            None => {
+                plain.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    plain
+}
+
+/// The `major:minor` of the topmost mount at `mountpoint`, from the text of `/proc/self/mountinfo`. Asking the mount
+/// itself would be a request to a daemon that may not answer yet.
+pub(super) fn device_of(mountinfo: &[u8], mountpoint: &Path) -> Option<String> {
+    mountinfo
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| {
+            let mut fields = line.split(|byte| *byte == b' ').skip(2);
+            let device = fields.next()?;
+            let target = fields.nth(1)?;
+            (unescape(target) == mountpoint.as_os_str().as_bytes()).then_some(device)
+        })
+        .next_back()
+        .map(|device| String::from_utf8_lossy(device).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &[u8] = b"22 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
+        40 22 0:35 / /mnt/a\\040b rw,nosuid - fuse.cairnfs /srv/s rw,user_id=0\n\
+        41 22 0:36 / /mnt/x rw - tmpfs tmpfs rw\n\
+        42 41 0:37 / /mnt/x rw - fuse.cairnfs /srv/t rw\n";
+
+    #[test]
+    fn the_topmost_mount_counts() {
+        let device = |path: &str| device_of(TABLE, Path::new(path));
+        assert_eq!(device("/mnt/a b").as_deref(), Some("0:35"));
+        assert_eq!(device("/mnt/x").as_deref(), Some("0:37"));
+        assert_eq!(device("/mnt/y"), None);
+    }
+
+    #[test]
+    fn octal_escapes_are_undone() {
+        assert_eq!(unescape(b"a\\040b\\134\\011"), b"a b\\\t");
+        assert_eq!(unescape(b"\\04"), b"\\04", "too short to be one");
+    }
+
+    #[test]
+    fn complaints_become_sentences_with_a_way_out() {
+        let explained = |said: &str| explain(Path::new("/m"), said).to_string();
+        let text = explained(
+            "fusermount3: option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf",
+        );
+        assert!(text.contains("write `user_allow_other`"), "{text}");
+        let text = explained("fusermount3: user has no write access to mountpoint /m");
+        assert!(text.contains("choose a directory that you own"), "{text}");
+        let text = explained("fusermount3: failed to open /dev/fuse: Permission denied");
+        assert!(text.contains("mount as root"), "{text}");
+    }
+
+    #[test]
+    fn a_missing_mount_point_is_named_with_the_command_that_makes_it() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let missing = dir.path().join("m");
+        let error = resolve(&missing).expect_err("does not exist");
+        assert!(error.to_string().contains("mkdir -p"), "{error}");
+        std::fs::write(&missing, "").expect("writes");
+        let error = resolve(&missing).expect_err("is a file");
+        assert!(error.to_string().contains("not a directory"), "{error}");
+        assert_eq!(error.exit_code(), 7);
+    }
+}

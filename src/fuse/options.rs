@@ -1,0 +1,152 @@
+//! How a mount is wanted, and the two forms in which mount(2) and fusermount3 want to hear it.
+
+use std::thread;
+
+use rustix::mount::MountFlags;
+
+/// The options of one mount. The default is that of an ordinary disk filesystem for root, and the most that a plain
+/// user may have otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountOptions {
+    /// Nothing can be changed through the mount.
+    pub read_only: bool,
+    /// Users other than the one who mounts may use the mount.
+    pub allow_other: bool,
+    /// The kernel checks owner, group and mode; without it nobody does.
+    pub default_permissions: bool,
+    /// Shown in the mount table; that no access time is kept is the business of `Fs`.
+    pub noatime: bool,
+    /// Set-id bits of programs count.
+    pub suid: bool,
+    /// Device nodes work.
+    pub dev: bool,
+    /// Programs can be started.
+    pub exec: bool,
+    /// The first column of the mount table: the store's path.
+    pub fsname: String,
+    /// The type in the mount table is `fuse.` and this.
+    pub subtype: String,
+    /// Threads that take requests.
+    pub threads: usize,
+    /// The kernel gathers small writes, and keeps size and times of open files itself.
+    pub writeback: bool,
+    /// OPEN, OPENDIR, CREATE and FLUSH are not asked for.
+    pub no_open: bool,
+    /// POSIX ACLs are kept and the kernel applies them.
+    pub posix_acl: bool,
+}
+
+impl Default for MountOptions {
+    fn default() -> Self {
+        let root = rustix::process::geteuid().is_root();
+        Self {
+            read_only: false,
+            allow_other: root,
+            default_permissions: true,
+            noatime: false,
+            suid: root,
+            dev: root,
+            exec: true,
+            fsname: String::from("cairnfs"),
+            subtype: String::from("cairnfs"),
+            threads: default_threads(),
+            writeback: false,
+            no_open: true,
+            posix_acl: false,
+        }
+    }
+}
+
+/// Two at least, so that one fsync does not stop everything; few, since threads mostly wake each other.
+fn default_threads() -> usize {
+    thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4))
+}
+
+impl MountOptions {
+    /// The flags of mount(2).
+    pub(super) fn flags(&self) -> MountFlags {
+        let mut flags = MountFlags::empty();
+        flags.set(MountFlags::RDONLY, self.read_only);
+        flags.set(MountFlags::NOATIME, self.noatime);
+        flags.set(MountFlags::NOSUID, !self.suid);
+        flags.set(MountFlags::NODEV, !self.dev);
+        flags.set(MountFlags::NOEXEC, !self.exec);
+        flags
+    }
+
+    /// The words that the kernel's fuse type itself understands, each with a leading comma.
+    pub(super) fn kernel_words(&self) -> String {
+        let mut words = String::new();
+        if self.default_permissions {
+            words.push_str(",default_permissions");
+        }
+        if self.allow_other {
+            words.push_str(",allow_other");
+        }
+        words
+    }
+
+    /// What follows `fusermount3 -o`. It always adds nosuid and nodev for a plain user.
+    pub(super) fn helper_words(&self) -> String {
+        let mut words = String::from(if self.read_only { "ro" } else { "rw" });
+        for (wanted, word) in [
+            (self.noatime, ",noatime"),
+            (!self.suid, ",nosuid"),
+            (!self.dev, ",nodev"),
+            (!self.exec, ",noexec"),
+        ] {
+            if wanted {
+                words.push_str(word);
+            }
+        }
+        words.push_str(&self.kernel_words());
+        words.push_str(",subtype=");
+        words.push_str(&escape(&self.subtype));
+        words.push_str(",fsname=");
+        words.push_str(&escape(&self.fsname));
+        words
+    }
+}
+
+/// fusermount3 takes a comma for the end of a value unless a backslash stands before it.
+fn escape(value: &str) -> String {
+    let mut escaped = String::with_capacity(value.len());
+    for letter in value.chars() {
+        if matches!(letter, ',' | '\\') {
+            escaped.push('\\');
+        }
+        escaped.push(letter);
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain() -> MountOptions {
+        MountOptions {
+            allow_other: false,
+            suid: false,
+            dev: false,
+            fsname: String::from("/srv/a,b\\c"),
+            ..MountOptions::default()
+        }
+    }
+
+    #[test]
+    fn flags_follow_the_options() {
+        assert_eq!(plain().flags(), MountFlags::NOSUID | MountFlags::NODEV);
+        let opts =
+            MountOptions { read_only: true, noatime: true, suid: true, dev: true, exec: false, ..plain() };
+        assert_eq!(opts.flags(), MountFlags::RDONLY | MountFlags::NOATIME | MountFlags::NOEXEC);
+    }
+
+    #[test]
+    fn the_helper_gets_commas_escaped() {
+        assert_eq!(
+            plain().helper_words(),
+            "rw,nosuid,nodev,default_permissions,subtype=cairnfs,fsname=/srv/a\\,b\\\\c"
+        );
+    }
+}

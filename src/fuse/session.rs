@@ -1,0 +1,166 @@
+//! One mount from its beginning to its end.
+//!
+//! What it keeps true: a mount does not outlive its session. Whether the session ends by umount, by an error or by
+//! being dropped before it ran, afterwards nothing of ours is mounted, and nothing that is not ours was unmounted.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use fuser::{Config, INodeNo, SessionACL};
+
+use super::adapter::Adapter;
+use super::mount;
+use super::options::MountOptions;
+use crate::error::{Error, Result};
+
+/// Read-ahead set on the mount: one request of the largest size.
+const READ_AHEAD_KB: &str = "1024";
+
+/// A mount that is established; [`Session::run`] serves it.
+pub struct Session {
+    /// `None` once it runs.
+    inner: Option<fuser::Session<Adapter>>,
+    notifier: Notifier,
+    unmounter: Unmounter,
+}
+
+/// Ends a session from another thread.
+#[derive(Clone, Debug)]
+pub struct Unmounter {
+    /// Immutable, resolved.
+    mountpoint: PathBuf,
+    /// Immutable: `major:minor` of the mount; tells it from another one that took its place.
+    device: Option<String>,
+    /// Set when the session has ended. Device numbers are used again, so the number alone is not enough.
+    ended: Arc<AtomicBool>,
+}
+
+/// Tells the kernel what the daemon itself has changed.
+///
+/// Each call takes the kernel's lock of the directory or inode concerned, which a request of another thread may hold
+/// while it waits for us: call without holding any lock of `Fs`, and never from within a request.
+#[derive(Clone, Debug)]
+pub struct Notifier(fuser::Notifier);
+
+pub(super) fn start(adapter: Adapter, mountpoint: &Path, opts: &MountOptions) -> Result<Session> {
+    let mountpoint = mount::resolve(mountpoint)?;
+    let connection = mount::attach(&mountpoint, opts)?;
+    let unmounter =
+        Unmounter { device: device_at(&mountpoint), mountpoint, ended: Arc::new(AtomicBool::new(false)) };
+    let kernel = adapter.kernel();
+    let mut config = Config::default();
+    config.n_threads = Some(opts.threads.max(1));
+    // Who may use the mount is checked by the kernel. fuser's own check knows only the owner, and would refuse
+    // what the kernel does on its own account.
+    match fuser::Session::from_fd(adapter, connection, SessionACL::All, config) {
+        Ok(inner) => {
+            // It was empty: each adapter begins one session.
+            let _ = kernel.set(inner.notifier());
+            unmounter.raise_read_ahead();
+            Ok(Session { notifier: Notifier(inner.notifier()), inner: Some(inner), unmounter })
+        }
+        Err(error) => {
+            unmounter.clear_away();
+            Err(Error::Environment(format!(
+                "the kernel did not begin the FUSE protocol: {error}; its log (dmesg) may say why"
+            )))
+        }
+    }
+}
+
+fn device_at(mountpoint: &Path) -> Option<String> {
+    let table = fs::read("/proc/self/mountinfo").ok()?;
+    mount::device_of(&table, mountpoint)
+}
+
+impl Session {
+    /// Serves the mount until it is unmounted.
+    pub fn run(mut self) -> Result<()> {
+        let Some(inner) = self.inner.take() else {
+            return Ok(());
+        };
+        let result = inner.run();
+        self.unmounter.clear_away();
+        result.map_err(|error| Error::io("serving the mount", error))
+    }
+
+    /// What ends this session.
+    pub fn unmounter(&self) -> Unmounter {
+        self.unmounter.clone()
+    }
+
+    /// What tells the kernel of changes.
+    pub fn notifier(&self) -> Notifier {
+        self.notifier.clone()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if self.inner.take().is_some() {
+            self.unmounter.clear_away();
+        }
+    }
+}
+
+impl Unmounter {
+    /// Unmounts as umount(8) does. While files are open that is [`Error::Busy`] and the mount goes on; where the
+    /// mount is gone already it is success.
+    pub fn unmount(&self) -> Result<()> {
+        if self.is_ours() { mount::detach(&self.mountpoint) } else { Ok(()) }
+    }
+
+    fn is_ours(&self) -> bool {
+        !self.ended.load(Ordering::Acquire)
+            && self.device.is_some()
+            && device_at(&self.mountpoint) == self.device
+    }
+
+    /// The end of the session: a mount without a daemon would only hang or fail.
+    fn clear_away(&self) {
+        if self.is_ours()
+            && let Err(error) = mount::detach_busy(&self.mountpoint)
+        {
+            tracing::warn!("{error}");
+        }
+        self.ended.store(true, Ordering::Release);
+    }
+
+    /// The protocol cannot ask for more than the kernel's default read-ahead (128 KiB), root can.
+    fn raise_read_ahead(&self) {
+        let Some(device) = &self.device else {
+            return;
+        };
+        let file = format!("/sys/class/bdi/{device}/read_ahead_kb");
+        if let Err(error) = fs::write(&file, READ_AHEAD_KB) {
+            tracing::debug!("{file}: {error}; read-ahead stays as it is");
+        }
+    }
+}
+
+impl Notifier {
+    /// The name may mean something else now, or nothing.
+    pub fn inval_entry(&self, parent: u64, name: &[u8]) -> Result<()> {
+        self.0
+            .inval_entry(INodeNo(parent), OsStr::from_bytes(name))
+            .map_err(|error| Error::io("telling the kernel of a changed name", error))
+    }
+
+    /// Attributes and content of the inode changed.
+    pub fn inval_inode(&self, ino: u64) -> Result<()> {
+        self.0
+            .inval_inode(INodeNo(ino), 0, 0)
+            .map_err(|error| Error::io("telling the kernel of a changed inode", error))
+    }
+
+    /// The name was removed, and with it the inode `child`; watchers of the directory hear of it.
+    pub fn delete(&self, parent: u64, child: u64, name: &[u8]) -> Result<()> {
+        self.0
+            .delete(INodeNo(parent), INodeNo(child), OsStr::from_bytes(name))
+            .map_err(|error| Error::io("telling the kernel of a removed name", error))
+    }
+}

@@ -1,0 +1,109 @@
+//! Extended attributes: which names exist here, and the protocol's way of asking for sizes first.
+
+use fuser::ReplyXattr;
+
+use super::answer::Asked;
+use crate::error::{Error, Result};
+
+const ACL_NAMES: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
+
+/// Whether `name` may be used. The kernel has already checked who may use which namespace.
+pub(super) fn check(name: &[u8], posix_acl: bool) -> Result<()> {
+    if is_acl(name) {
+        return if posix_acl { Ok(()) } else { Err(Error::Posix(libc::EOPNOTSUPP)) };
+    }
+    for space in [&b"user."[..], b"trusted.", b"security."] {
+        match name.strip_prefix(space) {
+            Some([]) => return Err(Error::Posix(libc::EINVAL)),
+            Some(_) => return Ok(()),
+            None => {}
+        }
+    }
+    Err(Error::Posix(libc::EOPNOTSUPP))
+}
+
+/// Whether `name` is one of the two that hold POSIX ACLs.
+pub(super) fn is_acl(name: &[u8]) -> bool {
+    ACL_NAMES.contains(&name)
+}
+
+/// The names of a list that this caller can also read, so that a copying program does not trip over them.
+pub(super) fn visible(list: &[u8], posix_acl: bool, privileged: bool) -> Vec<u8> {
+    let mut shown = Vec::with_capacity(list.len());
+    for name in list.split_inclusive(|byte| *byte == 0) {
+        let bare = name.strip_suffix(&[0]).unwrap_or(name);
+        let trusted = bare.starts_with(b"trusted.");
+        if check(bare, posix_acl).is_ok() && (privileged || !trusted) {
+            shown.extend_from_slice(name);
+        }
+    }
+    shown
+}
+
+/// Sends a value or list: its size when none was given, ERANGE when it does not fit.
+pub(super) fn send(asked: Asked, result: Result<Vec<u8>>, size: u32, reply: ReplyXattr) {
+    match result.and_then(|value| fit(value, size)) {
+        Ok(Fitted::Size(size)) => reply.size(size),
+        Ok(Fitted::Value(value)) => reply.data(&value),
+        Err(error) => reply.error(asked.errno(&error)),
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Fitted {
+    Size(u32),
+    Value(Vec<u8>),
+}
+
+fn fit(value: Vec<u8>, size: u32) -> Result<Fitted> {
+    let length = u32::try_from(value.len()).map_err(|_| Error::Posix(libc::E2BIG))?;
+    if size == 0 {
+        Ok(Fitted::Size(length))
+    } else if length > size {
+        Err(Error::Posix(libc::ERANGE))
+    } else {
+        Ok(Fitted::Value(value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn errno<T>(result: Result<T>) -> i32 {
+        result.map_or_else(|error| error.errno(), |_| 0)
+    }
+
+    #[test]
+    fn only_known_namespaces_pass() {
+        for (name, with_acl, without) in [
+            (&b"user.a"[..], 0, 0),
+            (b"trusted.a", 0, 0),
+            (b"security.capability", 0, 0),
+            (b"user.", libc::EINVAL, libc::EINVAL),
+            (b"user", libc::EOPNOTSUPP, libc::EOPNOTSUPP),
+            (b"system.posix_acl_access", 0, libc::EOPNOTSUPP),
+            (b"system.posix_acl_default", 0, libc::EOPNOTSUPP),
+            (b"system.other", libc::EOPNOTSUPP, libc::EOPNOTSUPP),
+        ] {
+            assert_eq!(errno(check(name, true)), with_acl, "{name:?}");
+            assert_eq!(errno(check(name, false)), without, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_list_shows_what_can_be_read() {
+        let all = b"security.b\0system.posix_acl_access\0trusted.c\0user.a\0";
+        assert_eq!(visible(all, true, true), all);
+        assert_eq!(visible(all, false, false), b"security.b\0user.a\0");
+        assert_eq!(visible(b"", true, true), b"");
+    }
+
+    #[test]
+    fn size_comes_first() {
+        assert!(matches!(fit(vec![1, 2, 3], 0), Ok(Fitted::Size(3))));
+        assert_eq!(errno(fit(vec![1, 2, 3], 2)), libc::ERANGE);
+        assert!(matches!(fit(vec![1, 2, 3], 3), Ok(Fitted::Value(v)) if v == [1, 2, 3]));
+        assert!(matches!(fit(vec![], 9), Ok(Fitted::Value(v)) if v.is_empty()));
+    }
+}

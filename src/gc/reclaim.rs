@@ -1,0 +1,201 @@
+//! The reclaim: gives the space of condemned chunks back to the host.
+//!
+//! Keeps true (I3): it begins only after the removal of the names is durable; and a region that moves is synced in its
+//! new place (I1), its row moved and durable, before its old place is freed. ChunkIds do not change, so no file knows of
+//! it. A region that cannot be read is left where it is, and its pack with it: freeing is for what is known.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Bound;
+
+use crate::chunk::ChunkId;
+use crate::error::Result;
+use crate::meta::rows::{RegionRow, chunk_of, id_key};
+use crate::meta::{Counter, Table};
+use crate::pack::{HEADER_LEN, Location, PackId, RegionChunk, encode_region};
+use crate::store::Store;
+use crate::sync::Arc;
+
+use super::CycleRecord;
+use super::plan::{PackFile, Plan};
+use super::sweep::Usage;
+
+/// Bytes of records that move before they are synced and their rows follow.
+const MOVE_BYTES: u64 = 32 << 20;
+/// Packs whose live regions are held in memory at a time while holes are punched.
+const PACKS_AT_A_TIME: usize = 1024;
+/// Stretches shorter than this are not worth a hole.
+const MIN_HOLE: u64 = 4096;
+
+/// Frees what `usage` says is dead in packs below `below`. `moved` is called once regions stand in their new places.
+pub(super) fn reclaim(
+    store: &Arc<Store>,
+    usage: &Usage,
+    below: PackId,
+    record: &mut CycleRecord,
+    mut moved: impl FnMut() -> Result<()>,
+) -> Result<()> {
+    let files = pack_files(store)?;
+    let plan = Plan::decide(&files, usage, below);
+    // What needs no room comes first: on a full disk it makes some.
+    for file in &plan.remove {
+        remove(store, file, record)?;
+    }
+    let kept = move_regions(store, &plan.moving(), usage, below)?;
+    moved()?;
+    for file in &plan.compact {
+        if !kept.contains(&file.id) {
+            remove(store, file, record)?;
+            record.packs_compacted += 1;
+        }
+    }
+    for group in plan.punch.chunks(PACKS_AT_A_TIME) {
+        punch_group(store, group, record)?;
+    }
+    Ok(())
+}
+
+fn pack_files(store: &Store) -> Result<Vec<PackFile>> {
+    let mut files = Vec::new();
+    for id in store.packs()? {
+        let (len, allocated) = store.pack_size(id)?;
+        files.push(PackFile { id, len, allocated });
+    }
+    Ok(files)
+}
+
+fn remove(store: &Store, file: &PackFile, record: &mut CycleRecord) -> Result<()> {
+    store.remove_pack(file.id)?;
+    record.packs_removed += 1;
+    record.freed_bytes += file.allocated;
+    Ok(())
+}
+
+/// A region on its way.
+struct Move {
+    first: ChunkId,
+    from: Location,
+    to: Location,
+    plain: u32,
+}
+
+/// Moves all regions of `packs` and the sparse ones; returns the packs that have to stay because not everything could
+/// be moved out of them.
+fn move_regions(
+    store: &Arc<Store>,
+    packs: &HashSet<PackId>,
+    usage: &Usage,
+    below: PackId,
+) -> Result<HashSet<PackId>> {
+    let sparse: HashSet<u64> = usage.sparse.iter().map(|id| id.0).collect();
+    let mut stay = HashSet::new();
+    if packs.is_empty() && sparse.is_empty() {
+        return Ok(stay);
+    }
+    let (mut moves, mut bytes, mut full) = (Vec::new(), 0, false);
+    let view = store.now().view.clone();
+    view.scan(Table::Regions, Bound::Unbounded, Bound::Unbounded, |key, row| {
+        let row = RegionRow::decode(ChunkId(chunk_of(key)?), row)?;
+        let wanted = packs.contains(&row.at.pack) || sparse.contains(&row.first.0);
+        if row.at.pack >= below || !wanted {
+            return Ok(true);
+        }
+        if full {
+            stay.insert(row.at.pack);
+            return Ok(true);
+        }
+        match copy(store, &row) {
+            Ok(done) => {
+                bytes += u64::from(done.to.len);
+                moves.push(done);
+            }
+            Err(error) => {
+                // A full disk ends the moving; a region that cannot be read stays. Neither frees anything.
+                full = error.is_no_space();
+                tracing::warn!("the region of chunk {} stays in its pack: {error}", row.first.0);
+                store.writable()?;
+                stay.insert(row.at.pack);
+            }
+        }
+        if bytes >= MOVE_BYTES {
+            bytes = 0;
+            settle(store, std::mem::take(&mut moves))?;
+        }
+        Ok(true)
+    })?;
+    settle(store, moves)?;
+    Ok(stay)
+}
+
+/// Writes the live chunks of a region to where packs grow now.
+fn copy(store: &Store, row: &RegionRow) -> Result<Move> {
+    let (record, region) = store.region_record(&row.at)?;
+    let live: Vec<&RegionChunk> =
+        region.chunks.iter().filter(|chunk| row.entry(chunk.id).is_some()).collect();
+    let (record, plain) = if live.len() == region.chunks.len() {
+        (record, row.plain)
+    } else {
+        let mut bytes = Vec::new();
+        for chunk in &live {
+            bytes.extend_from_slice(region.chunk(chunk.id).unwrap_or_default());
+        }
+        let chunks: Vec<RegionChunk> = live.into_iter().copied().collect();
+        (encode_region(&chunks, &bytes, store.compression()), bytes.len() as u32)
+    };
+    let to = store.append_moved(&record)?;
+    Ok(Move { first: row.first, from: row.at, to, plain })
+}
+
+/// Syncs moved regions and has their rows follow, where they still point to the old place.
+fn settle(store: &Arc<Store>, moves: Vec<Move>) -> Result<()> {
+    if moves.is_empty() {
+        return Ok(());
+    }
+    store.sync_packs()?;
+    store.rewrite(true, |txn, sums| {
+        let mut rows = Vec::new();
+        for step in &moves {
+            let key = id_key(step.first.0);
+            let Some(row) = txn.get(Table::Regions, &key)? else { continue };
+            let mut row = RegionRow::decode(step.first, &row)?;
+            if row.at == step.from {
+                (row.at, row.plain) = (step.to, step.plain);
+                sums[Counter::StoredBytes as usize] += i64::from(step.to.len) - i64::from(step.from.len);
+                rows.push((key, Some(row.encode())));
+            }
+        }
+        txn.apply(Table::Regions, rows)
+    })
+}
+
+/// Punches everything but live regions, headers and footers out of some packs.
+fn punch_group(store: &Arc<Store>, group: &[PackFile], record: &mut CycleRecord) -> Result<()> {
+    let mut live: HashMap<PackId, Vec<(u64, u64)>> = group.iter().map(|file| (file.id, Vec::new())).collect();
+    let view = store.now().view.clone();
+    view.scan(Table::Regions, Bound::Unbounded, Bound::Unbounded, |key, row| {
+        let row = RegionRow::decode(ChunkId(chunk_of(key)?), row)?;
+        if let Some(stretches) = live.get_mut(&row.at.pack) {
+            stretches.push((row.at.offset, row.at.offset + u64::from(row.at.len)));
+        }
+        Ok(true)
+    })?;
+    for file in group {
+        let mut stretches = live.remove(&file.id).unwrap_or_default();
+        stretches.sort_unstable();
+        let end = store.pack_records_end(file.id)?;
+        let mut at = HEADER_LEN as u64;
+        let mut punched = true;
+        for (from, to) in stretches.into_iter().chain([(end, end)]) {
+            if from > at && from - at >= MIN_HOLE {
+                punched = store.punch_pack(file.id, at, from - at)?;
+            }
+            if !punched {
+                break;
+            }
+            at = at.max(to);
+        }
+        let (_, allocated) = store.pack_size(file.id)?;
+        record.packs_punched += 1;
+        record.freed_bytes += file.allocated.saturating_sub(allocated);
+    }
+    Ok(())
+}

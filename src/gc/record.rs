@@ -1,0 +1,68 @@
+//! The record that each cycle leaves behind, and the stages it passes through.
+//!
+//! Records are for people and for tests; no decision of the collector reads one.
+
+use serde::{Deserialize, Serialize};
+
+/// Where a running cycle is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// No cycle runs.
+    Idle,
+    /// The queue of deleted files is being worked off before the flip.
+    Drain,
+    /// The generation is being raised.
+    Flip,
+    /// References are being marked.
+    Mark,
+    /// Unmarked chunks are being condemned and their rows removed.
+    Sweep,
+    /// Space is being given back.
+    Reclaim,
+}
+
+/// What one cycle did. Times are in milliseconds and serve display only (I10).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CycleRecord {
+    /// The generation the cycle's flip began.
+    pub generation: u64,
+    /// Ids below this were looked at.
+    pub watermark: u64,
+    /// Inodes whose extents were marked.
+    pub roots: u64,
+    /// Extent rows read.
+    pub extents: u64,
+    /// Chunks found in use.
+    pub marked: u64,
+    /// Chunks condemned.
+    pub condemned: u64,
+    /// Plain bytes of the condemned chunks.
+    pub condemned_bytes: u64,
+    /// Packs unlinked.
+    pub packs_removed: u64,
+    /// Packs rewritten without their dead regions.
+    pub packs_compacted: u64,
+    /// Packs in which dead regions were punched out.
+    pub packs_punched: u64,
+    /// Bytes given back to the host file system.
+    pub freed_bytes: u64,
+    /// The longest time a writer was held by the flip, in microseconds.
+    pub longest_hold_us: u64,
+    /// When the cycle began, seconds since 1970.
+    pub started: i64,
+    /// Time spent working off deleted files, milliseconds.
+    pub drain_ms: u64,
+    /// Time of the flip, milliseconds.
+    pub flip_ms: u64,
+    /// Time of the mark, milliseconds.
+    pub mark_ms: u64,
+    /// Time of the sweep, milliseconds.
+    pub sweep_ms: u64,
+    /// Time of the reclaim, milliseconds.
+    pub reclaim_ms: u64,
+    /// True if nothing was to be changed (`--dry-run`).
+    pub dry_run: bool,
+    /// Why the cycle ended early, if it did.
+    pub ended_early: Option<String>,
+}

@@ -1,0 +1,90 @@
+//! The only code that touches the host's files.
+//!
+//! Everything a store keeps goes through [`Media`] and [`MediaFile`], so that a test can own every byte and every
+//! sync ([`sim`]) and so that the rules hold in one place: paths are relative to the store, no symbolic link is ever
+//! followed, new files are the owner's alone.
+//!
+//! What is assumed of the host, and simulated by [`sim`]:
+//! * after [`MediaFile::sync`] returned without error, the file's bytes and length survive a power cut;
+//! * after [`Media::sync_dir`] returned without error, the directory's names survive a power cut;
+//! * what was not synced may be there, partly there or not there, in any combination;
+//! * a sync that failed may have dropped what it should have written, and the next one will not tell.
+
+pub mod host;
+pub mod lock;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
+
+use std::fmt::Debug;
+use std::io;
+use std::sync::Arc;
+
+pub use host::HostMedia;
+pub use lock::StoreLock;
+
+/// The directory of a store. Paths are relative to it, with `/` between names; `""` is the store itself.
+pub trait Media: Send + Sync + Debug {
+    /// Makes a file that must not exist yet, open for reading and writing.
+    fn create(&self, path: &str) -> io::Result<Arc<dyn MediaFile>>;
+    /// Opens a regular file that exists.
+    fn open(&self, path: &str, writable: bool) -> io::Result<Arc<dyn MediaFile>>;
+    /// Whether the name is there, whatever it names.
+    fn exists(&self, path: &str) -> io::Result<bool>;
+    /// The names in a directory, sorted. A name that is not UTF-8 is none of ours and comes out with replacement
+    /// characters.
+    fn list(&self, dir: &str) -> io::Result<Vec<String>>;
+    /// Makes a directory; one that is there already will do.
+    fn mkdir(&self, dir: &str) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, path: &str) -> io::Result<()>;
+    /// Renames a file, replacing what `to` named.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Makes the names of a directory durable.
+    fn sync_dir(&self, dir: &str) -> io::Result<()>;
+    /// How much room the host's file system has.
+    fn space(&self) -> io::Result<Space>;
+}
+
+/// An open file of the store.
+pub trait MediaFile: Send + Sync + Debug {
+    /// Fills the buffer from `offset`; `UnexpectedEof` where the file is too short.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+    /// Writes all of `data` at `offset`; after an error some of it may be there.
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
+    /// The length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Whether the length is zero.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+    /// Cuts the file off or extends it with zeros that take no space.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Really takes the space of a range, keeping what is in it, and extends the file to its end. The caller is the
+    /// only writer of the range meanwhile.
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Turns a range into zeros and gives its whole blocks back; false where the host cannot, and then nothing
+    /// changed. The length stays.
+    fn punch(&self, offset: u64, len: u64) -> io::Result<bool>;
+    /// The bytes the file takes on the host's disk.
+    fn allocated(&self) -> io::Result<u64>;
+    /// Makes the bytes and the length durable. A failure is final (I8): the bytes may be gone and no later sync
+    /// will tell.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// How much room the host's file system has.
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+pub struct Space {
+    /// The size of a block in bytes.
+    pub block_size: u64,
+    /// All bytes of the file system.
+    pub total: u64,
+    /// Bytes not in use.
+    pub free: u64,
+    /// Bytes an unprivileged writer can still take.
+    pub available: u64,
+    /// Inodes of the file system; 0 where it makes them as needed.
+    pub files: u64,
+    /// Inodes not in use.
+    pub files_free: u64,
+}

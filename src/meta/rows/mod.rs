@@ -1,0 +1,19 @@
+//! Keys and rows of each table, one file a table. Encoding and decoding are pure; decoding accepts any bytes and
+//! answers [`Error::Damaged`](crate::Error::Damaged) where they make no sense.
+
+mod dirent;
+mod extent;
+mod inode;
+mod keys;
+mod region;
+mod state;
+
+pub use dirent::{DirentRow, NameHash};
+pub use extent::{Extent, MAX_EXTENT_CHUNKS, Piece};
+pub use inode::{InodeRow, Timestamp};
+pub use keys::{
+    chunk_of, dirent_end, dirent_key, dirent_name, dirent_start, extent_key, id_key, ino_of,
+    split_extent_key, xattr_end, xattr_key, xattr_name,
+};
+pub use region::{RegionEntry, RegionRow};
+pub use state::{STATE_KEY, State};

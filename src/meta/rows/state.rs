@@ -1,0 +1,50 @@
+//! The one row of the table `state`: the generation, the next free numbers, the counters.
+
+use crate::error::{Error, Result};
+use crate::meta::memtable::Counter;
+
+/// Its key.
+pub const STATE_KEY: &[u8] = b"state";
+
+/// What the store knows about itself; written with every commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// The generation.
+    pub generation: u64,
+    /// The next ChunkId.
+    pub next_chunk: u64,
+    /// The next inode number.
+    pub next_ino: u64,
+    /// The next pack.
+    pub next_pack: u64,
+    /// Sums of [`Counter::ALL`], in that order.
+    pub counters: [i64; Counter::ALL.len()],
+}
+
+const WORDS: usize = 4 + Counter::ALL.len();
+
+impl State {
+    /// The row's bytes: 64-bit numbers, little-endian.
+    pub fn encode(&self) -> Vec<u8> {
+        let numbers = [self.generation, self.next_chunk, self.next_ino, self.next_pack];
+        let counters = self.counters.iter().map(|&counter| counter as u64);
+        numbers.into_iter().chain(counters).flat_map(u64::to_le_bytes).collect()
+    }
+
+    /// The row from its bytes.
+    pub fn decode(from: &[u8]) -> Result<Self> {
+        let (words, []) = from.as_chunks::<8>() else {
+            return Err(Error::damaged("the state row has a wrong length"));
+        };
+        let words: [[u8; 8]; WORDS] =
+            words.try_into().map_err(|_| Error::damaged("the state row has a wrong length"))?;
+        let words = words.map(u64::from_le_bytes);
+        let [generation, next_chunk, next_ino, next_pack, counters @ ..] = words;
+        Ok(Self { generation, next_chunk, next_ino, next_pack, counters: counters.map(|word| word as i64) })
+    }
+
+    /// One of the sums; a sum below nothing, which only damage can make, reads as nothing.
+    pub fn counter(&self, counter: Counter) -> u64 {
+        self.counters[counter as usize].max(0) as u64
+    }
+}

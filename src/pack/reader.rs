@@ -1,0 +1,337 @@
+//! Reading regions, and walking packs whose regions nobody remembers.
+//!
+//! Open files are kept, the least recently used given up first. A pack that was unlinked must be forgotten afterwards
+//! ([`PackReader::forget`]), or its space stays taken; from then on it is not opened again by this reader's own doing.
+//!
+//! An error of the host is never taken for damage, nor damage for absence: a walk tells regions, holes, damage and the
+//! torn tail of an unsealed pack apart.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use super::format::{self, HEADER_LEN, TRAILER_LEN};
+use super::region::{FIXED_LEN, MAX_RECORD};
+use super::{Location, PackId, Region, RegionHeader, decode_header, decode_region, head_len};
+use crate::chunk::is_zero;
+use crate::error::{Error, Result};
+use crate::media::{Media, MediaFile};
+
+/// What a walk reads of a record at once: a head with about ninety chunks.
+const HEAD_READ: u64 = 4096;
+/// What a walk reads at once while it looks for the end of a hole.
+const HOLE_READ: u64 = 256 << 10;
+
+/// Reads packs; serves all threads.
+#[derive(Debug)]
+pub struct PackReader {
+    media: Arc<dyn Media>,
+    files: Mutex<Files>,
+}
+
+#[derive(Debug)]
+struct Files {
+    open: LruCache<PackId, Arc<dyn MediaFile>>,
+    /// How often a pack was forgotten. A file opened before the last time may be one that was forgotten meanwhile.
+    forgotten: u64,
+}
+
+/// A part of a pack that cannot be read.
+#[derive(Debug)]
+pub struct Damage {
+    /// Where it begins.
+    pub offset: u64,
+    /// How many bytes it has.
+    pub len: u64,
+    /// What is wrong with it: [`Error::Io`] if the host could not read it.
+    pub error: Error,
+}
+
+/// What a walk through a pack found.
+#[derive(Debug)]
+pub struct PackScan {
+    /// The uuid of the store the pack was written for; none if the header is damaged, and then `damaged` says how.
+    pub store: Option<[u8; 16]>,
+    /// Whether it has a footer.
+    pub sealed: bool,
+    /// The length of the file.
+    pub len: u64,
+    /// Every region whose head is right. The bytes were not read: [`PackReader::read_region`] checks them.
+    pub regions: Vec<(Location, RegionHeader)>,
+    /// Offset and length of what was punched out.
+    pub punched: Vec<(u64, u64)>,
+    /// Regions whose heads are wrong. Only the footer tells where the one after such a region is.
+    pub damaged: Vec<Damage>,
+    /// The end of an unsealed pack, from the first byte that is no region: a torn write, as a crash leaves it, or damage.
+    pub torn: Option<Damage>,
+}
+
+impl PackReader {
+    /// A reader that keeps up to `max_open_files` files open, at least one.
+    pub fn new(media: Arc<dyn Media>, max_open_files: usize) -> Self {
+        let max = NonZeroUsize::new(max_open_files).unwrap_or(NonZeroUsize::MIN);
+        Self { media, files: Mutex::new(Files { open: LruCache::new(max), forgotten: 0 }) }
+    }
+
+    /// Reads and checks a region.
+    pub fn read_region(&self, at: &Location) -> Result<Region> {
+        decode_region(&self.read_record(at)?).map_err(|error| located(error, at))
+    }
+
+    /// Reads a region's record as it is.
+    pub fn read_record(&self, at: &Location) -> Result<Vec<u8>> {
+        // A row that is wrong must not make the daemon ask for gigabytes.
+        if at.len as usize > MAX_RECORD {
+            let what = Error::damaged(format!("no region has more than {MAX_RECORD} bytes"));
+            return Err(located(what, at));
+        }
+        let mut record = vec![0; at.len as usize];
+        match self.file(at.pack)?.read_at(&mut record, at.offset) {
+            Ok(()) => Ok(record),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(located(Error::damaged("the pack ends before the region does"), at))
+            }
+            Err(error) => Err(Error::io(format!("reading {at}"), error)),
+        }
+    }
+
+    /// Closes a pack's file; to be called after it was unlinked.
+    pub fn forget(&self, pack: PackId) {
+        let closed = {
+            let mut files = self.files.lock();
+            files.forgotten += 1;
+            files.open.pop(&pack)
+        };
+        // Closing the last descriptor of a large unlinked file takes the host a while: not under the lock.
+        drop(closed);
+    }
+
+    /// Punches a range out of a pack; false where the host cannot.
+    pub fn punch(&self, pack: PackId, offset: u64, len: u64) -> Result<bool> {
+        if offset < HEADER_LEN {
+            return Err(Error::Usage(format!("the header of pack {pack} is not to be punched out")));
+        }
+        self.media
+            .open(&pack.path(), true)
+            .and_then(|file| file.punch(offset, len))
+            .map_err(|error| Error::io(format!("punching a hole into pack {pack}"), error))
+    }
+
+    /// Where the records of a pack end: at its footer, or, if it was never sealed, at the end of the file.
+    pub fn records_end(&self, pack: PackId) -> Result<u64> {
+        let file = self.file(pack)?;
+        let len = file.len().map_err(|error| walk_error(pack, error))?;
+        let walk = Walk { pack, len, file: &*file };
+        Ok(walk.index_offset()?.unwrap_or(len))
+    }
+
+    /// Every region of a pack, by the heads of their records. Damage is logged and left out, see [`walk`](Self::walk);
+    /// an error of the host ends the scan.
+    pub fn scan(&self, pack: PackId) -> Result<Vec<(Location, RegionHeader)>> {
+        let scan = self.walk(pack)?;
+        for damage in scan.damaged {
+            if matches!(damage.error, Error::Io { .. }) {
+                return Err(damage.error);
+            }
+            tracing::warn!("pack {pack}, {} bytes at {}: {}", damage.len, damage.offset, damage.error);
+        }
+        Ok(scan.regions)
+    }
+
+    /// Walks through a pack: by its footer if it is sealed, from record to record if not. Payloads are not read.
+    /// Fails where the host fails and the walk cannot go on.
+    pub fn walk(&self, pack: PackId) -> Result<PackScan> {
+        let file = self.file(pack)?;
+        let walk = Walk { pack, len: file.len().map_err(|error| walk_error(pack, error))?, file: &*file };
+        let mut scan = PackScan {
+            store: None,
+            sealed: false,
+            len: walk.len,
+            regions: Vec::new(),
+            punched: Vec::new(),
+            damaged: Vec::new(),
+            torn: None,
+        };
+        walk.header(&mut scan)?;
+        match walk.footer()? {
+            Some(index) => walk.by_index(&index, &mut scan),
+            None => walk.by_records(&mut scan)?,
+        }
+        Ok(scan)
+    }
+
+    fn file(&self, pack: PackId) -> Result<Arc<dyn MediaFile>> {
+        let forgotten = {
+            let mut files = self.files.lock();
+            if let Some(file) = files.open.get(&pack) {
+                return Ok(Arc::clone(file));
+            }
+            files.forgotten
+        };
+        // Opened without the lock: a slow disk must not hold up reads of other packs.
+        let file = self
+            .media
+            .open(&pack.path(), false)
+            .map_err(|error| Error::io(format!("opening pack {pack}"), error))?;
+        let mut files = self.files.lock();
+        let given_up =
+            if files.forgotten == forgotten { files.open.push(pack, Arc::clone(&file)) } else { None };
+        drop(files);
+        drop(given_up);
+        Ok(file)
+    }
+}
+
+/// Says where the damage is.
+fn located(error: Error, at: &Location) -> Error {
+    match error {
+        Error::Damaged(what) => Error::Damaged(format!("{at}: {what}")),
+        other => other,
+    }
+}
+
+fn walk_error(pack: PackId, error: io::Error) -> Error {
+    Error::io(format!("reading pack {pack}"), error)
+}
+
+/// One walk through one pack.
+struct Walk<'a> {
+    pack: PackId,
+    file: &'a dyn MediaFile,
+    len: u64,
+}
+
+impl Walk<'_> {
+    fn header(&self, scan: &mut PackScan) -> Result<()> {
+        let damage = |error| Damage { offset: 0, len: HEADER_LEN.min(self.len), error };
+        if self.len < HEADER_LEN {
+            // Its writer did not get to write it.
+            let what = Error::damaged(format!("pack {} has no header", self.pack));
+            scan.torn = Some(damage(what));
+            return Ok(());
+        }
+        let mut header = [0; HEADER_LEN as usize];
+        self.read(&mut header, 0)?;
+        match format::decode_header(&header, self.pack) {
+            Ok(store) => scan.store = Some(store),
+            Err(error) => scan.damaged.push(damage(error)),
+        }
+        Ok(())
+    }
+
+    /// Where the index of a sealed pack begins.
+    fn index_offset(&self) -> Result<Option<u64>> {
+        let Some(at) = self.len.checked_sub(TRAILER_LEN) else {
+            return Ok(None);
+        };
+        let mut trailer = [0; TRAILER_LEN as usize];
+        self.read(&mut trailer, at)?;
+        Ok(format::index_offset(&trailer, self.pack, self.len))
+    }
+
+    /// The index of a sealed pack; none where there is no footer or it is wrong.
+    fn footer(&self) -> Result<Option<Vec<format::IndexEntry>>> {
+        let Some(begin) = self.index_offset()? else {
+            return Ok(None);
+        };
+        // Bounded by the file's own length, which the trailer's count matches.
+        let mut footer = vec![0; (self.len - begin) as usize];
+        self.read(&mut footer, begin)?;
+        Ok(format::decode_footer(&footer, self.pack, begin).ok())
+    }
+
+    fn by_index(&self, index: &[format::IndexEntry], scan: &mut PackScan) {
+        scan.sealed = true;
+        for entry in index {
+            let at = Location { pack: self.pack, offset: entry.offset, len: entry.len };
+            match self.head(at.offset, u64::from(at.len)) {
+                Ok(Some(header))
+                    if header.record_len() == entry.len && header.chunks.len() == entry.chunks as usize =>
+                {
+                    scan.regions.push((at, header));
+                }
+                Ok(None) => scan.punched.push((at.offset, u64::from(at.len))),
+                wrong => scan.damaged.push(Damage {
+                    offset: at.offset,
+                    len: u64::from(at.len),
+                    error: match wrong {
+                        Err(error) => located(error, &at),
+                        Ok(_) => located(Error::damaged("the footer says otherwise"), &at),
+                    },
+                }),
+            }
+        }
+    }
+
+    fn by_records(&self, scan: &mut PackScan) -> Result<()> {
+        let mut offset = HEADER_LEN;
+        while offset < self.len {
+            let rest = self.len - offset;
+            let wrong = match self.head(offset, rest) {
+                Ok(Some(header)) if u64::from(header.record_len()) <= rest => {
+                    let at = Location { pack: self.pack, offset, len: header.record_len() };
+                    scan.regions.push((at, header));
+                    offset = at.end();
+                    continue;
+                }
+                Ok(None) => {
+                    let end = self.hole_end(offset)?;
+                    if end < self.len {
+                        scan.punched.push((offset, end - offset));
+                        offset = end;
+                        continue;
+                    }
+                    Error::damaged("the pack ends in zeros")
+                }
+                Ok(Some(_)) => Error::damaged("the pack ends before the region does"),
+                Err(error @ Error::Io { .. }) => return Err(error),
+                Err(error) => error,
+            };
+            scan.torn = Some(Damage { offset, len: rest, error: wrong });
+            break;
+        }
+        Ok(())
+    }
+
+    /// The head of the record at `offset`, of which there are at most `rest` bytes; none if there is a hole.
+    fn head(&self, offset: u64, rest: u64) -> Result<Option<RegionHeader>> {
+        let mut bytes = vec![0; rest.min(HEAD_READ) as usize];
+        self.read(&mut bytes, offset)?;
+        if is_zero(&bytes[..bytes.len().min(FIXED_LEN)]) {
+            return Ok(None);
+        }
+        let wanted = head_len(&bytes)?;
+        let known = bytes.len();
+        if wanted > known && wanted as u64 <= rest {
+            bytes.resize(wanted, 0);
+            self.read(&mut bytes[known..], offset + known as u64)?;
+        }
+        decode_header(&bytes).map(Some)
+    }
+
+    /// The first byte at or after `offset` that is not zero: a record begins with one that is not.
+    fn hole_end(&self, offset: u64) -> Result<u64> {
+        let mut at = offset;
+        let mut bytes = vec![0; HOLE_READ as usize];
+        while at < self.len {
+            let piece = &mut bytes[..HOLE_READ.min(self.len - at) as usize];
+            self.read(piece, at)?;
+            if !is_zero(piece) {
+                let zeros = piece.iter().take_while(|byte| **byte == 0).count();
+                return Ok(at + zeros as u64);
+            }
+            at += piece.len() as u64;
+        }
+        Ok(self.len)
+    }
+
+    fn read(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.file.read_at(buf, offset).map_err(|error| walk_error(self.pack, error))
+    }
+}
+
+#[cfg(test)]
+mod tests;

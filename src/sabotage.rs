@@ -1,0 +1,94 @@
+//! Switches that take one protection out, so that a test can see that its absence is noticed.
+//!
+//! They exist only in builds with the feature `sim`; in every other build [`out`] is the constant `false`, and the
+//! protections cannot be taken out. A process takes them from `CAIRNFS_SABOTAGE`, names separated by commas.
+
+/// A protection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Protection {
+    /// A dedup hit marks the chunk it found (I4).
+    MarkOnHit,
+    /// The mark works on one snapshot (I5).
+    OneSnapshot,
+    /// The snapshot is taken after the batch before the flip is in the database (I5).
+    DrainBeforeSnapshot,
+    /// Chunks born after the flip are not looked at.
+    Watermark,
+    /// Reuse and condemnation are one atomic decision (I6).
+    OneDecision,
+    /// A digest's row is removed only if it still names the condemned chunk.
+    DigestStillNames,
+    /// Space is freed after the removal of its names is durable (I3).
+    DurableBeforeFree,
+    /// Inodes without a name are marked as long as they have extents.
+    MarkOrphans,
+    /// A row that does not decode ends the cycle (I7).
+    ErrorEndsCycle,
+    /// Remembered digests are forgotten before the barrier is disarmed (I9).
+    ForgetRemembered,
+    /// Packs are synced before the rows that name their bytes are committed (I1).
+    BytesBeforeNames,
+    /// An orphan is removed only after the kernel has forgotten it.
+    WaitForForget,
+}
+
+#[cfg(feature = "sim")]
+mod switches {
+    use super::Protection;
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    static OUT: AtomicU32 = AtomicU32::new(0);
+    static FROM_ENVIRONMENT: OnceLock<u32> = OnceLock::new();
+
+    const NAMES: [(&str, Protection); 12] = [
+        ("mark-on-hit", Protection::MarkOnHit),
+        ("one-snapshot", Protection::OneSnapshot),
+        ("drain-before-snapshot", Protection::DrainBeforeSnapshot),
+        ("watermark", Protection::Watermark),
+        ("one-decision", Protection::OneDecision),
+        ("digest-still-names", Protection::DigestStillNames),
+        ("durable-before-free", Protection::DurableBeforeFree),
+        ("mark-orphans", Protection::MarkOrphans),
+        ("error-ends-cycle", Protection::ErrorEndsCycle),
+        ("forget-remembered", Protection::ForgetRemembered),
+        ("bytes-before-names", Protection::BytesBeforeNames),
+        ("wait-for-forget", Protection::WaitForForget),
+    ];
+
+    fn bit(protection: Protection) -> u32 {
+        1 << protection as u32
+    }
+
+    fn from_environment() -> u32 {
+        let words = std::env::var("CAIRNFS_SABOTAGE").unwrap_or_default();
+        let known = |word: &str| NAMES.iter().find(|(name, _)| *name == word);
+        words.split(',').filter_map(known).map(|(_, protection)| bit(*protection)).sum()
+    }
+
+    /// True if the protection was taken out.
+    pub fn out(protection: Protection) -> bool {
+        let out = OUT.load(Ordering::Relaxed) | *FROM_ENVIRONMENT.get_or_init(from_environment);
+        out & bit(protection) != 0
+    }
+
+    /// Takes a protection out of this process, or puts it back.
+    pub fn take_out(protection: Protection, is_out: bool) {
+        if is_out {
+            OUT.fetch_or(bit(protection), Ordering::Relaxed);
+        } else {
+            OUT.fetch_and(!bit(protection), Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(feature = "sim")]
+pub use switches::{out, take_out};
+
+/// Nothing can be taken out of this build.
+#[cfg(not(feature = "sim"))]
+#[inline(always)]
+pub const fn out(_: Protection) -> bool {
+    false
+}

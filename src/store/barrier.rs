@@ -1,0 +1,106 @@
+//! The barrier: what stands between "the store already has this chunk" and a new reference to it.
+//!
+//! Keeps true (I4, I6): while a cycle runs, a chunk from before its flip is referred to anew only after its cell was
+//! won for "stays"; if the collector won it for "goes", the caller is told to store the bytes again. While no cycle
+//! runs nothing is decided, because nothing is freed.
+//!
+//! What it leans on, and `batch.rs` and `gc/` owe it: whoever asks is a member of an open batch from before it looked
+//! the chunk up until its reference is in that batch. The flip waits for those who asked before it was armed, and the
+//! end of the cycle waits for those who may hold an answer from before the sweep (I9).
+//!
+//! Simpler ways that fail: a clock ("chunks younger than a day stay") guesses at the longest backup; a list of
+//! snapshots taken at the start misses the one made after it from a base that is pruned before it is reached; marking
+//! what is newly written, but not what is reused, loses what is reused.
+
+use crate::chunk::ChunkId;
+use crate::sabotage::{Protection, out};
+use crate::sync::{Arc, RwLock};
+
+use super::cells::{Cell, Cells};
+
+/// The barrier of one store.
+#[derive(Debug, Default)]
+pub struct Barrier {
+    /// The running cycle's cells. Held only to clone or to replace.
+    cells: RwLock<Option<Arc<Cells>>>,
+}
+
+/// May a chunk that was found be referred to again?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Verdict {
+    /// Yes, and it will stay.
+    Reuse,
+    /// No, it is going: store the bytes as a new chunk.
+    StoreAnew,
+}
+
+impl Barrier {
+    /// Asks for one chunk.
+    pub fn reuse(&self, id: ChunkId) -> Verdict {
+        let cells = self.cells.read();
+        match cells.as_ref() {
+            Some(_) if out(Protection::MarkOnHit) => Verdict::Reuse,
+            Some(cells) if id < cells.watermark() => match cells.mark(id) {
+                Cell::Condemned => Verdict::StoreAnew,
+                Cell::Marked | Cell::White => Verdict::Reuse,
+            },
+            // No cycle, or live by birth.
+            _ => Verdict::Reuse,
+        }
+    }
+
+    /// Asks for a run that a live extent already refers to (clone, split). Such a run cannot be condemned, since the
+    /// mark saw its extent or its extent passed this barrier; the id returned is one that is, and proves damage.
+    pub fn reuse_run(&self, first: ChunkId, count: u64) -> Option<ChunkId> {
+        let cells = self.cells.read();
+        cells.as_ref().and_then(|cells| cells.mark_run(first, count).1)
+    }
+
+    /// Begins a cycle. From here on every reuse of an id below the cells' watermark is decided in them.
+    pub fn arm(&self, cells: Arc<Cells>) {
+        let mut slot = self.cells.write();
+        debug_assert!(slot.is_none(), "one cycle at a time");
+        *slot = Some(cells);
+    }
+
+    /// Ends a cycle. Only after everything that remembers a condemned id has forgotten it (I9).
+    pub fn disarm(&self) {
+        *self.cells.write() = None;
+    }
+
+    /// True while a cycle runs.
+    pub fn is_armed(&self) -> bool {
+        self.cells.read().is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_cycle_everything_is_reused_and_nothing_is_decided() {
+        let barrier = Barrier::default();
+        assert_eq!(barrier.reuse(ChunkId(3)), Verdict::Reuse);
+        let cells = Arc::new(Cells::new(ChunkId(10)));
+        barrier.arm(cells.clone());
+        assert_eq!(cells.look(ChunkId(3)), Cell::White);
+    }
+
+    #[test]
+    fn in_a_cycle_reuse_marks_and_a_condemned_chunk_is_refused() {
+        let barrier = Barrier::default();
+        let cells = Arc::new(Cells::new(ChunkId(10)));
+        barrier.arm(cells.clone());
+        assert_eq!(barrier.reuse(ChunkId(3)), Verdict::Reuse);
+        assert_eq!(cells.condemn(ChunkId(3)), Cell::Marked, "the reuse came first");
+        assert_eq!(cells.condemn(ChunkId(4)), Cell::Condemned);
+        assert_eq!(barrier.reuse(ChunkId(4)), Verdict::StoreAnew, "the sweep came first");
+        assert_eq!(barrier.reuse(ChunkId(10)), Verdict::Reuse, "live by birth");
+        assert_eq!(barrier.reuse_run(ChunkId(5), 2), None);
+        assert_eq!(barrier.reuse_run(ChunkId(2), 5), Some(ChunkId(4)));
+        barrier.disarm();
+        assert!(!barrier.is_armed());
+    }
+}

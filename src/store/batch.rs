@@ -1,0 +1,144 @@
+//! Batches and their members: who may still add to the batch that is about to be committed.
+//!
+//! Keeps true: an operation is a member of one batch from before its first lookup until its last row; a batch is
+//! committed only after its last member has left; and new members are held only for the moment in which one batch
+//! replaces the other, never for the commit itself. The lock order is: locks of inodes, then membership. A member
+//! therefore never waits for an inode, and a batch drains in bounded time.
+
+use std::time::{Duration, Instant};
+
+use crate::meta::Memtable;
+use crate::sync::{Arc, Condvar, Mutex, RwLock};
+
+use super::region_builder::RegionBuilder;
+
+/// One batch.
+#[derive(Debug)]
+pub struct Batch {
+    /// Counts up from 1 within one opening of the store.
+    pub number: u64,
+    /// Its rows.
+    pub rows: Arc<Memtable>,
+    /// Its chunks that are not in a pack yet.
+    pub regions: RegionBuilder,
+    /// Operations inside. Protects nothing else.
+    members: Mutex<usize>,
+    empty: Condvar,
+}
+
+impl Batch {
+    /// An empty batch.
+    pub fn new(number: u64) -> Arc<Self> {
+        Arc::new(Self {
+            number,
+            rows: Arc::new(Memtable::default()),
+            regions: RegionBuilder::default(),
+            members: Mutex::new(0),
+            empty: Condvar::new(),
+        })
+    }
+
+    /// Waits until the last member has left. Nobody may be able to join any more.
+    pub fn wait_until_empty(&self) {
+        let mut members = self.members.lock();
+        while *members > 0 {
+            self.empty.wait(&mut members);
+        }
+    }
+}
+
+/// Membership in a batch; ends when dropped.
+#[derive(Debug)]
+pub struct Member {
+    batch: Arc<Batch>,
+}
+
+impl Member {
+    /// The batch itself, for work that outlives the membership but not the batch's commit.
+    pub fn batch(&self) -> Arc<Batch> {
+        self.batch.clone()
+    }
+}
+
+impl std::ops::Deref for Member {
+    type Target = Batch;
+
+    fn deref(&self) -> &Batch {
+        &self.batch
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let mut members = self.batch.members.lock();
+        *members -= 1;
+        if *members == 0 {
+            self.batch.empty.notify_all();
+        }
+    }
+}
+
+/// The way into the open batch.
+#[derive(Debug)]
+pub struct Gate {
+    /// The open batch. Readers are those who join; the writer is who swaps.
+    open: RwLock<Arc<Batch>>,
+}
+
+impl Gate {
+    /// Opens with `first`.
+    pub fn new(first: Arc<Batch>) -> Self {
+        Self { open: RwLock::new(first) }
+    }
+
+    /// Joins the open batch.
+    pub fn join(&self) -> Member {
+        // Counted inside the read lock: a swap that comes later waits for this member.
+        let open = self.open.read();
+        *open.members.lock() += 1;
+        Member { batch: open.clone() }
+    }
+
+    /// The open batch, without joining.
+    pub fn open(&self) -> Arc<Batch> {
+        self.open.read().clone()
+    }
+
+    /// Puts a new batch in the place of the open one, calls `at_swap` in the moment in which nobody can join, and
+    /// returns the old batch and how long joining was held up.
+    pub fn swap(&self, at_swap: impl FnOnce(&Arc<Batch>)) -> (Arc<Batch>, Duration) {
+        let mut open = self.open.write();
+        let since = Instant::now();
+        let next = Batch::new(open.number + 1);
+        at_swap(&next);
+        let old = std::mem::replace(&mut *open, next);
+        drop(open);
+        (old, since.elapsed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_swap_waits_for_no_member_but_the_old_batch_does() {
+        let gate = Gate::new(Batch::new(1));
+        let early = gate.join();
+        let (old, _) = gate.swap(|next| assert_eq!(next.number, 2));
+        let late = gate.join();
+        assert_eq!((early.number, late.number, old.number), (1, 2, 1));
+
+        let (done, wait) = crossbeam_channel::bounded(1);
+        let waiter = std::thread::spawn(move || {
+            old.wait_until_empty();
+            done.send(()).unwrap();
+        });
+        assert!(wait.try_recv().is_err(), "the early member is still inside");
+        drop(late);
+        assert!(wait.try_recv().is_err(), "a member of the new batch is not waited for");
+        drop(early);
+        wait.recv().unwrap();
+        waiter.join().unwrap();
+    }
+}

@@ -1,0 +1,206 @@
+//! `cairnfs.toml`: what a store was made with. Written once by mkfs, never changed.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::chunk::CutParams;
+use crate::error::{Error, Result};
+use crate::media::{HostMedia, Media};
+use crate::pack::Compression;
+
+/// The name of the file.
+pub const CONFIG_FILE: &str = "cairnfs.toml";
+/// The format this program writes and reads.
+pub const FORMAT: u32 = 1;
+/// The file that is given up when the disk is full.
+pub const RESERVE_FILE: &str = "reserve";
+/// The metadata database.
+pub const META_FILE: &str = "meta/cairnfs.redb";
+
+/// The choices of mkfs.
+#[derive(Debug, Clone)]
+pub struct MkfsOptions {
+    /// Average size of a chunk in bytes; a power of two.
+    pub avg_chunk: u32,
+    /// How regions are compressed.
+    pub compression: Compression,
+    /// Bytes kept back so that deletes and cycles work on a full disk.
+    pub reserve: u64,
+}
+
+impl Default for MkfsOptions {
+    fn default() -> Self {
+        Self { avg_chunk: 64 << 10, compression: Compression::Zstd(1), reserve: 64 << 20 }
+    }
+}
+
+/// The content of `cairnfs.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreConfig {
+    /// Version of everything in the directory.
+    pub format: u32,
+    /// Names the store; stands in every pack.
+    pub uuid: uuid::Uuid,
+    /// Average size of a chunk in bytes.
+    pub avg_chunk: u32,
+    /// How new regions are compressed: "none" or "zstd-N".
+    pub compression: String,
+    /// Plain bytes of a region at which it is closed.
+    pub region_size: u32,
+    /// Bytes at which a pack is sealed.
+    pub pack_size: u64,
+    /// Bytes of the reserve.
+    pub reserve: u64,
+    /// Key of the hash of names.
+    pub name_seed: u64,
+}
+
+impl StoreConfig {
+    fn new(options: &MkfsOptions) -> Result<Self> {
+        CutParams::new(options.avg_chunk)?;
+        let (seed, _) = uuid::Uuid::new_v4().as_u64_pair();
+        let config = Self {
+            format: FORMAT,
+            uuid: uuid::Uuid::new_v4(),
+            avg_chunk: options.avg_chunk,
+            compression: options.compression.to_string(),
+            region_size: (256 << 10).max(options.avg_chunk * 4),
+            pack_size: 64 << 20,
+            reserve: options.reserve,
+            // TOML's integers are signed.
+            name_seed: seed >> 1,
+        };
+        Ok(config)
+    }
+
+    /// How new regions are compressed.
+    pub fn compression(&self) -> Result<Compression> {
+        Compression::from_str(&self.compression)
+    }
+
+    /// Reads the configuration of the store in `dir`.
+    pub fn load(dir: &Path) -> Result<Self> {
+        let path = dir.join(CONFIG_FILE);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) => return Err(not_a_store(dir, &path, error)),
+        };
+        Self::parse(&text, &path)
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let damaged = |error: toml::de::Error| {
+            Error::Format(format!(
+                "{} is damaged ({}); put back a copy of it, every other file of the store is as it was",
+                path.display(),
+                error.message()
+            ))
+        };
+        let version: Version = toml::from_str(text).map_err(damaged)?;
+        if version.format != FORMAT {
+            return Err(Error::Format(format!(
+                "{} has format {}, this program knows format {FORMAT}; use a cairnfs that is as new as the store",
+                path.display(),
+                version.format
+            )));
+        }
+        let config: Self = toml::from_str(text).map_err(damaged)?;
+        let sizes = config.region_size >= 4096
+            && config.region_size <= 16 << 20
+            && config.pack_size >= 1 << 20
+            && config.pack_size <= 16 << 30;
+        if !sizes {
+            return Err(Error::Format(format!("{} holds impossible sizes", path.display())));
+        }
+        CutParams::new(config.avg_chunk)?;
+        config.compression()?;
+        Ok(config)
+    }
+}
+
+fn not_a_store(dir: &Path, path: &Path, error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory if !dir.exists() => {
+            Error::NotAStore(format!("{} does not exist; make a store with `cairnfs mkfs`", dir.display()))
+        }
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Error::NotAStore(format!(
+            "{} is not a cairnfs store (it has no {CONFIG_FILE}); make one with `cairnfs mkfs`",
+            dir.display()
+        )),
+        _ => Error::io(format!("reading {}", path.display()), error),
+    }
+}
+
+/// Makes a store in `dir`, which must not exist or be empty.
+pub fn mkfs(dir: &Path, options: &MkfsOptions) -> Result<StoreConfig> {
+    let config = StoreConfig::new(options)?;
+    let made = match fs::create_dir(dir) {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            must_be_empty(dir)?;
+            false
+        }
+        Err(error) => return Err(Error::io(format!("making {}", dir.display()), error)),
+    };
+    let result = fill(dir, &config);
+    if result.is_err() && made {
+        // Leave nothing behind of what this call began; a directory that was there stays for its owner to look at.
+        let _ = fs::remove_dir_all(dir);
+    }
+    result.map(|()| config)
+}
+
+fn must_be_empty(dir: &Path) -> Result<()> {
+    let mut entries =
+        fs::read_dir(dir).map_err(|error| Error::io(format!("reading {}", dir.display()), error))?;
+    if dir.join(CONFIG_FILE).exists() {
+        return Err(Error::Usage(format!(
+            "{} is already a cairnfs store; nothing was changed",
+            dir.display()
+        )));
+    }
+    if entries.next().is_some() {
+        return Err(Error::Usage(format!(
+            "{} is not empty; name an empty or a new directory",
+            dir.display()
+        )));
+    }
+    Ok(())
+}
+
+fn fill(dir: &Path, config: &StoreConfig) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let failed = |what: &str| {
+        let what = format!("{what} in {}", dir.display());
+        move |error: io::Error| Error::io(what, error)
+    };
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(failed("setting permissions"))?;
+    let media = HostMedia::open(dir).map_err(failed("opening the directory"))?;
+    for name in ["meta", "packs"] {
+        media.mkdir(name).map_err(failed("making a directory"))?;
+        media.sync_dir(name).map_err(failed("syncing a directory"))?;
+    }
+    let reserve = media.create(RESERVE_FILE).map_err(failed("making the reserve"))?;
+    reserve
+        .allocate(0, config.reserve)
+        .and_then(|()| reserve.sync())
+        .map_err(failed("claiming the reserve (see --reserve)"))?;
+    let text = toml::to_string(config).map_err(|error| Error::Format(error.to_string()))?;
+    let text = format!("# A cairnfs store. Written once; the data cannot be read without it.\n{text}");
+    // The configuration comes last: a directory that has it is a whole store.
+    let temporary = format!("{CONFIG_FILE}.new");
+    let file = media.create(&temporary).map_err(failed("writing the configuration"))?;
+    file.write_at(text.as_bytes(), 0)
+        .and_then(|()| file.sync())
+        .and_then(|()| media.rename(&temporary, CONFIG_FILE))
+        .and_then(|()| media.sync_dir(""))
+        .map_err(failed("writing the configuration"))
+}

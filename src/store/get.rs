@@ -1,0 +1,164 @@
+//! Reading chunks.
+//!
+//! Keeps true: bytes are handed out only from a region that matched its checksum, and only with the length the extent
+//! says. A read that meets a place that is gone or does not match looks the chunk up once more: the collector may have
+//! moved it. A second failure is damage.
+
+use lru::LruCache;
+
+use crate::chunk::ChunkId;
+use crate::error::{Error, Result};
+use crate::meta::rows::{Piece, RegionRow, chunk_of, id_key};
+use crate::meta::{Layers, Table};
+use crate::pack::{Location, Region};
+use crate::sync::{Arc, Mutex, Ordering};
+
+use super::Store;
+
+/// Decoded regions, by bytes.
+#[derive(Debug)]
+pub(super) struct RegionCache {
+    limit: u64,
+    inner: Mutex<(u64, LruCache<Location, Arc<Region>>)>,
+}
+
+impl RegionCache {
+    pub fn new(limit: u64) -> Self {
+        Self { limit, inner: Mutex::new((0, LruCache::unbounded())) }
+    }
+
+    fn get(&self, at: &Location) -> Option<Arc<Region>> {
+        self.inner.lock().1.get(at).cloned()
+    }
+
+    fn put(&self, at: Location, region: Arc<Region>) {
+        let mut inner = self.inner.lock();
+        let (bytes, cache) = &mut *inner;
+        *bytes += region.plain.len() as u64;
+        if let Some((_, old)) = cache.push(at, region) {
+            *bytes -= old.plain.len() as u64;
+        }
+        while *bytes > self.limit && cache.len() > 1 {
+            match cache.pop_lru() {
+                Some((_, old)) => *bytes -= old.plain.len() as u64,
+                None => break,
+            }
+        }
+    }
+}
+
+impl Store {
+    /// Appends the bytes of `pieces`, in their order, to `out`.
+    pub fn read_pieces(&self, pieces: &[Piece], out: &mut Vec<u8>) -> Result<()> {
+        let mut last: Option<(RegionRow, Arc<Region>)> = None;
+        for piece in pieces {
+            if let Some((row, region)) = &last
+                && row.entry(piece.id).is_some()
+            {
+                append_piece(piece, region, out)?;
+                continue;
+            }
+            if self.read_unwritten(piece, out)? {
+                continue;
+            }
+            let found = self.region_of(piece.id)?;
+            append_piece(piece, &found.1, out)?;
+            last = Some(found);
+        }
+        Ok(())
+    }
+
+    /// Reads a region into the cache, if it is not there yet. Failures are left to the read that follows.
+    pub fn prefetch(&self, id: ChunkId) {
+        if let Ok(Some(row)) = find_region(&self.now(), id) {
+            let _ = self.load(&row.at);
+        }
+    }
+
+    /// Takes a piece of a chunk that has no row yet from its batch.
+    fn read_unwritten(&self, piece: &Piece, out: &mut Vec<u8>) -> Result<bool> {
+        if piece.id.0 < self.settled.load(Ordering::Acquire) {
+            return Ok(false);
+        }
+        let end = (piece.start + piece.len) as usize;
+        // The open one first: a batch that is sealed in between is then met twice, and never missed.
+        let batches = [Some(self.gate.open()), self.sealed.read().clone()];
+        for batch in batches.into_iter().flatten() {
+            let copied =
+                batch.regions.with_chunk(piece.id, |bytes| match bytes.get(piece.start as usize..end) {
+                    Some(part) => {
+                        out.extend_from_slice(part);
+                        Ok(())
+                    }
+                    None => Err(wrong_length(piece)),
+                });
+            if let Some(result) = copied {
+                return result.map(|()| true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The decoded region that holds a chunk, with its row.
+    pub fn region_of(&self, id: ChunkId) -> Result<(RegionRow, Arc<Region>)> {
+        match self.try_region_of(id) {
+            Ok(found) => Ok(found),
+            // Moved between the look at its row and the read of its pack: the row by now says where to.
+            Err(_) => self.try_region_of(id).inspect_err(|error| {
+                tracing::error!("chunk {} cannot be read: {error}", id.0);
+                self.bad.write().insert(id.0);
+            }),
+        }
+    }
+
+    /// A chunk did not read back: it is never reused from now on, and what is stored with its bytes is stored anew.
+    pub fn distrust(&self, id: ChunkId) {
+        self.bad.write().insert(id.0);
+    }
+
+    fn try_region_of(&self, id: ChunkId) -> Result<(RegionRow, Arc<Region>)> {
+        let row = find_region(&self.now(), id)?
+            .ok_or_else(|| Error::damaged(format!("chunk {} is referred to and not there", id.0)))?;
+        let region = self.load(&row.at)?;
+        Ok((row, region))
+    }
+
+    fn load(&self, at: &Location) -> Result<Arc<Region>> {
+        if let Some(region) = self.regions.get(at) {
+            return Ok(region);
+        }
+        let region = Arc::new(self.reader.read_region(at)?);
+        self.regions.put(*at, region.clone());
+        Ok(region)
+    }
+}
+
+/// The row of the region that has a chunk.
+pub(super) fn find_region(layers: &Layers, id: ChunkId) -> Result<Option<RegionRow>> {
+    let Some((key, row)) = layers.last(Table::Regions, &id_key(0), &id_key(id.0))? else {
+        return Ok(None);
+    };
+    let row = RegionRow::decode(ChunkId(chunk_of(&key)?), &row)?;
+    Ok(row.entry(id).is_some().then_some(row))
+}
+
+fn append_piece(piece: &Piece, region: &Region, out: &mut Vec<u8>) -> Result<()> {
+    let bytes = region
+        .chunk(piece.id)
+        .ok_or_else(|| Error::damaged(format!("the region of chunk {} does not have it", piece.id.0)))?;
+    if bytes.len() != piece.chunk_len as usize {
+        return Err(wrong_length(piece));
+    }
+    let end = (piece.start + piece.len) as usize;
+    match bytes.get(piece.start as usize..end) {
+        Some(part) => {
+            out.extend_from_slice(part);
+            Ok(())
+        }
+        None => Err(wrong_length(piece)),
+    }
+}
+
+fn wrong_length(piece: &Piece) -> Error {
+    Error::damaged(format!("chunk {} does not have the length its file says", piece.id.0))
+}

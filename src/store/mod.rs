@@ -1,0 +1,361 @@
+//! The datastore: bytes in, a ChunkId out, and back; group commit; the barrier.
+//!
+//! What stands where: [`barrier`] and [`cells`] decide about reuse, [`batch`] says who may still add to a batch,
+//! `put` stores chunks, `commit` makes batches durable (I1, I8), `get` reads, [`space`] knows the disk's free bytes,
+//! `collect` is what the collector may do to the store.
+
+pub mod barrier;
+pub mod batch;
+pub mod cells;
+mod collect;
+mod commit;
+mod config;
+mod get;
+mod locality;
+mod pool;
+mod put;
+mod region_builder;
+mod space;
+mod status;
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::chunk::{CutParams, Cutter};
+use crate::error::{Error, Result};
+use crate::media::{HostMedia, Media, StoreLock};
+use crate::meta::rows::{NameHash, STATE_KEY, State};
+use crate::meta::{Counter, Kv, Layers, Memtable, Meta, Table};
+use crate::pack::{Compression, PackId, PackReader, PackWriter};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, OnceLock, Ordering, RwLock};
+
+pub use batch::Member;
+pub use collect::FlipInfo;
+pub use config::{CONFIG_FILE, MkfsOptions, StoreConfig, mkfs};
+pub use put::Cut;
+pub use status::StoreStatus;
+
+use barrier::Barrier;
+use batch::{Batch, Gate};
+use commit::CommitState;
+use get::RegionCache;
+use locality::Locality;
+use pool::Pool;
+use space::SpaceKeeper;
+
+/// Inode numbers below this are the root's and the control directory's.
+pub const FIRST_INO: u64 = 16;
+
+/// Numbers skipped at each opening: more than one batch can give out, and a batch is all that a crash loses.
+const NUMBER_GAP: u64 = 1 << 20;
+
+/// How a store is opened.
+#[derive(Debug, Clone)]
+pub struct OpenOptions {
+    /// Refuse every change.
+    pub read_only: bool,
+    /// Bytes for caches: a third for decoded regions, two thirds for the metadata engine.
+    pub cache_bytes: u64,
+    /// Who opens it, for the message that others see.
+    pub who: String,
+    /// How long to wait for the lock.
+    pub lock_wait: Duration,
+    /// Threads that cut, hash and compress.
+    pub workers: usize,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self {
+            read_only: false,
+            cache_bytes: 192 << 20,
+            who: "cairnfs".to_owned(),
+            lock_wait: Duration::from_secs(10),
+            workers: std::thread::available_parallelism().map_or(2, |n| n.get().min(8)),
+        }
+    }
+}
+
+/// An open store.
+pub struct Store {
+    /// Immutable.
+    config: StoreConfig,
+    compression: Compression,
+    cutter: Cutter,
+    path: PathBuf,
+    read_only: bool,
+    media: Arc<dyn Media>,
+    /// Given up last.
+    lock: Mutex<Option<StoreLock>>,
+
+    meta: Meta,
+    gate: Gate,
+    barrier: Barrier,
+    writer: PackWriter,
+    reader: PackReader,
+    regions: RegionCache,
+    locality: Locality,
+    pool: Pool,
+    space: SpaceKeeper,
+
+    /// The next ChunkId; ordered by the locks of the region builders.
+    next_chunk: AtomicU64,
+    /// The next inode number.
+    next_ino: AtomicU64,
+    /// The present generation; raised by the flip while nobody can join.
+    generation: AtomicU64,
+    /// The sums as they stand in the database.
+    counters: Mutex<[i64; Counter::ALL.len()]>,
+    /// Plain bytes in regions that are not written yet.
+    pending_bytes: AtomicU64,
+
+    /// Every chunk with an id below this has its row in the database.
+    settled: AtomicU64,
+    /// The batch that is being committed.
+    sealed: RwLock<Option<Arc<Batch>>>,
+    /// Bytes that files stopped referring to since the last cycle began.
+    deleted: AtomicU64,
+    /// One commit at a time.
+    committing: Mutex<CommitState>,
+    /// Number of the last batch that is durable.
+    committed: AtomicU64,
+    /// Why the store takes no more changes (I8).
+    latch: OnceLock<String>,
+    closed: AtomicBool,
+    /// Chunks that did not read back; never reused.
+    bad: RwLock<HashSet<u64>>,
+}
+
+impl Store {
+    /// Opens the store in `dir` and takes its lock.
+    pub fn open(dir: &Path, options: &OpenOptions) -> Result<Arc<Self>> {
+        let config = StoreConfig::load(dir)?;
+        let path =
+            dir.canonicalize().map_err(|error| Error::io(format!("resolving {}", dir.display()), error))?;
+        let lock = StoreLock::acquire(&path, options.lock_wait, &options.who)?;
+        let media = HostMedia::open(&path)
+            .map_err(|error| Error::io(format!("opening {}", path.display()), error))?;
+        Self::on_media(Arc::new(media), config, path, Some(lock), options)
+    }
+
+    /// Opens a store on any media; `lock` is held until the store is closed.
+    pub fn on_media(
+        media: Arc<dyn Media>,
+        config: StoreConfig,
+        path: PathBuf,
+        lock: Option<StoreLock>,
+        options: &OpenOptions,
+    ) -> Result<Arc<Self>> {
+        let kv = open_database(media.as_ref(), (options.cache_bytes / 3 * 2) as usize)?;
+        let state = match kv.read()?.get(Table::State, STATE_KEY)? {
+            Some(row) => State::decode(&row)?,
+            None => State {
+                generation: 1,
+                next_chunk: 1,
+                next_ino: FIRST_INO,
+                next_pack: 1,
+                counters: [0; Counter::ALL.len()],
+            },
+        };
+        let fresh = state.next_ino == FIRST_INO;
+        let first = Batch::new(1);
+        let meta = Meta::new(kv, first.rows.clone())?;
+        let next_pack = PackId(state.next_pack);
+        let pool = Pool::new(options.workers.max(1)).map_err(|error| Error::io("starting workers", error))?;
+        let store = Self {
+            compression: config.compression()?,
+            cutter: Cutter::new(CutParams::new(config.avg_chunk)?),
+            path,
+            read_only: options.read_only,
+            lock: Mutex::new(lock),
+            meta,
+            gate: Gate::new(first),
+            barrier: Barrier::default(),
+            writer: PackWriter::new(media.clone(), *config.uuid.as_bytes(), config.pack_size, next_pack),
+            reader: PackReader::new(media.clone(), 256),
+            regions: RegionCache::new(options.cache_bytes / 3),
+            locality: Locality::default(),
+            pool,
+            space: SpaceKeeper::new(media.clone(), config.reserve),
+            // A crash may have left bytes or handles with numbers that no commit recorded; those are not given again.
+            next_chunk: AtomicU64::new(state.next_chunk + NUMBER_GAP),
+            next_ino: AtomicU64::new(state.next_ino + if fresh { 0 } else { NUMBER_GAP }),
+            generation: AtomicU64::new(state.generation),
+            counters: Mutex::new(state.counters),
+            pending_bytes: AtomicU64::new(0),
+            settled: AtomicU64::new(state.next_chunk),
+            sealed: RwLock::new(None),
+            deleted: AtomicU64::new(0),
+            committing: Mutex::new(CommitState::default()),
+            committed: AtomicU64::new(0),
+            latch: OnceLock::new(),
+            closed: AtomicBool::new(false),
+            bad: RwLock::new(HashSet::new()),
+            media,
+            config,
+        };
+        if !options.read_only {
+            store.space.restore_reserve();
+        }
+        Ok(Arc::new(store))
+    }
+
+    /// Makes everything durable, ends the workers and gives the lock up. Nothing can be changed afterwards.
+    pub fn close(self: &Arc<Self>) -> Result<()> {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let result = if self.read_only || self.latch.get().is_some() {
+            Ok(())
+        } else {
+            self.commit().and_then(|()| self.writer.seal()).and_then(|()| self.writer.sync())
+        };
+        self.pool.close();
+        let _ = self.latch.set("it was closed".to_owned());
+        drop(self.lock.lock().take());
+        result
+    }
+
+    /// Joins the open batch. Take the locks of inodes first; see [`batch`].
+    pub fn join(&self) -> Result<Member> {
+        self.writable()?;
+        Ok(self.gate.join())
+    }
+
+    /// Refuses where nothing may be changed.
+    pub fn writable(&self) -> Result<()> {
+        if self.read_only {
+            return Err(Error::Posix(libc::EROFS));
+        }
+        match self.latch.get() {
+            None => Ok(()),
+            Some(why) => Err(Error::Latched(why.clone())),
+        }
+    }
+
+    /// Takes no more changes from here on (I8).
+    pub(crate) fn latch(&self, why: &Error) {
+        if self.latch.set(why.to_string()).is_ok() {
+            tracing::error!("the store is read-only from now on: {why}");
+        }
+    }
+
+    /// One moment of the metadata.
+    pub fn now(&self) -> Arc<Layers> {
+        self.meta.now()
+    }
+
+    /// The metadata, for the deletion queue and the collector.
+    pub fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    /// The barrier.
+    pub fn barrier(&self) -> &Barrier {
+        &self.barrier
+    }
+
+    /// The store's directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the store was made with.
+    pub fn config(&self) -> &StoreConfig {
+        &self.config
+    }
+
+    /// The present generation.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// A new inode number; none is ever given twice.
+    pub fn new_ino(&self) -> u64 {
+        self.next_ino.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The order in which directories are read.
+    pub fn name_hash(&self) -> NameHash {
+        NameHash::new(self.config.name_seed)
+    }
+
+    /// The host file system's numbers.
+    pub fn host_space(&self) -> Result<crate::media::Space> {
+        self.media.space().map_err(|error| Error::io(format!("statvfs of {}", self.path.display()), error))
+    }
+
+    /// Refuses with ENOSPC unless `bytes` more, beside all that is promised already, will find room.
+    pub fn claim_space(&self, bytes: u64, promised: u64) -> Result<()> {
+        let promised =
+            promised + self.pending_bytes.load(Ordering::Relaxed) + self.gate.open().rows.bytes() * 2;
+        self.space.claim(bytes, promised)
+    }
+
+    /// The longest chunk there can be, in bytes.
+    pub fn max_chunk(&self) -> u64 {
+        self.cutter.params().max.into()
+    }
+
+    /// Bytes of rows in the open batch.
+    pub fn batch_bytes(&self) -> u64 {
+        self.gate.open().rows.bytes()
+    }
+
+    /// The number of the open batch.
+    pub fn open_batch(&self) -> u64 {
+        self.gate.open().number
+    }
+
+    /// The number of the last batch that is durable.
+    pub fn committed_batch(&self) -> u64 {
+        self.committed.load(Ordering::Acquire)
+    }
+
+    /// True if inodes without a name wait to be removed.
+    pub fn has_orphans(&self) -> bool {
+        self.counter(Counter::Orphans) > 0
+    }
+
+    /// Notes that files no longer refer to `bytes`; the collector's reason to start.
+    pub fn note_deleted(&self, bytes: u64) {
+        self.deleted.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes that files no longer refer to since the last cycle began.
+    pub fn deleted_bytes(&self) -> u64 {
+        self.deleted.load(Ordering::Relaxed)
+    }
+
+    /// A cycle begins.
+    pub fn reset_deleted(&self) {
+        self.deleted.store(0, Ordering::Relaxed);
+    }
+
+    /// Queues work for the pool.
+    pub fn spawn(&self, job: impl FnOnce() + Send + 'static) {
+        self.pool.ordinary(job);
+    }
+
+    /// A sum over the whole store, the open batches included.
+    pub fn counter(&self, counter: Counter) -> u64 {
+        let sums = self.counters.lock();
+        let (layers, base) = (self.now(), sums[counter as usize]);
+        let sealed = layers.sealed.as_ref().map_or(0, |batch: &Arc<Memtable>| batch.counted(counter));
+        (base + sealed + layers.active.counted(counter)).max(0) as u64
+    }
+}
+
+fn open_database(media: &dyn Media, cache_bytes: usize) -> Result<Kv> {
+    let failed = |error| Error::io(format!("opening {}", config::META_FILE), error);
+    let there = media.exists(config::META_FILE).map_err(failed)?;
+    let file = if there {
+        media.open(config::META_FILE, true).map_err(failed)?
+    } else {
+        let file = media.create(config::META_FILE).map_err(failed)?;
+        media.sync_dir("meta").map_err(failed)?;
+        file
+    };
+    Kv::open(file, cache_bytes)
+}

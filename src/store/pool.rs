@@ -1,0 +1,105 @@
+//! The workers that cut, hash and compress beside the threads that answer requests.
+//!
+//! Keeps true: regions that wait to be written come before everything else, so what is pending drains; and a worker
+//! never waits for another worker, so the pool cannot lock itself up.
+
+use std::collections::VecDeque;
+use std::thread::JoinHandle;
+
+use crate::sync::{Arc, Condvar, Mutex};
+
+type Job = Box<dyn FnOnce() + Send>;
+
+#[derive(Default)]
+struct Queues {
+    urgent: VecDeque<Job>,
+    ordinary: VecDeque<Job>,
+    closed: bool,
+}
+
+#[derive(Default)]
+struct Shared {
+    queues: Mutex<Queues>,
+    more: Condvar,
+}
+
+/// The pool.
+pub struct Pool {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Pool {
+    /// Starts `threads` workers.
+    pub fn new(threads: usize) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let mut running = Vec::new();
+        for number in 0..threads {
+            let shared = shared.clone();
+            let worker = std::thread::Builder::new()
+                .name(format!("cairn-work-{number}"))
+                .spawn(move || shared.work())?;
+            running.push(worker);
+        }
+        Ok(Self { shared, threads: Mutex::new(running) })
+    }
+
+    /// Queues a region to be written.
+    pub fn urgent(&self, job: impl FnOnce() + Send + 'static) {
+        self.shared.queues.lock().urgent.push_back(Box::new(job));
+        self.shared.more.notify_one();
+    }
+
+    /// Queues other work.
+    pub fn ordinary(&self, job: impl FnOnce() + Send + 'static) {
+        self.shared.queues.lock().ordinary.push_back(Box::new(job));
+        self.shared.more.notify_one();
+    }
+
+    /// Does one urgent job in the calling thread; false if there is none.
+    pub fn help(&self) -> bool {
+        let job = self.shared.queues.lock().urgent.pop_front();
+        match job {
+            Some(job) => {
+                job();
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Lets the workers finish what is queued, and ends them.
+    pub fn close(&self) {
+        self.shared.queues.lock().closed = true;
+        self.shared.more.notify_all();
+        for thread in self.threads.lock().drain(..) {
+            // A worker that panicked has said so on stderr; the others are still waited for.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Shared {
+    fn work(&self) {
+        loop {
+            let job = {
+                let mut queues = self.queues.lock();
+                loop {
+                    let next = queues.urgent.pop_front().or_else(|| queues.ordinary.pop_front());
+                    match next {
+                        Some(job) => break job,
+                        None if queues.closed => return,
+                        None => self.more.wait(&mut queues),
+                    }
+                }
+            };
+            job();
+        }
+    }
+}

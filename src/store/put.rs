@@ -1,0 +1,156 @@
+//! Storing chunks.
+//!
+//! Keeps true (I4): a chunk that is found is referred to only after the barrier allowed it, and the caller is a member
+//! of its batch all the while. A member uses what its own batch or an earlier one names, never what a later one does:
+//! its batch is committed first and must not depend on rows that may never come.
+
+use crate::chunk::{ChunkId, Digest, is_zero};
+use crate::error::{Error, Result};
+use crate::meta::memtable::Known;
+use crate::meta::rows::{RegionEntry, RegionRow, id_key};
+use crate::meta::{Counter, Layers, Table};
+use crate::pack::encode_region;
+use crate::sync::{Arc, Ordering};
+
+use super::Store;
+use super::barrier::Verdict;
+use super::batch::{Batch, Member};
+use super::region_builder::PendingRegion;
+
+/// A chunk that was cut and hashed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    /// Its length.
+    pub len: u32,
+    /// Its digest; `None` if all its bytes are zero, which a hole says as well.
+    pub digest: Option<Digest>,
+}
+
+/// Plain bytes in unwritten regions above which whoever adds helps to write them.
+const PENDING_LIMIT: u64 = 32 << 20;
+
+impl Store {
+    /// Cuts and hashes. Pure: needs no lock and no membership.
+    pub fn cut(&self, data: &[u8]) -> Vec<Cut> {
+        let hashed = |piece: &[u8]| Cut {
+            len: piece.len() as u32,
+            digest: if is_zero(piece) { None } else { Some(Digest::of(piece)) },
+        };
+        self.cutter.cut(data).map(hashed).collect()
+    }
+
+    /// Stores a chunk, or finds it. `bytes` are what `digest` was made of.
+    pub fn put(self: &Arc<Self>, member: &Member, digest: Digest, bytes: &[u8]) -> Result<ChunkId> {
+        // The epoch first: what is remembered later comes from layers that are at least as new (I9).
+        let epoch = self.locality.epoch();
+        let layers = self.now();
+        if let Some(id) = self.find(member, epoch, &layers, &digest)?
+            && self.may_reuse(id)
+        {
+            return Ok(id);
+        }
+        let known = || {
+            let id = own_digest(member, &digest)?;
+            self.may_reuse(id).then_some(id)
+        };
+        let born = |id: ChunkId| {
+            member.rows.put(Table::Digests, &digest.0, &id_key(id.0));
+            member.rows.count(Counter::Chunks, 1);
+            member.rows.count(Counter::PlainBytes, bytes.len() as i64);
+            self.pending_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        };
+        let size = self.config.region_size as usize;
+        match member.regions.add(&self.next_chunk, size, (digest, bytes), known, born) {
+            Err(id) => Ok(id),
+            Ok(added) => {
+                for region in added.full {
+                    self.queue_region(&member.batch(), region);
+                }
+                Ok(added.id)
+            }
+        }
+    }
+
+    /// Lets the caller write regions while too many wait. Not for members: they must not be held up.
+    pub fn relieve(&self) {
+        while self.pending_bytes.load(Ordering::Relaxed) > PENDING_LIMIT && self.pool.help() {}
+    }
+
+    fn may_reuse(&self, id: ChunkId) -> bool {
+        !self.bad.read().contains(&id.0) && self.barrier.reuse(id) == Verdict::Reuse
+    }
+
+    /// The chunk with this digest as far as `member` may know of it.
+    fn find(&self, member: &Member, epoch: u64, layers: &Layers, digest: &Digest) -> Result<Option<ChunkId>> {
+        if let Some(id) = own_digest(member, digest) {
+            return Ok(Some(id));
+        }
+        if let Some(sealed) = &layers.sealed
+            && let Known::Value(row) = sealed.get(Table::Digests, &digest.0)
+            && Arc::ptr_eq(&layers.active, &member.rows)
+        {
+            return decode_id(&row).map(Some);
+        }
+        if let Some(id) = self.locality.get(digest) {
+            return Ok(Some(id));
+        }
+        let Some(row) = layers.view.get(Table::Digests, &digest.0)? else {
+            return Ok(None);
+        };
+        let id = decode_id(&row)?;
+        self.locality.preload(epoch, &layers.view, id)?;
+        Ok(Some(id))
+    }
+
+    /// Has a closed region written by the pool.
+    pub(super) fn queue_region(self: &Arc<Self>, batch: &Arc<Batch>, region: Arc<PendingRegion>) {
+        let (store, batch) = (self.clone(), batch.clone());
+        self.pool.urgent(move || store.write_region(&batch, region));
+    }
+
+    /// Compresses a region, appends it to a pack and notes where it is.
+    pub(super) fn write_region(&self, batch: &Batch, region: Arc<PendingRegion>) {
+        let Some(first) = region.first() else {
+            return;
+        };
+        let record = encode_region(&region.chunks, &region.plain, self.compression);
+        match self.append(&record) {
+            Err(error) => batch.regions.failed(region, error),
+            Ok(at) => {
+                let entry = |len, digest| Some(RegionEntry { len, digest });
+                let row = RegionRow {
+                    first,
+                    at,
+                    plain: region.plain.len() as u32,
+                    entries: region.chunks.iter().map(|chunk| entry(chunk.len, chunk.digest)).collect(),
+                };
+                batch.rows.put(Table::Regions, &id_key(first.0), &row.encode());
+                batch.rows.count(Counter::StoredBytes, record.len() as i64);
+                self.pending_bytes.fetch_sub(region.plain.len() as u64, Ordering::Relaxed);
+                batch.regions.written(first);
+            }
+        }
+    }
+
+    /// Appends a region record; on a full disk the reserve is given up for it, since what is appended was
+    /// acknowledged long ago.
+    pub(super) fn append(&self, record: &[u8]) -> Result<crate::pack::Location> {
+        match self.writer.append(record) {
+            Err(error) if error.is_no_space() && self.space.give_up_reserve() => self.writer.append(record),
+            other => other,
+        }
+    }
+}
+
+fn own_digest(member: &Member, digest: &Digest) -> Option<ChunkId> {
+    match member.rows.get(Table::Digests, &digest.0) {
+        Known::Value(row) => decode_id(&row).ok(),
+        Known::Nothing | Known::Removed => None,
+    }
+}
+
+/// The ChunkId in a digest's row.
+pub(super) fn decode_id(row: &[u8]) -> Result<ChunkId> {
+    let bytes: [u8; 8] = row.try_into().map_err(|_| Error::damaged("a digest's row has a wrong length"))?;
+    Ok(ChunkId(u64::from_be_bytes(bytes)))
+}

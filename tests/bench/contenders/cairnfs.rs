@@ -1,0 +1,131 @@
+//! cairnfs itself, as its users have it: the built program, a store, a mount.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::fs::fsync;
+
+use super::{Contender, Stage, disk_usage};
+use crate::measure::{Cost, Outcome, output, peak_memory, process_cpu, run, timed};
+
+pub struct Cairnfs {
+    program: PathBuf,
+    store: PathBuf,
+    mount: PathBuf,
+    daemon: Option<u32>,
+    /// Of the daemons that were there before this one.
+    peak: u64,
+}
+
+pub fn missing(program: Option<&Path>) -> Option<String> {
+    match program {
+        None => Some("the program was not built; say --cairnfs PATH".into()),
+        Some(program) if !program.exists() => {
+            Some(format!("{} is not there; cargo build", program.display()))
+        }
+        Some(_) => super::floor::missing(),
+    }
+}
+
+impl Cairnfs {
+    pub fn new(stage: &Stage<'_>) -> Outcome<Self> {
+        let program = stage.cairnfs.ok_or("cairnfs was not built")?.to_owned();
+        let mut cairnfs = Cairnfs {
+            program,
+            store: stage.dir("cairnfs-store")?,
+            mount: stage.dir("cairnfs")?,
+            daemon: None,
+            peak: 0,
+        };
+        run(cairnfs.command("mkfs").arg(&cairnfs.store))?;
+        cairnfs.start()?;
+        Ok(cairnfs)
+    }
+
+    fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg(name);
+        command
+    }
+
+    fn start(&mut self) -> Outcome<()> {
+        let mut mount = self.command("mount");
+        // A cycle that started by itself would fall into another phase's time.
+        mount.arg(&self.store).arg(&self.mount).args(["-o", "gc=off"]);
+        output(&mut mount)?;
+        self.daemon = daemon_of(&self.store);
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Outcome<()> {
+        self.peak = self.peak.max(self.daemon.and_then(peak_memory).unwrap_or(0));
+        self.daemon = None;
+        output(Command::new("umount").arg(&self.mount)).map(drop)
+    }
+}
+
+/// The process that was started to mount `store`, which is the one that serves it.
+fn daemon_of(store: &Path) -> Option<u32> {
+    let wanted = store.as_os_str().as_encoded_bytes();
+    let processes = std::fs::read_dir("/proc").ok()?;
+    processes.filter_map(Result::ok).find_map(|entry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let words = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let names_store = words.split(|byte| *byte == 0).any(|word| word == wanted);
+        names_store.then_some(pid)
+    })
+}
+
+impl Contender for Cairnfs {
+    fn name(&self) -> &'static str {
+        "cairnfs"
+    }
+
+    fn root(&self) -> Option<&Path> {
+        Some(&self.mount)
+    }
+
+    fn daemon(&self) -> Option<u32> {
+        self.daemon
+    }
+
+    /// One fsync makes everything durable; syncfs does not reach a FUSE daemon.
+    fn durable(&mut self) -> Outcome<Option<f64>> {
+        let ((), seconds) = timed(|| {
+            let root = std::fs::File::open(&self.mount).map_err(|e| e.to_string())?;
+            fsync(&root).map_err(|e| format!("fsync {}: {e}", self.mount.display()))
+        })?;
+        Ok(Some(seconds))
+    }
+
+    fn collect(&mut self) -> Outcome<Option<Cost>> {
+        let cpu = |pid: Option<u32>| pid.and_then(process_cpu).unwrap_or(0.0);
+        let before = cpu(self.daemon);
+        let mut cost = run(self.command("gc").arg(&self.mount).arg("--json"))?;
+        cost.cpu += cpu(self.daemon) - before;
+        Ok(Some(cost))
+    }
+
+    fn stored(&mut self) -> Outcome<Option<u64>> {
+        self.durable()?;
+        disk_usage(&self.store).map(Some)
+    }
+
+    fn cool(&mut self) -> Outcome<()> {
+        self.stop()?;
+        self.start()
+    }
+
+    fn peak(&mut self) -> Option<u64> {
+        let now = self.daemon.and_then(peak_memory).unwrap_or(0);
+        Some(self.peak.max(now)).filter(|peak| *peak > 0)
+    }
+}
+
+impl Drop for Cairnfs {
+    fn drop(&mut self) {
+        if let Err(problem) = self.stop() {
+            eprintln!("{problem}");
+        }
+    }
+}
