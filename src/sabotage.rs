@@ -15,8 +15,6 @@ pub enum Protection {
     DrainBeforeSnapshot,
     /// Chunks born after the flip are not looked at.
     Watermark,
-    /// Reuse and condemnation are one atomic decision (I6).
-    OneDecision,
     /// A digest's row is removed only if it still names the condemned chunk.
     DigestStillNames,
     /// Space is freed after the removal of its names is durable (I3).
@@ -42,12 +40,11 @@ mod switches {
     static OUT: AtomicU32 = AtomicU32::new(0);
     static FROM_ENVIRONMENT: OnceLock<u32> = OnceLock::new();
 
-    const NAMES: [(&str, Protection); 12] = [
+    const NAMES: [(&str, Protection); 11] = [
         ("mark-on-hit", Protection::MarkOnHit),
         ("one-snapshot", Protection::OneSnapshot),
         ("drain-before-snapshot", Protection::DrainBeforeSnapshot),
         ("watermark", Protection::Watermark),
-        ("one-decision", Protection::OneDecision),
         ("digest-still-names", Protection::DigestStillNames),
         ("durable-before-free", Protection::DurableBeforeFree),
         ("mark-orphans", Protection::MarkOrphans),

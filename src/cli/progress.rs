@@ -9,6 +9,10 @@ use super::size::show_size;
 use crate::control::Progress;
 use crate::gc::Stage;
 
+const PLAIN: &str = "{spinner} {msg}  {elapsed}";
+const BYTES: &str = "{spinner} {msg:24} [{bar:30}] {binary_bytes}/{binary_total_bytes}  {elapsed}";
+const PERCENT: &str = "{spinner} {msg:24} [{bar:30}] {percent}%  {elapsed}";
+
 /// A line that shows what is being done. Disappears when dropped.
 pub(super) struct Display(ProgressBar);
 
@@ -19,7 +23,7 @@ impl Display {
             return Self(ProgressBar::hidden());
         }
         let bar = ProgressBar::new_spinner();
-        bar.set_style(style("{spinner} {msg}  {elapsed}"));
+        bar.set_style(style(PLAIN));
         bar.set_message(text.to_owned());
         bar.enable_steady_tick(Duration::from_millis(120));
         Self(bar)
@@ -29,9 +33,7 @@ impl Display {
     pub(super) fn of_bytes(text: &str, total: u64) -> Self {
         let display = Self::new(text);
         display.0.set_length(total);
-        display
-            .0
-            .set_style(style("{spinner} {msg:24} [{bar:30}] {binary_bytes}/{binary_total_bytes}  {elapsed}"));
+        display.0.set_style(style(BYTES));
         display
     }
 
@@ -45,7 +47,7 @@ impl Display {
         match progress {
             Progress::Stage(stage) => self.0.set_message(stage_words(stage)),
             Progress::Check { done, total, bytes } => {
-                self.0.set_style(style("{spinner} {msg:24} [{bar:30}] {percent}%  {elapsed}"));
+                self.0.set_style(style(PERCENT));
                 self.0.set_length(total);
                 self.0.set_position(done);
                 if bytes > 0 {
@@ -78,5 +80,17 @@ pub(super) fn stage_words(stage: Stage) -> &'static str {
         Stage::Mark => "marking what is in use",
         Stage::Sweep => "sweeping what is not",
         Stage::Reclaim => "giving space back",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_templates_parse() {
+        for template in [PLAIN, BYTES, PERCENT] {
+            assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
+        }
     }
 }

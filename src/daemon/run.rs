@@ -121,11 +121,19 @@ fn run_session(
     })
 }
 
+/// Lets the kernel learn which requests need not be asked. Until it has opened one file, it ends each file that it
+/// makes with a request; until it has opened one directory, likewise.
+fn learn(mountpoint: &Path) -> std::io::Result<()> {
+    fs::read(mountpoint.join(".cairnfs/generation"))?;
+    fs::read_dir(mountpoint).map(drop)
+}
+
 /// Waits until the mount answers and says so; takes it down again if that has become pointless.
 fn greet(mountpoint: &Path, ready: impl FnOnce() -> Result<()>) -> Result<()> {
     let answered = fs::metadata(mountpoint)
+        .and_then(|_| learn(mountpoint))
         .map_err(|e| Error::io(format!("the new mount at {}", mountpoint.display()), e))
-        .and_then(|_| ready());
+        .and_then(|()| ready());
     match &answered {
         Ok(()) => tracing::info!("mounted at {}", mountpoint.display()),
         Err(_) => {

@@ -35,31 +35,41 @@ struct CutBlock {
     closed: bool,
 }
 
+/// How a file is flushed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flush {
+    /// It grows: its last chunk waits for what comes behind it.
+    Growing,
+    /// It has not grown for a while.
+    Aged,
+    /// Somebody waits for it: what another flush has in hand is waited for as well.
+    Wanted,
+}
+
 impl Fs {
     /// A flush whose failure is told to whoever syncs later: the bytes stay staged.
-    pub(super) fn flush_in_background(self: &Arc<Self>, inode: &Arc<Inode>) {
-        if let Err(error) = self.flush(inode, false) {
+    pub(super) fn flush_in_background(self: &Arc<Self>, inode: &Arc<Inode>, how: Flush) {
+        if let Err(error) = self.flush(inode, how) {
             tracing::warn!("inode {} could not be written out, it stays in memory: {error}", inode.ino);
         }
     }
 
-    /// Stores what is staged of a file; with `all`, whatever another flush has in hand included, and the last chunk
-    /// although more may follow it.
-    pub(super) fn flush(self: &Arc<Self>, inode: &Arc<Inode>, all: bool) -> Result<()> {
-        let Some(blocks) = self.begin_flush(inode, all)? else {
+    /// Stores what is staged of a file.
+    pub(super) fn flush(self: &Arc<Self>, inode: &Arc<Inode>, how: Flush) -> Result<()> {
+        let Some(blocks) = self.begin_flush(inode, how)? else {
             return Ok(());
         };
         let cut: Result<Vec<CutBlock>> = blocks.into_iter().map(|block| self.cut_block(block)).collect();
         self.store.relieve();
         let mut state = inode.lock();
-        let result = cut.and_then(|blocks| self.install(inode.ino, &mut state, &blocks, all));
+        let result = cut.and_then(|blocks| self.install(inode.ino, &mut state, &blocks, how));
         self.end_flush(inode, &mut state, result.is_ok());
         result
     }
 
     /// Moves the staged bytes into the flush, and says what has to be cut.
-    fn begin_flush(self: &Arc<Self>, inode: &Arc<Inode>, all: bool) -> Result<Option<Vec<Block>>> {
-        let mut state = if all { inode.lock_settled() } else { inode.lock() };
+    fn begin_flush(self: &Arc<Self>, inode: &Arc<Inode>, how: Flush) -> Result<Option<Vec<Block>>> {
+        let mut state = if how == Flush::Wanted { inode.lock_settled() } else { inode.lock() };
         if !state.flushing.is_empty() || state.staging.is_empty() || state.dead {
             return Ok(None);
         }
@@ -116,7 +126,7 @@ impl Fs {
         let Some(before) = run.offset.checked_sub(1) else {
             return Ok(0);
         };
-        if before >= state.disk_size {
+        if before >= state.disk_size || state.content_cut == Some(run.offset) {
             return Ok(run.offset);
         }
         let at = extents::pieces(layers, ino, before, before + 1)?;
@@ -156,7 +166,7 @@ impl Fs {
         ino: u64,
         state: &mut InodeState,
         blocks: &[CutBlock],
-        all: bool,
+        how: Flush,
     ) -> Result<()> {
         if state.dead {
             return Ok(());
@@ -164,7 +174,7 @@ impl Fs {
         let member = self.join()?;
         let layers = self.now();
         for block in blocks {
-            let cuts = self.cuts_to_store(state, block, all);
+            let cuts = cuts_to_store(state, block, how);
             let mut at = 0usize;
             let mut pieces = Vec::with_capacity(cuts.len());
             for cut in cuts {
@@ -179,7 +189,9 @@ impl Fs {
             let end = block.start + at as u64;
             extents::replace(&member, &layers, ino, state, (block.start, end), pieces)?;
             state.disk_size = state.disk_size.max(end);
+            state.content_cut = None;
             if at < block.data.len() {
+                state.content_cut = Some(end);
                 let before = state.staging.bytes();
                 state.staging.write_below(end, &block.data[at..]);
                 self.dirty.add(state.staging.bytes() - before);
@@ -188,13 +200,6 @@ impl Fs {
         state.settle_size();
         state.save(ino, &member.rows);
         Ok(())
-    }
-
-    /// All cuts of a block, but for the last of a file that is still growing: where it ends is not known yet.
-    fn cuts_to_store<'a>(&self, state: &InodeState, block: &'a CutBlock, all: bool) -> &'a [Cut] {
-        let end = block.start + block.data.len() as u64;
-        let growing = !all && !block.closed && end >= state.row.size && block.cuts.len() > 1;
-        if growing { &block.cuts[..block.cuts.len() - 1] } else { &block.cuts }
     }
 
     fn end_flush(&self, inode: &Arc<Inode>, state: &mut InodeState, stored: bool) {
@@ -213,6 +218,13 @@ impl Fs {
         }
         inode.flushed.notify_all();
     }
+}
+
+/// All cuts of a block, but for the last of a file that is still growing: where it ends is not known yet.
+fn cuts_to_store<'a>(state: &InodeState, block: &'a CutBlock, how: Flush) -> &'a [Cut] {
+    let end = block.start + block.data.len() as u64;
+    let growing = how == Flush::Growing && !block.closed && end >= state.row.size && block.cuts.len() > 1;
+    if growing { &block.cuts[..block.cuts.len() - 1] } else { &block.cuts }
 }
 
 /// The parts of `clipped` as the file has them, not cut off at the range that was asked for.

@@ -43,6 +43,8 @@ pub struct InodeState {
     pub staging: Staging,
     /// On their way to becoming chunks; below `staging`, above the extents.
     pub flushing: Vec<Run>,
+    /// Where the last chunk of a growing file ended because its content said so.
+    pub content_cut: Option<u64>,
     /// True while the inode stands in the queue of dirty inodes.
     pub queued: bool,
     /// The inode has no name and nobody remembers it: nothing more is written for it.
@@ -60,6 +62,7 @@ impl Inode {
             row,
             staging: Staging::default(),
             flushing: Vec::new(),
+            content_cut: None,
             queued: false,
             dead: false,
             next_read: u64::MAX,
@@ -209,6 +212,11 @@ impl InodeTable {
         }
         shard.references.remove(&ino);
         true
+    }
+
+    /// True if the kernel remembers an inode.
+    pub fn is_remembered(&self, ino: u64) -> bool {
+        self.shard(ino).references.contains_key(&ino)
     }
 
     /// Drops an inode that exists no more.

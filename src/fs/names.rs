@@ -235,7 +235,7 @@ impl Fs {
         if state.row.nlink == 0 {
             member.rows.put(Table::Orphans, &id_key(ino), &[]);
             member.rows.count(Counter::Orphans, 1);
-            self.orphans.unlinked(ino);
+            self.orphans.unlinked(ino, self.inodes.is_remembered(ino), member.number);
         }
     }
 

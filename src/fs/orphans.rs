@@ -25,12 +25,14 @@ const ROWS_AT_A_TIME: usize = 4096;
 pub(super) struct Orphans {
     /// `None` while the kernel remembers the inode; then the batch that was open when it forgot.
     inodes: Mutex<HashMap<u64, Option<u64>>>,
+    /// Held while orphans are chosen and removed, so that none is removed, and counted, twice.
+    reaping: Mutex<()>,
 }
 
 impl Orphans {
-    /// An inode lost its last name.
-    pub fn unlinked(&self, ino: u64) {
-        self.inodes.lock().insert(ino, None);
+    /// An inode lost its last name in `batch`; `remembered` says whether the kernel still knows it.
+    pub fn unlinked(&self, ino: u64, remembered: bool, batch: u64) {
+        self.inodes.lock().insert(ino, (!remembered).then_some(batch));
     }
 
     fn is_orphan(&self, ino: u64) -> bool {
@@ -55,11 +57,13 @@ impl Fs {
         self.orphans.inodes.lock().insert(ino, Some(batch));
     }
 
-    /// Removes what it can of inodes without a name. Returns true if it removed anything and more may be there.
-    pub(super) fn reap(&self) -> Result<bool> {
+    /// Removes some of the inodes without a name, as far as nobody needs them. Returns how many are gone, and whether
+    /// more may be there.
+    pub(super) fn reap(&self) -> Result<(u64, bool)> {
+        let _reaping = self.orphans.reaping.lock();
         let (ready, more) = self.ready_orphans()?;
         if ready.is_empty() {
-            return Ok(false);
+            return Ok((0, false));
         }
         let mut gone = Vec::new();
         let bytes = self.store.rewrite(false, |txn, sums| {
@@ -85,7 +89,7 @@ impl Fs {
         for ino in &gone {
             known.remove(ino);
         }
-        Ok(more || gone.len() < ready.len())
+        Ok((gone.len() as u64, more || gone.len() < ready.len()))
     }
 
     /// Orphans in the database that may go, and whether there may be more.
@@ -107,10 +111,16 @@ impl Fs {
         Ok((ready, more))
     }
 
-    /// Commits, and works the queue off as far as the kernel lets it.
+    /// Commits, and works off what is in the queue by then, as far as the kernel lets it. What is deleted meanwhile is
+    /// for the next time: under steady deletes there would be no end.
     pub fn drain_orphans(self: &Arc<Self>) -> Result<()> {
         self.sync()?;
-        while self.reap()? {}
+        let (mut left, mut more) = (self.store.counter(Counter::Orphans), true);
+        while more && left > 0 {
+            let gone;
+            (gone, more) = self.reap()?;
+            left = left.saturating_sub(gone);
+        }
         Ok(())
     }
 }

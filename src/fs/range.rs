@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::meta::rows::{Extent, Piece};
 use crate::sync::Arc;
 
+use super::flush::Flush;
 use super::inode::{Inode, InodeState, lock_two};
 use super::names::{APPEND_ONLY, IMMUTABLE};
 use super::types::{SIZE_MAX, Timestamp};
@@ -79,8 +80,8 @@ impl Fs {
         let (source, target) = (self.inode(from)?, self.inode(to)?);
         self.store.claim_space(4096, self.dirty.bytes())?;
         for _ in 0..SETTLE_TRIES {
-            self.flush(&source, true)?;
-            self.flush(&target, true)?;
+            self.flush(&source, Flush::Wanted)?;
+            self.flush(&target, Flush::Wanted)?;
             let (mut source_state, mut target_state) = lock_two(&source, &target);
             let settled = is_settled(&source_state) && target_state.as_deref().is_none_or(is_settled);
             if settled {

@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::meta::rows::Piece;
 use crate::sync::Arc;
 
+use super::flush::Flush;
 use super::inode::InodeState;
 use super::staging::{Run, copy_part};
 use super::types::Timestamp;
@@ -131,7 +132,7 @@ impl Fs {
     /// SEEK_DATA and SEEK_HOLE from `offset`.
     pub fn lseek(self: &Arc<Self>, ino: u64, offset: i64, whence: i32) -> Result<u64> {
         let inode = self.inode(ino)?;
-        self.flush(&inode, true)?;
+        self.flush(&inode, Flush::Wanted)?;
         let state = inode.lock_settled();
         let Some(mut at) = u64::try_from(offset).ok().filter(|at| *at < state.row.size) else {
             return posix(libc::ENXIO);

@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::sync::{Arc, OnceLock};
 
 use super::Fs;
+use super::flush::Flush;
 use super::inode::Inode;
 
 /// A batch with this many bytes of rows is committed.
@@ -33,7 +34,7 @@ impl Fs {
     /// Makes a file's bytes and attributes, or a directory's entries, durable.
     pub fn fsync(self: &Arc<Self>, ino: u64) -> Result<()> {
         let inode = self.inode(ino)?;
-        self.flush(&inode, true)?;
+        self.flush(&inode, Flush::Wanted)?;
         self.store.commit()
     }
 
@@ -49,7 +50,7 @@ impl Fs {
             && !inode.lock().staging.is_empty()
         {
             let fs = self.clone();
-            self.store.spawn(move || fs.flush_in_background(&inode));
+            self.store.spawn(move || fs.flush_in_background(&inode, Flush::Aged));
         }
     }
 
@@ -64,7 +65,7 @@ impl Fs {
                 loop {
                     let next: Option<Arc<Inode>> = queue.lock().pop_front();
                     let Some(inode) = next else { break };
-                    if let Err(error) = fs.flush(&inode, true) {
+                    if let Err(error) = fs.flush(&inode, Flush::Wanted) {
                         let mut state = inode.lock();
                         fs.dirty.push(&inode, &mut state);
                         failure.lock().get_or_insert(error);
@@ -150,7 +151,7 @@ impl Fs {
     }
 
     fn reap_all(&self, stopped: &Receiver<()>) -> Result<()> {
-        while self.reap()? {
+        while self.reap()?.1 {
             if matches!(stopped.try_recv(), Err(crossbeam_channel::TryRecvError::Disconnected)) {
                 break;
             }

@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::sync::{Arc, AtomicU64, Ordering};
 
 use super::attr::clear_set_ids;
+use super::flush::Flush;
 use super::inode::{Inode, InodeState};
 use super::names::{APPEND_ONLY, IMMUTABLE};
 use super::types::{SIZE_MAX, Timestamp};
@@ -125,7 +126,7 @@ impl Fs {
         drop(state);
         if stream {
             let fs = self.clone();
-            self.store.spawn(move || fs.flush_in_background(&inode));
+            self.store.spawn(move || fs.flush_in_background(&inode, Flush::Growing));
         } else if self.dirty.bytes() > FLUSH_START {
             self.flush_oldest();
         }
@@ -153,7 +154,7 @@ impl Fs {
         self.store.spawn(move || {
             while fs.dirty.bytes() > FLUSH_STOP {
                 match fs.dirty.pop() {
-                    Some(inode) => fs.flush_in_background(&inode),
+                    Some(inode) => fs.flush_in_background(&inode, Flush::Aged),
                     None => break,
                 }
             }

@@ -41,10 +41,11 @@ pub(super) fn negotiate(config: &mut KernelConfig, opts: &MountOptions) {
 fn wanted(opts: &MountOptions) -> InitFlags {
     // Not wanted: ATOMIC_O_TRUNC (OPEN may not come, so truncation has to be a SETATTR), POSIX_LOCKS and FLOCK_LOCKS
     // (the kernel locks by itself), AUTO_INVAL_DATA (only the kernel's own writes change a file: a new mtime is no
-    // reason to drop pages), SETXATTR_EXT (fuser does not know that form of the request).
+    // reason to drop pages), READDIRPLUS_AUTO (who lists a directory nearly always looks at its files next; auto asks
+    // for each of them), SETXATTR_EXT (fuser does not know that form of the request).
     let mut wanted = InitFlags::FUSE_PARALLEL_DIROPS
         | InitFlags::FUSE_DO_READDIRPLUS
-        | InitFlags::FUSE_READDIRPLUS_AUTO
+        | InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP
         | InitFlags::FUSE_CACHE_SYMLINKS
         | InitFlags::FUSE_EXPORT_SUPPORT
         | InitFlags::FUSE_EXPLICIT_INVAL_DATA

@@ -193,13 +193,9 @@ impl Filesystem for Adapter {
         name: &OsStr,
         mode: u32,
         umask: u32,
-        _flags: i32,
+        flags: i32,
         reply: ReplyCreate,
     ) {
-        if self.opts.no_open {
-            // The kernel does the same with MKNOD from now on.
-            return reply.error(Errno::ENOSYS);
-        }
         let name = name.as_bytes();
         let mode = libc::S_IFREG | mode & 0o7777;
         let result = may_create(parent.0, name)
@@ -210,7 +206,7 @@ impl Filesystem for Adapter {
                 &convert::file_attr(&attr),
                 Generation(attr.generation),
                 FileHandle(0),
-                FopenFlags::FOPEN_KEEP_CACHE,
+                new_file_flags(flags),
             ),
             Err(error) => reply.error(asked("create", parent).errno(&error)),
         }
@@ -497,5 +493,16 @@ impl Filesystem for Adapter {
             .and_then(|()| self.drop_set_ids(ino_out.0, caller(req)))
             .and_then(|()| self.fs.copy_file_range(ino_in.0, offset_in, ino_out.0, offset_out, len));
         asked("copy_file_range", ino_out).written(result.map(|copied| copied as u32), reply);
+    }
+}
+
+/// How the kernel is to treat a file that was just made. Who makes a file to write it whole does not read it back
+/// through this descriptor: without the page cache it is copied once less, is not asked for its security.capability
+/// first, and a backup does not push everything else out of memory. Later opens use the cache.
+fn new_file_flags(flags: i32) -> FopenFlags {
+    if flags & libc::O_ACCMODE == libc::O_WRONLY || flags & libc::O_EXCL != 0 {
+        FopenFlags::FOPEN_DIRECT_IO
+    } else {
+        FopenFlags::FOPEN_KEEP_CACHE
     }
 }

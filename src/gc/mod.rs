@@ -211,7 +211,11 @@ impl Collector {
     }
 
     fn mark(&self, flip: &FlipInfo, record: &mut CycleRecord) -> Result<()> {
-        mark::mark(flip.view(), &flip.cells, record, |_| self.pass(Point::MidMark))
+        let go_on = |_| self.pass(Point::MidMark);
+        if out(Protection::OneSnapshot) {
+            return mark::mark_late(&self.store, flip.view(), &flip.cells, record, go_on);
+        }
+        mark::mark(flip.view(), &flip.cells, record, go_on)
     }
 
     fn enter(&self, stage: Stage) -> Instant {

@@ -182,7 +182,7 @@ fn punch_group(store: &Arc<Store>, group: &[PackFile], record: &mut CycleRecord)
         let mut stretches = live.remove(&file.id).unwrap_or_default();
         stretches.sort_unstable();
         let end = store.pack_records_end(file.id)?;
-        let mut at = HEADER_LEN as u64;
+        let mut at = HEADER_LEN;
         let mut punched = true;
         for (from, to) in stretches.into_iter().chain([(end, end)]) {
             if from > at && from - at >= MIN_HOLE {

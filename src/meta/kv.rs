@@ -242,14 +242,27 @@ impl ReadView {
     /// All rows of a table in key order, for checks: a row that does not match its checksum comes as the error it is,
     /// and the rows behind it follow. An error outside a row is the engine's; nothing good follows it.
     pub fn rows(&self, table: Table) -> Result<impl Iterator<Item = Result<CheckedRow>> + use<>> {
-        let range = self.table(table).range::<&[u8]>(..).map_err(db_error)?;
-        Ok(range.map(move |row| {
+        let mut range = guarded(|| self.table(table).range::<&[u8]>(..).map_err(db_error))?;
+        let mut next = move || {
+            let Some(row) = range.next() else { return Ok(None) };
             let (key, value) = row.map_err(db_error)?;
             let key = key.value().to_vec();
             let value = verified(table, &key, value.value()).map(<[u8]>::to_vec);
-            Ok((key, value))
-        }))
+            Ok(Some((key, value)))
+        };
+        Ok(std::iter::from_fn(move || guarded(&mut next).transpose()))
     }
+}
+
+/// Runs `read`. redb does not expect pages that are damaged: where it panics on one, that is damage, too, and not the
+/// end of whoever reads.
+pub(crate) fn guarded<R>(read: impl FnOnce() -> Result<R>) -> Result<R> {
+    // What is read changes nothing, so nothing is left half changed.
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it does not say why");
+        Err(Error::damaged(format!("metadata database: a page of it cannot be read ({text})")))
+    })
 }
 
 /// B-trees panic on a range that ends before it begins; callers may well ask for one.

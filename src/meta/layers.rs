@@ -24,6 +24,9 @@ pub struct Layers {
     pub view: Arc<ReadView>,
 }
 
+/// A key, and its value or that it was removed.
+type Change = (Vec<u8>, Option<Vec<u8>>);
+
 /// How many rows a merged scan asks of each layer at a time.
 const SCAN_STEP: usize = 256;
 
@@ -48,7 +51,7 @@ impl Layers {
     pub fn last(&self, table: Table, from: &[u8], to: &[u8]) -> Result<Option<Row>> {
         let mut to = to.to_vec();
         loop {
-            let mut best: Option<(Vec<u8>, Option<Vec<u8>>)> = None;
+            let mut best: Option<Change> = None;
             for memtable in self.memtables() {
                 let found = memtable.last(table, from, &to);
                 // On equal keys the upper layer, met first, stands.
@@ -103,7 +106,7 @@ impl Layers {
         from: Bound<&[u8]>,
         to: Bound<&[u8]>,
     ) -> Result<(Vec<Row>, Option<Vec<u8>>)> {
-        let mut layers: Vec<Vec<(Vec<u8>, Option<Vec<u8>>)>> =
+        let mut layers: Vec<Vec<Change>> =
             self.memtables().map(|memtable| memtable.scan(table, from, to, SCAN_STEP)).collect();
         let mut below = Vec::new();
         self.view.scan(table, from, to, |key, value| {

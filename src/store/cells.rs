@@ -5,7 +5,6 @@
 //! and never reused cost nothing.
 
 use crate::chunk::ChunkId;
-use crate::sabotage::{Protection, out};
 use crate::sync::{AtomicU64, OnceLock, Ordering};
 
 /// Cells in one 64-bit word.
@@ -76,10 +75,6 @@ impl Cells {
                 _ => return Cell::Condemned,
             }
             let wanted = seen | decision << shift;
-            if out(Protection::OneDecision) {
-                word.store(wanted, Ordering::Release);
-                return if decision == MARKED { Cell::Marked } else { Cell::Condemned };
-            }
             match word.compare_exchange(seen, wanted, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) if decision == MARKED => return Cell::Marked,
                 Ok(_) => return Cell::Condemned,

@@ -60,7 +60,8 @@ pub struct StoreConfig {
 }
 
 impl StoreConfig {
-    fn new(options: &MkfsOptions) -> Result<Self> {
+    /// A new store's, with a name of its own.
+    pub fn new(options: &MkfsOptions) -> Result<Self> {
         CutParams::new(options.avg_chunk)?;
         let (seed, _) = uuid::Uuid::new_v4().as_u64_pair();
         let config = Self {

@@ -8,6 +8,9 @@ use std::thread::JoinHandle;
 
 use crate::sync::{Arc, Condvar, Mutex};
 
+/// How far workers stand back; see nice(2).
+const NICE: i32 = 5;
+
 type Job = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
@@ -36,9 +39,11 @@ impl Pool {
         let mut running = Vec::new();
         for number in 0..threads {
             let shared = shared.clone();
-            let worker = std::thread::Builder::new()
-                .name(format!("cairn-work-{number}"))
-                .spawn(move || shared.work())?;
+            let worker =
+                std::thread::Builder::new().name(format!("cairn-work-{number}")).spawn(move || {
+                    step_back();
+                    shared.work();
+                })?;
             running.push(worker);
         }
         Ok(Self { shared, threads: Mutex::new(running) })
@@ -77,6 +82,11 @@ impl Pool {
             let _ = thread.join();
         }
     }
+}
+
+/// Lets the threads that answer requests go first. Where that is not allowed, everything works all the same.
+fn step_back() {
+    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
 }
 
 impl Drop for Pool {

@@ -98,12 +98,14 @@ impl Demo<'_> {
                 seconds(first.took)
             ),
         )?;
-        let changed = source::change_some(&work)?;
+        let changes = source::change_some(&work)?;
         let second = self.back_up(&work, &group.join("second"), &first.after)?;
         say(
             "2nd backup",
             &format!(
-                "{changed} files changed meanwhile; {} more stored, in {}",
+                "{} files changed and {} deleted meanwhile; {} more stored, in {}",
+                count(changes.changed),
+                count(changes.removed),
                 show_size(grown(&first.after, &second.after)),
                 seconds(second.took)
             ),

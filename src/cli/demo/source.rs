@@ -1,6 +1,5 @@
 //! What the demo backs up: directories that the user names, or a part of /usr of bounded size.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
@@ -20,10 +19,13 @@ const MOST_FILES: u64 = 12_000;
 const MOST_BYTES_OF_ONE: u64 = MOST_BYTES / 4;
 
 /// Where the default selection is taken from.
-const DEFAULTS: [&str; 3] = ["/usr/share", "/usr/lib", "/usr/include"];
+const DEFAULTS: [&str; 3] = ["/usr/lib", "/usr/include", "/usr/share"];
 
 /// Every how many files one is changed between the backups.
 const CHANGE_EVERY: usize = 100;
+
+/// One file in so many is deleted between them.
+const REMOVED_PART: usize = 4;
 
 /// What will be backed up.
 pub(super) struct Tree {
@@ -150,27 +152,34 @@ fn subdirectories(top: &Path) -> Vec<PathBuf> {
     dirs
 }
 
-/// Changes a few files as a day of work would: some grow, some have something put in at their beginning, one is gone,
-/// one is new. Returns how many.
-pub(super) fn change_some(dir: &Path) -> Result<usize> {
+/// What happened to the files between the backups.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Changes {
+    pub changed: u64,
+    pub removed: u64,
+}
+
+/// Changes a few files as days of work would: some grow, some have something put in at their beginning, one is new,
+/// and the last of them, directory by directory, are gone, so that the first snapshot has something of its own.
+pub(super) fn change_some(dir: &Path) -> Result<Changes> {
     let mut files = Vec::new();
     regular_files(dir, &mut files).map_err(|e| Error::io(format!("reading {}", show(dir)), e))?;
     files.sort();
-    let mut changed = 0;
-    for (n, file) in files.iter().step_by(CHANGE_EVERY).enumerate() {
-        let done = match n % 3 {
-            0 => append(file),
-            1 => put_in_front(file),
-            _ if n == 2 => fs::remove_file(file),
-            _ => append(file),
-        };
+    let staying = files.len() - files.len() / REMOVED_PART;
+    let mut changes = Changes { changed: 1, removed: 0 };
+    for (n, file) in files[..staying].iter().step_by(CHANGE_EVERY).enumerate() {
+        let done = if n % 2 == 0 { append(file) } else { put_in_front(file) };
         done.map_err(|e| Error::io(format!("changing {}", show(file)), e))?;
-        changed += 1;
+        changes.changed += 1;
+    }
+    for file in &files[staying..] {
+        fs::remove_file(file).map_err(|e| Error::io(format!("removing {}", show(file)), e))?;
+        changes.removed += 1;
     }
     let new = dir.join("new-file");
     fs::write(&new, "written between the backups\n")
         .map_err(|e| Error::io(format!("writing {}", show(&new)), e))?;
-    Ok(changed + 1)
+    Ok(changes)
 }
 
 fn append(file: &Path) -> io::Result<()> {
@@ -199,7 +208,7 @@ fn regular_files(dir: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {
         let kind = entry.file_type()?;
         if kind.is_dir() {
             regular_files(&entry.path(), found)?;
-        } else if kind.is_file() && entry.path().file_name() != Some(OsStr::new("new-file")) {
+        } else if kind.is_file() {
             found.push(entry.path());
         }
     }
@@ -236,12 +245,14 @@ mod tests {
         for n in 0..250 {
             fs::write(tmp.path().join(format!("{n:03}")), "old\n").unwrap();
         }
-        assert_eq!(change_some(tmp.path()).unwrap(), 4);
+        let changes = change_some(tmp.path()).unwrap();
+        assert_eq!(changes, Changes { changed: 3, removed: 62 });
         let read = |name: &str| fs::read_to_string(tmp.path().join(name));
         assert_eq!(read("000").unwrap(), "old\na line more\n");
         assert_eq!(read("100").unwrap(), "a line before\nold\n");
-        assert!(read("200").is_err());
         assert_eq!(read("001").unwrap(), "old\n");
+        assert_eq!(read("187").unwrap(), "old\n");
+        assert!(read("188").is_err());
         assert!(read("new-file").is_ok());
     }
 }

@@ -1,0 +1,115 @@
+//! Packs: is every pack there that a region row names, and long enough?
+//!
+//! A cycle may move a region and unlink its pack while the check looks. [`settled`] is the one way to call a place in a
+//! pack damaged: only once the newest view still says that place.
+
+use std::collections::HashMap;
+use std::io;
+
+use crate::chunk::ChunkId;
+use crate::error::{Error, Result};
+use crate::meta::Table;
+use crate::meta::rows::{RegionRow, chunk_of, id_key};
+use crate::pack::{Location, PackId};
+use crate::store::Store;
+
+use super::chunks::Regions;
+use super::findings::{Kind, Victims};
+use super::rows::{Rows, get};
+use super::run::Run;
+
+/// Packs that are gone or too short, each with the bytes it has: what is wrong with their regions was told.
+#[derive(Debug, Default)]
+pub(super) struct Lost(HashMap<PackId, u64>);
+
+impl Lost {
+    /// True if the region is not in its pack.
+    pub fn has(&self, at: &Location) -> bool {
+        self.0.get(&at.pack).is_some_and(|len| at.end() > *len)
+    }
+}
+
+/// What is wrong with a pack.
+#[derive(Debug, Clone)]
+struct Fault {
+    /// As the end of a sentence.
+    what: String,
+    /// The bytes it has.
+    len: u64,
+}
+
+/// Looks at every pack that a region row names.
+pub(super) fn look(run: &mut Run<'_>, regions: &Regions) -> Result<Lost> {
+    let mut suspects: HashMap<PackId, Fault> = HashMap::new();
+    for (&pack, &end) in &regions.packs {
+        run.look(16)?;
+        if let Err(fault) = look_at(run.store, pack, end) {
+            suspects.insert(pack, fault);
+        }
+    }
+    if suspects.is_empty() {
+        return Ok(Lost::default());
+    }
+    let mut lost = Lost::default();
+    let mut hit: HashMap<PackId, (Fault, Vec<(u64, u64)>)> = HashMap::new();
+    let mut rows = Rows::open(run, Table::Regions);
+    while let Some((key, value)) = rows.next(run)? {
+        // Rows that cannot be read were told of when all of them were read.
+        let row = value.and_then(|value| RegionRow::decode(ChunkId(chunk_of(&key)?), &value));
+        let Some(row) = row.ok().filter(|row| suspects.contains_key(&row.at.pack)) else {
+            continue;
+        };
+        let store = run.store;
+        if let Some((row, fault)) = settled(store, row, |row| look_at(store, row.at.pack, end_of(&row.at))) {
+            let ids = row.live().map(|(id, _)| (id.0, id.0 + 1));
+            hit.entry(row.at.pack).or_insert_with(|| (fault, Vec::new())).1.extend(ids);
+        }
+    }
+    let mut hit: Vec<_> = hit.into_iter().collect();
+    hit.sort_unstable_by_key(|(pack, _)| *pack);
+    for (pack, (fault, ids)) in hit {
+        let what = format!("{} {}; {} chunks were in what is lost", pack.path(), fault.what, ids.len());
+        run.findings.add(Kind::Pack, what, Victims::chunks(ids));
+        lost.0.insert(pack, fault.len);
+    }
+    Ok(lost)
+}
+
+fn end_of(at: &Location) -> u64 {
+    at.offset.saturating_add(at.len.into())
+}
+
+/// Whether a pack is there and has this many bytes.
+fn look_at(store: &Store, pack: PackId, end: u64) -> Result<(), Fault> {
+    match store.pack_size(pack) {
+        Ok((len, _)) if len >= end => Ok(()),
+        Ok((len, _)) => Err(Fault { what: format!("has {len} bytes, its regions need at least {end}"), len }),
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Err(Fault { what: "is not there".to_owned(), len: 0 })
+        }
+        Err(error) => Err(Fault { what: format!("cannot be looked at ({error})"), len: 0 }),
+    }
+}
+
+/// Looks at a region where its row says, and again for as long as the newest view says otherwise than the row that was
+/// looked at. None if all is well or nothing needs the region any more; else the row as it stands and what is wrong.
+pub(super) fn settled<E>(
+    store: &Store,
+    mut row: RegionRow,
+    mut look: impl FnMut(&RegionRow) -> Result<(), E>,
+) -> Option<(RegionRow, E)> {
+    loop {
+        let fault = look(&row).err()?;
+        match newest(store, row.first) {
+            Ok(None) => return None,
+            Ok(Some(now)) if now != row => row = now,
+            // A row that can no longer be read gives no better place.
+            Ok(Some(_)) | Err(_) => return Some((row, fault)),
+        }
+    }
+}
+
+fn newest(store: &Store, first: ChunkId) -> Result<Option<RegionRow>> {
+    let row = get(&store.now().view, Table::Regions, &id_key(first.0))?;
+    row.map(|row| RegionRow::decode(first, &row)).transpose()
+}

@@ -1,0 +1,117 @@
+//! Which files a finding hits, as paths from the mount's root.
+//!
+//! Looked for only when something was found: one pass over the extents if chunks are hit, and one over the names, which
+//! keeps every directory's name and the names of the inodes that are to be told: about 100 bytes a directory.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::error::Result;
+use crate::meta::Table;
+use crate::meta::rows::{DirentRow, Extent, dirent_name, ino_of, split_extent_key};
+
+use super::Finding;
+use super::findings::{Findings, NAMED, Pending, Victims};
+use super::rows::Rows;
+use super::run::Run;
+use super::tree::ROOT;
+
+/// More directories than this are above none; beyond it there is a circle.
+const DEEPEST: usize = 4096;
+
+/// Names the files of all findings.
+pub(super) fn resolve(run: &mut Run<'_>, findings: Findings) -> Result<Vec<Finding>> {
+    let mut pending = findings.finish();
+    if pending.is_empty() {
+        return Ok(Vec::new());
+    }
+    find_referring(run, &mut pending)?;
+    let names = Names::read(run, &pending)?;
+    Ok(pending.into_iter().map(|pending| names.tell(pending)).collect())
+}
+
+/// Adds the inodes that refer to the chunks that are hit.
+fn find_referring(run: &mut Run<'_>, pending: &mut [Pending]) -> Result<()> {
+    let all = Victims::chunks(pending.iter().flat_map(|pending| pending.victims.chunks.iter().copied()));
+    if all.chunks.is_empty() {
+        return Ok(());
+    }
+    let mut rows = Rows::open(run, Table::Extents);
+    while let Some((key, value)) = rows.next(run)? {
+        let decoded = value.and_then(|value| {
+            let (ino, offset) = split_extent_key(&key)?;
+            Ok((ino, Extent::decode(offset, &value)?))
+        });
+        let Ok((ino, extent)) = decoded else { continue };
+        let (first, end) = (extent.first.0, extent.first.0 + extent.lens.len() as u64);
+        if !all.has_chunk(first, end) {
+            continue;
+        }
+        for pending in pending.iter_mut() {
+            if pending.victims.has_chunk(first, end) {
+                pending.victims.inodes.insert(ino);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Where inodes are in the tree, as far as it matters.
+struct Names {
+    /// Directory and name of each directory and of each inode to be told; of several names, the first.
+    of: HashMap<u64, (u64, Box<[u8]>)>,
+}
+
+impl Names {
+    fn read(run: &mut Run<'_>, pending: &[Pending]) -> Result<Self> {
+        let told = pending.iter().flat_map(|pending| pending.victims.inodes.iter().take(NAMED));
+        let wanted: HashSet<u64> = told.copied().collect();
+        let mut of = HashMap::new();
+        let is_needed = !wanted.is_empty() || pending.iter().any(|pending| !pending.victims.names.is_empty());
+        if !is_needed {
+            return Ok(Self { of });
+        }
+        let mut rows = Rows::open(run, Table::Dirents);
+        while let Some((key, value)) = rows.next(run)? {
+            let Ok(entry) = value.and_then(|value| DirentRow::decode(&value)) else { continue };
+            let (Ok(dir), Ok((_, name))) = (ino_of(&key), dirent_name(&key)) else { continue };
+            if entry.kind == libc::S_IFDIR || wanted.contains(&entry.ino) {
+                of.entry(entry.ino).or_insert_with(|| (dir, name.into()));
+            }
+        }
+        Ok(Self { of })
+    }
+
+    fn tell(&self, pending: Pending) -> Finding {
+        let Pending { what, victims } = pending;
+        let files_total = (victims.inodes.len() + victims.names.len()) as u64 + victims.more_names;
+        let inodes = victims.inodes.iter().take(NAMED).map(|ino| self.path(*ino, None));
+        let names = victims.names.iter().map(|(dir, name)| self.path(*dir, Some(name)));
+        let mut files: Vec<String> = inodes.chain(names).take(NAMED).collect();
+        files.sort_unstable();
+        Finding { what, files, files_total }
+    }
+
+    /// The path of an inode, or of a name in it.
+    fn path(&self, mut ino: u64, name: Option<&[u8]>) -> String {
+        let mut parts: Vec<String> = Vec::new();
+        let part = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
+        parts.extend(name.map(part));
+        while ino != ROOT {
+            match self.of.get(&ino).filter(|_| parts.len() < DEEPEST) {
+                Some((dir, name)) => {
+                    parts.push(part(name));
+                    ino = *dir;
+                }
+                None => {
+                    parts.push(format!("(inode {ino}, without a path)"));
+                    break;
+                }
+            }
+        }
+        if parts.is_empty() {
+            return ".".to_owned();
+        }
+        parts.reverse();
+        parts.join("/")
+    }
+}

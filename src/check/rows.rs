@@ -1,0 +1,91 @@
+//! Reading a whole table of a snapshot, past rows that are damaged.
+
+use crate::error::Result;
+use crate::meta::kv::{CheckedRow, guarded, hex};
+use crate::meta::{ReadView, Table};
+
+use super::findings::{Kind, Victims, sentence};
+use super::run::Run;
+
+/// The rows of one table whose keys begin with an id, in order.
+pub(super) struct Rows {
+    table: Table,
+    rows: Box<dyn Iterator<Item = Result<CheckedRow>>>,
+    /// The row after the last that was handed out.
+    next: Option<CheckedRow>,
+    /// Each row is also looked up by its key.
+    looks_up: bool,
+}
+
+impl Rows {
+    pub fn open(run: &mut Run<'_>, table: Table) -> Self {
+        let rows: Box<dyn Iterator<Item = Result<CheckedRow>>> = match run.view.rows(table) {
+            Ok(rows) => Box::new(rows),
+            Err(error) => Box::new(std::iter::once(Err(error))),
+        };
+        let looks_up = run.is_first_reading(table) && run.report.data;
+        let mut rows = Self { table, rows, next: None, looks_up };
+        rows.advance(run);
+        rows
+    }
+
+    /// The next row, if its id is `bound` or below; without a bound, the next row.
+    pub fn up_to(&mut self, run: &mut Run<'_>, bound: Option<u64>) -> Result<Option<(u64, CheckedRow)>> {
+        let within = |(key, _): &CheckedRow| bound.is_none_or(|bound| id_of(key) <= bound);
+        let Some(row) = self.next.take_if(|row| within(row)) else {
+            return Ok(None);
+        };
+        self.advance(run);
+        run.look(1)?;
+        Ok(Some((id_of(&row.0), row)))
+    }
+
+    /// The next row.
+    pub fn next(&mut self, run: &mut Run<'_>) -> Result<Option<CheckedRow>> {
+        Ok(self.up_to(run, None)?.map(|(_, row)| row))
+    }
+
+    /// A page inside the tree that is damaged may lead a lookup astray where a walk through all leaves misses nothing.
+    fn look_up(&self, run: &mut Run<'_>, (key, value): &CheckedRow) {
+        let why = match get(&run.view, self.table, key) {
+            Ok(found) if found.as_ref() == value.as_ref().ok() => return,
+            Ok(_) => "it is in the table and a lookup does not find it".to_owned(),
+            Err(error) => sentence(&error),
+        };
+        let what = format!("row {} of the table {}: {why}", hex(key), self.table.name());
+        run.findings.add(Kind::Row, what, Victims::default());
+    }
+
+    fn advance(&mut self, run: &mut Run<'_>) {
+        self.next = match self.rows.next() {
+            None => None,
+            Some(Ok(row)) => {
+                if row.1.is_err() {
+                    run.set_partial(self.table);
+                } else if self.looks_up {
+                    self.look_up(run, &row);
+                }
+                Some(row)
+            }
+            Some(Err(error)) => {
+                run.set_broken(self.table, &error);
+                self.rows = Box::new(std::iter::empty());
+                None
+            }
+        };
+    }
+}
+
+/// The value under `key`; damage that the engine does not expect is an error like any other.
+pub(super) fn get(view: &ReadView, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
+    guarded(|| view.get(table, key))
+}
+
+/// The number a key begins with; one that is too short is taken for the least it could be, and refused by whoever
+/// decodes it.
+fn id_of(key: &[u8]) -> u64 {
+    let mut id = [0; 8];
+    let len = key.len().min(8);
+    id[..len].copy_from_slice(&key[..len]);
+    u64::from_be_bytes(id)
+}

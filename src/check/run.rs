@@ -1,0 +1,140 @@
+//! What all parts of one check share: the snapshot, the report, the progress.
+
+use crate::error::{Error, Result};
+use crate::meta::rows::State;
+use crate::meta::{Counter, ReadView, Table};
+use crate::store::Store;
+use crate::sync::Arc;
+
+use super::findings::{Findings, Kind, Victims, sentence};
+use super::{CheckReport, Options, Progress};
+
+/// Steps between two looks at whether to go on.
+const LOOK_EVERY: u64 = 4096;
+/// Plain bytes that count as one step.
+const BYTES_A_STEP: u64 = 4096;
+
+/// One check.
+pub(super) struct Run<'a> {
+    pub store: &'a Arc<Store>,
+    /// The one moment that is judged.
+    pub view: Arc<ReadView>,
+    pub report: CheckReport,
+    pub findings: Findings,
+    /// What the state row's sums should be, by [`Counter`].
+    pub sums: [i64; Counter::ALL.len()],
+    /// Ids at or above these were never given, as far as the state row can be read.
+    pub next_chunk: u64,
+    pub next_ino: u64,
+    options: &'a Options<'a>,
+    /// Tables of which not every row could be read: their sums say nothing.
+    partial: [bool; Table::ALL.len()],
+    /// Tables that the engine could not read to their ends, which is told once.
+    broken: [bool; Table::ALL.len()],
+    /// Tables that were read from their beginnings.
+    seen: [bool; Table::ALL.len()],
+    done: u64,
+    total: u64,
+    looked: u64,
+}
+
+impl<'a> Run<'a> {
+    pub fn new(store: &'a Arc<Store>, options: &'a Options<'a>) -> Self {
+        Self {
+            store,
+            view: store.now().view.clone(),
+            report: CheckReport { data: options.data, ..CheckReport::default() },
+            findings: Findings::default(),
+            sums: [0; Counter::ALL.len()],
+            next_chunk: u64::MAX,
+            next_ino: u64::MAX,
+            options,
+            partial: [false; Table::ALL.len()],
+            broken: [false; Table::ALL.len()],
+            seen: [false; Table::ALL.len()],
+            done: 0,
+            total: 0,
+            looked: 0,
+        }
+    }
+
+    /// Takes from the state row what is to be expected.
+    pub fn expect(&mut self, state: Option<&State>) {
+        if let Some(state) = state {
+            self.next_chunk = state.next_chunk;
+            self.next_ino = state.next_ino;
+            // Each inode is met twice and has a name; each chunk has an entry and a digest.
+            self.total = 3 * state.counter(Counter::Inodes) + 2 * state.counter(Counter::Chunks);
+            if self.report.data {
+                self.total += state.counter(Counter::PlainBytes) / BYTES_A_STEP;
+            }
+        }
+    }
+
+    /// Notes that not every row of a table could be read.
+    pub fn set_partial(&mut self, table: Table) {
+        self.partial[table as usize] = true;
+    }
+
+    /// The engine could not read a table to its end.
+    pub fn set_broken(&mut self, table: Table, error: &Error) {
+        self.set_partial(table);
+        if !std::mem::replace(&mut self.broken[table as usize], true) {
+            let what = format!("the table {} cannot be read to its end: {}", table.name(), sentence(error));
+            self.findings.add(Kind::Row, what, Victims::default());
+        }
+    }
+
+    /// True the first time it is asked of a table.
+    pub fn is_first_reading(&mut self, table: Table) -> bool {
+        !std::mem::replace(&mut self.seen[table as usize], true)
+    }
+
+    pub fn is_partial(&self, table: Table) -> bool {
+        self.partial[table as usize]
+    }
+
+    pub fn count(&mut self, counter: Counter, more: u64) {
+        self.sums[counter as usize] += more as i64;
+    }
+
+    /// Some of the expected work was done.
+    pub fn step(&mut self, steps: u64) -> Result<()> {
+        self.done += steps;
+        self.look(steps)
+    }
+
+    /// Plain bytes were read and compared.
+    pub fn read_bytes(&mut self, bytes: u64) -> Result<()> {
+        let before = self.report.bytes_read / BYTES_A_STEP;
+        self.report.bytes_read += bytes;
+        self.step(self.report.bytes_read / BYTES_A_STEP - before)
+    }
+
+    /// Work that the total knows nothing of was done; asks whether to go on.
+    pub fn look(&mut self, steps: u64) -> Result<()> {
+        self.looked += steps;
+        if self.looked >= LOOK_EVERY {
+            self.looked = 0;
+            self.tell();
+            self.go_on()?;
+        }
+        Ok(())
+    }
+
+    /// Fails once the check was cancelled.
+    pub fn go_on(&self) -> Result<()> {
+        if (self.options.cancelled)() { Err(Error::Posix(libc::EINTR)) } else { Ok(()) }
+    }
+
+    fn tell(&self) {
+        let (done, bytes) = (self.done.min(self.total), self.report.bytes_read);
+        (self.options.progress)(Progress { done, total: self.total, bytes });
+    }
+
+    /// Everything is done.
+    pub fn tell_end(&mut self) {
+        self.done = self.total;
+        self.tell();
+    }
+}

@@ -1,0 +1,9 @@
+//! The filesystem in one process, without a mount: against a model that is simpler than it, over a disk that loses
+//! power at every write, and with a collector that is held at every point of its cycle.
+
+mod model;
+mod power;
+mod races;
+mod random;
+mod structure;
+mod world;

@@ -1,0 +1,182 @@
+//! The power is cut before every operation on the disk of a scripted run: backup, fsync, clone, rename, prune, cycle.
+//!
+//! After each cut the store must open, hold everything that was synced before, show no bytes that were never written,
+//! check clean, and work on.
+
+use std::collections::BTreeMap;
+
+use cairnfs::fs::{ROOT_INO, RenameFlags};
+use cairnfs::media::sim::SimMedia;
+use cairnfs::sabotage::Protection;
+
+use crate::random::{Random, seed};
+use crate::world::{World, config, new_disk, protected, without};
+
+/// What is promised after a step: files and their content, as of the operation number at which the step had ended.
+struct Promise {
+    from_op: u64,
+    files: BTreeMap<String, Vec<u8>>,
+}
+
+/// The content of the file whose whole pack goes.
+const TRASH: u64 = 4;
+/// What is written again after each cut.
+const AGAIN: std::ops::RangeInclusive<u64> = 0..=TRASH;
+
+fn content(kind: u64) -> Vec<u8> {
+    Random::content(kind, 220_000 + kind as usize * 1_000)
+}
+
+/// Runs the script on `disk`; returns what was promised when.
+fn script(disk: &SimMedia) -> Vec<Promise> {
+    let world = World::open(disk, &config()).unwrap();
+    let mut files = BTreeMap::new();
+    let mut promises = Vec::new();
+    let mut promise = |files: &BTreeMap<String, Vec<u8>>| {
+        promises.push(Promise { from_op: disk.op_count(), files: files.clone() });
+    };
+    promise(&files);
+    // A cycle seals the pack, so that the pack of this file has nothing else in it and can go as a whole later.
+    let trash = world.create(ROOT_INO, "trash");
+    world.fs.write(trash, 0, &content(TRASH), false).unwrap();
+    world.fs.sync().unwrap();
+    world.collector.run_cycle(false).unwrap();
+    let s0 = world.mkdir(ROOT_INO, "s0");
+    for number in 0..4 {
+        let ino = world.create(s0, &format!("f{number}"));
+        world.fs.write(ino, 0, &content(number), false).unwrap();
+        files.insert(format!("s0/f{number}"), content(number));
+    }
+    world.fs.sync().unwrap();
+    promise(&files);
+
+    // The second snapshot reuses what the first has, by content and by clone; one file is synced on its own.
+    let s1 = world.mkdir(ROOT_INO, "s1");
+    let copied = world.create(s1, "copied");
+    world.fs.write(copied, 0, &content(1), false).unwrap();
+    let cloned = world.create(s1, "cloned");
+    let source = world.find("s0/f2").unwrap();
+    world.fs.copy_file_range(source, 0, cloned, 0, 1 << 20).unwrap();
+    world.fs.fsync(copied).unwrap();
+    files.insert("s1/copied".to_owned(), content(1));
+    files.insert("s1/cloned".to_owned(), content(2));
+    promise(&files);
+
+    world.fs.rename(ROOT_INO, b"s1", ROOT_INO, b"kept", RenameFlags::default()).unwrap();
+    world.fs.sync().unwrap();
+    files.insert("kept/copied".to_owned(), content(1));
+    files.insert("kept/cloned".to_owned(), content(2));
+    files.retain(|name, _| !name.starts_with("s1/"));
+    promise(&files);
+
+    // From here on the first snapshot may be there or not.
+    files.retain(|name, _| !name.starts_with("s0/"));
+    promise(&files);
+    for number in 0..4 {
+        world.remove(s0, &format!("f{number}"));
+    }
+    world.fs.rmdir(ROOT_INO, b"s0").unwrap();
+    world.fs.forget(s0, u64::MAX);
+    world.remove(ROOT_INO, "trash");
+    world.collector.run_cycle(false).unwrap();
+    let again = world.create(ROOT_INO, "again");
+    world.fs.write(again, 0, &content(3), false).unwrap();
+    world.fs.sync().unwrap();
+    files.insert("again".to_owned(), content(3));
+    promise(&files);
+    world.collector.run_cycle(false).unwrap();
+    world.close().unwrap();
+    promises
+}
+
+/// Opens the disk after a cut; an error says which promise was broken.
+fn look(disk: &SimMedia, promised: &Promise) -> Result<(), String> {
+    let world = World::open(disk, &config()).map_err(|error| format!("does not open: {error}"))?;
+    let result = compare(&world, promised);
+    world.close().map_err(|error| format!("does not close: {error}"))?;
+    result
+}
+
+fn compare(world: &World, promised: &Promise) -> Result<(), String> {
+    for (name, bytes) in &promised.files {
+        // A directory that is being renamed is under its old name or under its new one.
+        let other = name.replace("s1/", "kept/");
+        let ino =
+            world.find(name).or_else(|_| world.find(&other)).map_err(|error| format!("{name}: {error}"))?;
+        let got = world.read(ino).map_err(|error| format!("{name}: {error}"))?;
+        if got != *bytes {
+            return Err(format!("{name} has other bytes"));
+        }
+    }
+    let report = world.check();
+    if !report.is_clean() {
+        return Err(format!("check: {:?}", report.findings));
+    }
+    // The same content once more, and a cycle.
+    for kind in AGAIN {
+        let ino = world.create(ROOT_INO, &format!("after{kind}"));
+        world
+            .fs
+            .write(ino, 0, &content(kind), false)
+            .map_err(|error| format!("a write after the cut: {error}"))?;
+    }
+    world.fs.sync().map_err(|error| format!("a sync after the cut: {error}"))?;
+    world.collector.run_cycle(false).map_err(|error| format!("a cycle after the cut: {error}"))?;
+    for kind in AGAIN {
+        let ino = world.find(&format!("after{kind}")).map_err(|error| error.to_string())?;
+        if world.read(ino).map_err(|error| format!("after{kind}: {error}"))? != content(kind) {
+            return Err(format!("after{kind} has other bytes"));
+        }
+    }
+    Ok(())
+}
+
+/// Cuts before every `stride`th operation; returns how many cuts were tried and the first that broke a promise.
+fn cut_everywhere(seed: u64, stride: u64) -> (u64, Option<String>) {
+    let disk = new_disk();
+    let begin = disk.op_count();
+    let promises = script(&disk);
+    let mut cuts = 0;
+    for op in (begin..=disk.op_count()).step_by(stride as usize) {
+        let promised = promises.iter().rev().find(|promise| promise.from_op <= op);
+        let Some(promised) = promised else { continue };
+        cuts += 1;
+        if let Err(broken) = look(&disk.cut_at(op, seed ^ op), promised) {
+            return (cuts, Some(format!("cut before operation {op}: {broken}")));
+        }
+    }
+    (cuts, None)
+}
+
+#[test]
+fn a_power_cut_at_any_operation_breaks_no_promise() {
+    let _all = protected();
+    let first = seed("power", 100);
+    let mut cuts = 0;
+    for seed in first..first + 2 {
+        let (tried, broken) = cut_everywhere(seed, 1);
+        cuts += tried;
+        assert_eq!(broken, None, "seed {seed}");
+    }
+    println!("{cuts} power cuts, no promise broken");
+    assert!(cuts > 100, "the script is long enough to mean something");
+}
+
+/// Takes `protection` out and looks for a cut that breaks a promise.
+fn must_be_noticed(protection: Protection) {
+    let first = seed("power without a protection", 200);
+    let _out = without(&[protection]);
+    let noticed = (first..first + 8).find_map(|seed| cut_everywhere(seed, 1).1);
+    println!("without {protection:?}: {noticed:?}");
+    assert!(noticed.is_some(), "{protection:?} was taken out and no cut broke a promise");
+}
+
+#[test]
+fn without_bytes_before_names_a_power_cut_breaks_a_promise() {
+    must_be_noticed(Protection::BytesBeforeNames);
+}
+
+#[test]
+fn without_durable_before_free_a_power_cut_breaks_a_promise() {
+    must_be_noticed(Protection::DurableBeforeFree);
+}

@@ -1,0 +1,110 @@
+//! Rules about the sources that a compiler does not know: who may import whom, which names are not used where.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Modules from the bottom up; a module may import those on lines above its own, and what `ALSO` says.
+const LAYERS: [&[&str]; 8] = [
+    &["error", "sync", "sabotage"],
+    &["chunk", "media"],
+    &["pack"],
+    &["meta"],
+    &["store"],
+    &["fs", "gc", "check"],
+    &["fuse", "control"],
+    &["daemon", "cli"],
+];
+
+/// Modules of one line that know each other: the program's entry and the process it starts.
+const ALSO: [(&str, &str); 2] = [("cli", "daemon"), ("daemon", "cli")];
+
+fn sources() -> Vec<(PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let (mut found, mut dirs) = (Vec::new(), vec![root]);
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                found.push((path, text));
+            }
+        }
+    }
+    found
+}
+
+/// The module below `src` that a file belongs to.
+fn module(path: &Path) -> String {
+    let below = path.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).unwrap();
+    let first = below.components().next().unwrap().as_os_str().to_string_lossy().into_owned();
+    first.trim_end_matches(".rs").to_owned()
+}
+
+fn is_test(path: &Path) -> bool {
+    path.components().any(|part| part.as_os_str() == "tests" || part.as_os_str() == "tests.rs")
+}
+
+/// The lines of a file before its unit tests, with their numbers, without comments.
+fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let lines = text.lines().enumerate().take_while(|(_, line)| !line.starts_with("#[cfg(test)]"));
+    lines.filter(|(_, line)| !line.trim_start().starts_with("//")).map(|(number, line)| (number + 1, line))
+}
+
+fn line_of(module: &str) -> Option<usize> {
+    LAYERS.iter().position(|line| line.contains(&module))
+}
+
+#[test]
+fn imports_go_down_only() {
+    let mut arrows = Vec::new();
+    let mut seen = 0;
+    for (path, text) in sources().iter().filter(|(path, _)| !is_test(path)) {
+        let from = module(path);
+        let Some(own) = line_of(&from) else { continue };
+        for (number, line) in code(text) {
+            for part in line.split("crate::").skip(1) {
+                let to: String = part.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                let Some(other) = line_of(&to) else { continue };
+                seen += 1;
+                let allowed = to == from || other < own || ALSO.contains(&(from.as_str(), to.as_str()));
+                if !allowed {
+                    arrows.push(format!("{}:{number}: {from} imports {to}", path.display()));
+                }
+            }
+        }
+    }
+    assert!(seen > 100, "the sources were read");
+    assert!(arrows.is_empty(), "{}", arrows.join("\n"));
+}
+
+#[test]
+fn each_crate_beneath_is_named_in_one_place() {
+    let rules: [(&str, &[&str]); 4] = [
+        ("redb::", &["meta/kv.rs"]),
+        ("fuser::", &["fuse/"]),
+        ("unsafe ", &["media/"]),
+        // No clock decides anything about chunks (I10): a span may be measured for display, the time of day is not read.
+        ("SystemTime", &["meta/rows/inode.rs", "fuse/", "cli/", "daemon/", "control/"]),
+    ];
+    for (name, places) in rules {
+        for (path, text) in sources().iter().filter(|(path, _)| !is_test(path)) {
+            if places.iter().any(|place| path.to_string_lossy().contains(&format!("/src/{place}"))) {
+                continue;
+            }
+            for (number, line) in code(text) {
+                assert!(!line.contains(name), "{}:{number} names {name}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn files_stay_readable() {
+    for (path, text) in sources().iter().filter(|(path, _)| !is_test(path)) {
+        let lines = text.lines().count();
+        assert!(lines <= 600, "{} has {lines} lines", path.display());
+        assert!(text.starts_with("//!"), "{} does not say what it keeps true", path.display());
+    }
+}

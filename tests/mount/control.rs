@@ -1,0 +1,167 @@
+//! The control directory, the generation where the kernel shows it, signals, and what umount waits for.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::data::{Tree, noise};
+use crate::sys;
+use crate::world::{World, is_mounted, tool, wait_for};
+
+fn control(world: &World, name: &str) -> std::path::PathBuf {
+    world.mnt.join(".cairnfs").join(name)
+}
+
+/// Read by a process of its own, as a person would.
+fn cat(path: &Path) -> String {
+    tool!("cat", path)
+}
+
+fn generation(world: &World) -> u64 {
+    cat(&control(world, "generation")).trim().parse().expect("a number")
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn the_control_directory_is_hidden_fresh_and_guarded() {
+    let Some(world) = World::usual() else { return };
+    fs::write(world.mnt.join("file"), "x").unwrap();
+    assert_eq!(names(&world.mnt), ["file"], "it is not listed");
+    assert_eq!(tool!("ls", "-A", world.mnt), "file\n");
+    assert_eq!(names(&world.mnt.join(".cairnfs")), ["gc", "generation", "status"]);
+
+    let status = |world: &World| -> Value { serde_json::from_str(&cat(&control(world, "status"))).unwrap() };
+    let before = status(&world);
+    assert_eq!(before["store"]["path"], world.store.to_str().unwrap());
+    assert_eq!(before["holder"]["pid"], world.pid());
+    let inodes = before["store"]["inodes"].as_u64().unwrap();
+    for n in 1..=5 {
+        fs::write(world.mnt.join(format!("more{n}")), "x").unwrap();
+        assert_eq!(status(&world)["store"]["inodes"], inodes + n, "fresh at each look");
+    }
+
+    for path in [control(&world, "generation"), control(&world, "status"), world.mnt.join(".cairnfs")] {
+        assert!(File::options().write(true).open(&path).and_then(|mut f| f.write_all(b"1")).is_err());
+        assert!(fs::remove_file(&path).is_err() && fs::remove_dir_all(&path).is_err(), "{}", path.display());
+        assert!(fs::rename(&path, world.mnt.join("away")).is_err());
+    }
+    assert!(fs::create_dir(world.mnt.join(".cairnfs")).is_err());
+    assert!(fs::write(control(&world, "new"), "x").is_err());
+    assert!(control(&world, "status").exists());
+    world.close();
+}
+
+#[test]
+fn writing_to_gc_starts_a_cycle_and_the_generation_shows_it() {
+    let Some(world) = World::usual() else { return };
+    let first = generation(&world);
+    assert_eq!(world.figure("generation"), first);
+    for n in 1..=3 {
+        tool!("sh", "-c", "echo start > \"$0\"", control(&world, "gc"));
+        wait_for("the next generation", || generation(&world) == first + n);
+    }
+    wait_for("the end of the cycle", || {
+        let gc: Value = serde_json::from_str(&cat(&control(&world, "gc"))).unwrap();
+        gc["stage"] == "idle" && gc["last_cycle"]["generation"] == first + 3
+    });
+    world.remount();
+    assert_eq!(generation(&world), first + 3, "it is kept");
+    world.gc();
+    assert_eq!(generation(&world), first + 4);
+    world.close();
+}
+
+#[test]
+fn files_carry_the_generation_they_were_born_in() {
+    let Some(world) = World::usual() else { return };
+    let lsattr = |name: &str| -> u64 {
+        let said = tool!("lsattr", "-d", "-v", world.mnt.join(name));
+        said.split_whitespace().next().and_then(|word| word.parse().ok()).expect("a number")
+    };
+    let first = generation(&world);
+    fs::write(world.mnt.join("old"), "x").unwrap();
+    fs::create_dir(world.mnt.join("old dir")).unwrap();
+    world.gc();
+    fs::write(world.mnt.join("new"), "x").unwrap();
+    world.gc();
+    for _ in 0..2 {
+        assert_eq!(lsattr("old"), first);
+        assert_eq!(lsattr("old dir"), first);
+        assert_eq!(lsattr("new"), first + 1);
+        world.remount();
+    }
+    world.close();
+}
+
+/// Ends the daemon with a signal in the middle of everything; all of it has to be there afterwards.
+#[test]
+fn signals_unmount_cleanly() {
+    let Some(world) = World::usual() else { return };
+    for (n, signal) in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP].into_iter().enumerate() {
+        let tree = Tree::small(n as u64 + 1);
+        let dir = world.mnt.join(format!("s{n}"));
+        tree.write(&dir);
+        sys::kill(world.pid(), signal);
+        world.forget_daemon();
+        assert!(!is_mounted(&world.mnt), "signal {signal}");
+        world.assert_clean();
+        world.mount();
+        tree.assert_at(&dir);
+    }
+    world.close();
+}
+
+#[test]
+fn a_signal_while_a_file_is_open_keeps_what_was_written() {
+    let Some(world) = World::usual() else { return };
+    let (path, bytes) = (world.mnt.join("open"), noise(5, 3 << 20));
+    let mut file = File::create(&path).unwrap();
+    file.write_all(&bytes).unwrap();
+    sys::kill(world.pid(), libc::SIGTERM);
+    wait_for("the mount point to be free", || !is_mounted(&world.mnt));
+    file.write_all(b"and more").unwrap();
+    drop(file);
+    world.forget_daemon();
+    world.mount();
+    let found = fs::read(&path).unwrap();
+    assert!(found.len() == bytes.len() + 8 && found.starts_with(&bytes) && found.ends_with(b"and more"));
+    world.close();
+}
+
+#[test]
+fn umount_returns_when_the_lock_is_free_and_mounting_again_works_at_once() {
+    let Some(world) = World::usual() else { return };
+    let mut trees = Vec::new();
+    for n in 0..5 {
+        let (tree, dir) = (Tree::small(40 + n), world.mnt.join(format!("t{n}")));
+        tree.write(&dir);
+        let said = crate::world::cairnfs(&["umount".as_ref(), world.mnt.as_os_str()]);
+        let lock = File::open(world.store.join("lock")).unwrap();
+        let free = sys::flock(&lock, libc::LOCK_EX | libc::LOCK_NB);
+        assert_eq!(said.code, 0, "{}", said.said());
+        assert!(free.is_ok(), "umount returned while the daemon holds the lock");
+        drop(lock);
+        world.forget_daemon();
+        world.mount();
+        trees.push((tree, dir));
+    }
+    for (tree, dir) in &trees {
+        tree.assert_at(dir);
+    }
+    // Without the helper umount(8) does not wait: then the mount that follows does.
+    tool!("umount", "-i", world.mnt);
+    world.take_daemon();
+    world.mount();
+    for (tree, dir) in &trees {
+        tree.assert_at(dir);
+    }
+    world.close();
+}

@@ -1,0 +1,26 @@
+//! The real program on real mounts.
+//!
+//! Each test makes a store of its own, mounts it with the program under test, works in the mount with the tools that
+//! people use, and unmounts. Where a test needs a cycle to stand still it holds it at a pause point, never with a
+//! sleep: those tests need the feature `sim`. Where there is no `/dev/fuse` that can be opened, each test says so and
+//! is skipped.
+//!
+//! `cargo test --features sim --test mount -- --nocapture` runs all of them and prints the advisory's table.
+
+mod data;
+mod pause;
+mod sys;
+mod world;
+
+#[cfg(feature = "sim")]
+mod advisory;
+mod backup;
+mod control;
+mod crash;
+mod full;
+mod helpers;
+mod posix;
+mod posix_names;
+mod refuse;
+#[cfg(feature = "sim")]
+mod sabotage;
