@@ -1,13 +1,16 @@
 //! `cairnfs mkfs`.
 
+use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use super::args::MkfsArgs;
 use super::size::show_size;
 use super::{output, show};
 use crate::error::{Error, Result};
+use crate::fs::{Fs, FsOptions};
 use crate::pack::Compression;
-use crate::store::{self, MkfsOptions};
+use crate::store::{self, MkfsOptions, OpenOptions, Store};
 
 pub(super) fn run(args: &MkfsArgs) -> Result<()> {
     let mut options = MkfsOptions::default();
@@ -22,10 +25,19 @@ pub(super) fn run(args: &MkfsArgs) -> Result<()> {
         options.reserve = reserve;
     }
     store::mkfs(&args.store, &options)?;
+    make_root(&args.store)?;
     output::print(&format!(
         "{0} is a store now; mount it with `cairnfs mount {0} MOUNTPOINT`\n",
         show(&args.store)
     ))
+}
+
+/// Makes the root directory, so that a new store can be mounted read-only, too.
+fn make_root(path: &Path) -> Result<()> {
+    let options = OpenOptions { who: "mkfs".to_owned(), ..OpenOptions::default() };
+    let store = Store::open(path, &options)?;
+    let made = Fs::new(Arc::clone(&store), FsOptions::default()).and_then(|fs| fs.shutdown());
+    made.and(store.close())
 }
 
 fn parse_compression(method: &str) -> Result<Compression> {

@@ -47,22 +47,28 @@ pub(super) enum Flush {
 }
 
 impl Fs {
-    /// A flush whose failure is told to whoever syncs later: the bytes stay staged.
-    pub(super) fn flush_in_background(self: &Arc<Self>, inode: &Arc<Inode>, how: Flush) {
-        if let Err(error) = self.flush(inode, how) {
+    /// A flush whose failure is told to whoever syncs later: the bytes stay staged. True if it did not fail.
+    pub(super) fn flush_in_background(self: &Arc<Self>, inode: &Arc<Inode>, how: Flush) -> bool {
+        let result = self.flush(inode, how);
+        if let Err(error) = &result {
             tracing::warn!("inode {} could not be written out, it stays in memory: {error}", inode.ino);
         }
+        result.is_ok()
     }
 
     /// Stores what is staged of a file.
     pub(super) fn flush(self: &Arc<Self>, inode: &Arc<Inode>, how: Flush) -> Result<()> {
-        let Some(blocks) = self.begin_flush(inode, how)? else {
+        let begun = self.begin_flush(inode, how).inspect_err(|_| {
+            let mut state = inode.lock();
+            self.dirty.push(inode, &mut state);
+        });
+        let Some(blocks) = begun? else {
             return Ok(());
         };
-        let cut: Result<Vec<CutBlock>> = blocks.into_iter().map(|block| self.cut_block(block)).collect();
+        let blocks: Vec<CutBlock> = blocks.into_iter().flat_map(|block| self.cut_block(block)).collect();
         self.store.relieve();
         let mut state = inode.lock();
-        let result = cut.and_then(|blocks| self.install(inode.ino, &mut state, &blocks, how));
+        let result = self.install(inode.ino, &mut state, &blocks, how);
         self.end_flush(inode, &mut state, result.is_ok());
         result
     }
@@ -139,25 +145,36 @@ impl Fs {
         Ok(if inside || at_end { piece.offset } else { run.offset })
     }
 
-    fn cut_block(&self, block: Block) -> Result<CutBlock> {
-        let closed = block.runs.last().is_some_and(|run| run.end() < block.end);
-        let data = match block.runs.as_slice() {
-            [run] if block.old.is_empty() && run.offset == block.start => run.data.clone(),
-            runs => {
-                let mut data = vec![0; (block.end - block.start) as usize];
-                for piece in &block.old {
-                    let mut bytes = Vec::with_capacity(piece.len as usize);
-                    self.store.read_pieces(std::slice::from_ref(piece), &mut bytes)?;
-                    copy_part(piece.offset, &bytes, block.start, &mut data);
-                }
-                for run in runs {
-                    copy_part(run.offset, &run.data, block.start, &mut data);
-                }
-                Arc::new(data)
-            }
+    fn cut_block(&self, block: Block) -> Vec<CutBlock> {
+        let cut = |start: u64, data: Arc<Vec<u8>>, closed: bool| {
+            let cuts = self.store.cut(&data);
+            CutBlock { start, data, cuts, closed }
         };
-        let cuts = self.store.cut(&data);
-        Ok(CutBlock { start: block.start, data, cuts, closed })
+        let closed = block.runs.last().is_some_and(|run| run.end() < block.end);
+        match block.runs.as_slice() {
+            [run] if block.old.is_empty() && run.offset == block.start => {
+                vec![cut(run.offset, run.data.clone(), closed)]
+            }
+            runs => match self.merged(&block) {
+                Ok(data) => vec![cut(block.start, Arc::new(data), closed)],
+                // Old bytes that cannot be read must not keep new ones from being stored: these stand alone then.
+                Err(_) => runs.iter().map(|run| cut(run.offset, run.data.clone(), false)).collect(),
+            },
+        }
+    }
+
+    /// The bytes of a block: the old ones with the runs over them.
+    fn merged(&self, block: &Block) -> Result<Vec<u8>> {
+        let mut data = vec![0; (block.end - block.start) as usize];
+        for piece in &block.old {
+            let mut bytes = Vec::with_capacity(piece.len as usize);
+            self.store.read_pieces(std::slice::from_ref(piece), &mut bytes)?;
+            copy_part(piece.offset, &bytes, block.start, &mut data);
+        }
+        for run in &block.runs {
+            copy_part(run.offset, &run.data, block.start, &mut data);
+        }
+        Ok(data)
     }
 
     /// Puts the chunks of all blocks into the file, as one member of one batch.
@@ -187,7 +204,7 @@ impl Fs {
                 at += cut.len as usize;
             }
             let end = block.start + at as u64;
-            extents::replace(&member, &layers, ino, state, (block.start, end), pieces)?;
+            extents::replace(&self.store, &member, &layers, ino, state, (block.start, end), pieces)?;
             state.disk_size = state.disk_size.max(end);
             state.content_cut = None;
             if at < block.data.len() {

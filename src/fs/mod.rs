@@ -157,8 +157,13 @@ impl Fs {
 
     /// Joins the open batch, after the locks of inodes were taken. Waits before if the batch is large already.
     fn join(&self) -> Result<Member> {
-        self.limit_batch();
+        self.limit_batch()?;
         self.store.join()
+    }
+
+    /// Refuses with ENOSPC where not even a row of metadata would find room.
+    fn claim_row(&self) -> Result<()> {
+        self.store.claim_space(512, self.dirty.bytes())
     }
 
     /// What a name in a directory stands for.

@@ -126,6 +126,7 @@ impl Fs {
     /// Gives an inode another name.
     pub fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Result<Attr> {
         check_name(name)?;
+        self.claim_row()?;
         let _names = self.names.lock();
         let (inode, directory) = (self.inode(ino)?, self.inode(parent)?);
         let (mut state, dir) = super::inode::lock_two(&inode, &directory);

@@ -95,8 +95,9 @@ impl Fs {
     /// Orphans in the database that may go, and whether there may be more.
     fn ready_orphans(&self) -> Result<(Vec<u64>, bool)> {
         let committed = self.store.committed_batch();
-        let known = self.orphans.inodes.lock().clone();
+        // The view first: whatever it has lost its name before, and what is known of it is at least as new.
         let view = self.now().view.clone();
+        let known = self.orphans.inodes.lock().clone();
         let (mut ready, mut more) = (Vec::new(), false);
         view.scan(Table::Orphans, Bound::Unbounded, Bound::Unbounded, |key, _| {
             let ino = ino_of(key)?;

@@ -55,13 +55,12 @@ impl Fs {
             let staged = state.staging.bytes();
             state.staging.discard(offset, end);
             self.dirty.sub(staged - state.staging.bytes());
-            extents::replace(&member, &self.now(), ino, &mut state, (offset, end), Vec::new())?;
+            extents::replace(&self.store, &member, &self.now(), ino, &mut state, (offset, end), Vec::new())?;
         }
         if !keeps_size {
             state.row.size = state.row.size.max(end);
         }
         state.settle_size();
-        super::attr::clear_set_ids(&mut state.row);
         let now = Timestamp::now();
         (state.row.mtime, state.row.ctime) = (now, now);
         state.save(ino, &member.rows);
@@ -139,10 +138,9 @@ impl Fs {
                     .map(|piece| Piece { offset: piece.offset - from_offset + to_offset, ..piece }),
             );
         }
-        extents::replace(&member, &layers, target.ino, state, (to_offset, to_end), pieces)?;
+        extents::replace(&self.store, &member, &layers, target.ino, state, (to_offset, to_end), pieces)?;
         state.row.size = state.row.size.max(to_end);
         state.settle_size();
-        super::attr::clear_set_ids(&mut state.row);
         let now = Timestamp::now();
         (state.row.mtime, state.row.ctime) = (now, now);
         state.save(target.ino, &member.rows);

@@ -8,6 +8,7 @@ use crate::meta::Table;
 use crate::meta::rows::{DirentRow, dirent_key};
 use crate::sync::Arc;
 
+use super::flush::Flush;
 use super::inode::{Inode, InodeState};
 use super::names::{is_root, may_add, may_remove};
 use super::types::{RenameFlags, Timestamp};
@@ -22,7 +23,7 @@ struct Side<'a> {
 impl Fs {
     /// Renames `name` in `parent` to `newname` in `newparent`.
     pub fn rename(
-        &self,
+        self: &Arc<Self>,
         parent: u64,
         name: &[u8],
         newparent: u64,
@@ -36,6 +37,8 @@ impl Fs {
             return posix(libc::EBUSY);
         }
         check_name(newname)?;
+        self.claim_row()?;
+        self.store_before_replacing(parent, name, newparent, newname)?;
         let _names = self.names.lock();
         let layers = self.now();
         let source = self.entry(&layers, parent, name)?.ok_or(Error::Posix(libc::ENOENT))?;
@@ -47,6 +50,27 @@ impl Fs {
             Some(target) if target.ino == source.ino => Ok(()),
             Some(target) if flags.exchange => self.exchange(&from, source, &to, target),
             target => self.move_entry(&from, source, &to, target),
+        }
+    }
+
+    /// Who writes a new file and renames it over the old one wants one of the two whole after a crash: the new one's
+    /// bytes go into a batch no later than the new name.
+    fn store_before_replacing(
+        self: &Arc<Self>,
+        parent: u64,
+        name: &[u8],
+        to: u64,
+        newname: &[u8],
+    ) -> Result<()> {
+        let layers = self.now();
+        if self.entry(&layers, to, newname)?.is_none() {
+            return Ok(());
+        }
+        match self.entry(&layers, parent, name)? {
+            Some(source) if source.kind == libc::S_IFREG => {
+                self.flush(&self.inode(source.ino)?, Flush::Wanted)
+            }
+            _ => Ok(()),
         }
     }
 

@@ -7,7 +7,7 @@
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
@@ -38,10 +38,10 @@ impl Fs {
         self.store.commit()
     }
 
-    /// Makes everything durable.
+    /// Makes everything durable. A file that cannot be stored does not keep the others from it.
     pub fn sync(self: &Arc<Self>) -> Result<()> {
-        self.flush_all()?;
-        self.store.commit()
+        let flushed = self.flush_all();
+        self.store.commit().and(flushed)
     }
 
     /// A file was closed: what was written to it is complete.
@@ -50,7 +50,9 @@ impl Fs {
             && !inode.lock().staging.is_empty()
         {
             let fs = self.clone();
-            self.store.spawn(move || fs.flush_in_background(&inode, Flush::Aged));
+            self.store.spawn(move || {
+                fs.flush_in_background(&inode, Flush::Aged);
+            });
         }
     }
 
@@ -87,21 +89,17 @@ impl Fs {
         failure.lock().take().map_or(Ok(()), Err)
     }
 
-    /// Called before joining a batch: has a large one committed, and waits while it is too large.
-    pub(super) fn limit_batch(&self) {
+    /// Called before joining a batch: has a large one committed, and while it is too large, refuses what cannot be.
+    pub(super) fn limit_batch(&self) -> Result<()> {
         let bytes = self.store.batch_bytes();
         if bytes < BATCH_BYTES {
-            return;
+            return Ok(());
         }
-        if let Some(commit) = self.background.commit.get()
-            && let Err(TrySendError::Disconnected(())) = commit.try_send(())
-        {
-            return;
+        if let Some(commit) = self.background.commit.get() {
+            // Full means that one is asked for already; disconnected, that the mount is ending and commits itself.
+            let _ = commit.try_send(());
         }
-        if bytes >= BATCH_LIMIT {
-            // A failed commit latches the store, or its disk is full; joining will say so.
-            let _ = self.store.commit();
-        }
+        if bytes < BATCH_LIMIT { Ok(()) } else { self.store.commit() }
     }
 
     pub(super) fn start_background(self: &Arc<Self>) -> Result<()> {
@@ -119,8 +117,10 @@ impl Fs {
                 .spawn(move || fs.commit_on_demand(&wanted, &also_stopped))
                 .map_err(failed)?,
         );
+        let (fs, also_stopped) = (self.clone(), stopped.clone());
+        threads.push(builder("cairn-flush").spawn(move || fs.commit_on_time(&also_stopped)).map_err(failed)?);
         let fs = self.clone();
-        threads.push(builder("cairn-flush").spawn(move || fs.commit_on_time(&stopped)).map_err(failed)?);
+        threads.push(builder("cairn-reap").spawn(move || fs.reap_on_time(&stopped)).map_err(failed)?);
         Ok(())
     }
 
@@ -133,10 +133,9 @@ impl Fs {
         }
     }
 
-    /// Commits every interval, and works off the queue of orphans.
+    /// Commits every interval.
     fn commit_on_time(self: &Arc<Self>, stopped: &Receiver<()>) {
-        // Often enough that what is deleted goes soon, seldom enough that an idle mount costs nothing.
-        let tick = self.options.commit_interval.clamp(Duration::from_millis(50), Duration::from_secs(3600));
+        let tick = self.tick();
         while let Err(crossbeam_channel::RecvTimeoutError::Timeout) = stopped.recv_timeout(tick) {
             if self.store.writable().is_err() {
                 continue;
@@ -144,19 +143,29 @@ impl Fs {
             if !self.dirty.is_empty() || self.store.batch_bytes() > 0 {
                 report("commit", self.sync());
             }
-            if self.store.has_orphans() {
-                report("deletion queue", self.reap_all(stopped));
+        }
+    }
+
+    /// Works off the queue of inodes without a name.
+    fn reap_on_time(&self, stopped: &Receiver<()>) {
+        let mut tick = self.tick();
+        while let Err(crossbeam_channel::RecvTimeoutError::Timeout) = stopped.recv_timeout(tick) {
+            tick = self.tick();
+            if self.store.writable().is_err() || !self.store.has_orphans() {
+                continue;
+            }
+            match self.reap() {
+                // More at once, but not without a look at whether to stop.
+                Ok((_, true)) => tick = Duration::ZERO,
+                Ok(_) => {}
+                Err(error) => tracing::error!("deletion queue: {error}"),
             }
         }
     }
 
-    fn reap_all(&self, stopped: &Receiver<()>) -> Result<()> {
-        while self.reap()?.1 {
-            if matches!(stopped.try_recv(), Err(crossbeam_channel::TryRecvError::Disconnected)) {
-                break;
-            }
-        }
-        Ok(())
+    /// Often enough that what is deleted goes soon, seldom enough that an idle mount costs nothing.
+    fn tick(&self) -> Duration {
+        self.options.commit_interval.clamp(Duration::from_millis(50), Duration::from_secs(3600))
     }
 
     /// Ends the background and makes everything durable. What could not be stored is said, and lost.

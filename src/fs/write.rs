@@ -5,6 +5,8 @@
 
 use std::collections::VecDeque;
 
+use std::time::Duration;
+
 use parking_lot::{Condvar, Mutex};
 
 use crate::error::Result;
@@ -21,6 +23,8 @@ use super::{Fs, posix};
 pub(super) const FLUSH_FILE: u64 = 4 << 20;
 /// With this much staged in all, the oldest files are flushed.
 const FLUSH_START: u64 = 16 << 20;
+/// A writer that found no room for this long is told so.
+const STUCK_SECONDS: u32 = 60;
 /// Down to this much.
 pub(super) const FLUSH_STOP: u64 = 8 << 20;
 
@@ -81,11 +85,19 @@ impl Dirty {
         self.queue.lock().is_empty()
     }
 
-    fn wait_for_room(&self, limit: u64) {
+    /// Waits until there is room; false if for a long while nothing could be stored.
+    fn wait_for_room(&self, limit: u64, go_on: impl Fn() -> bool) -> bool {
         let mut waiting = self.waiting.lock();
+        let (mut least, mut idle) = (self.bytes(), 0);
         while self.bytes() > limit {
-            self.room.wait(&mut waiting);
+            self.room.wait_for(&mut waiting, Duration::from_secs(1));
+            idle = if self.bytes() < least { 0 } else { idle + 1 };
+            least = least.min(self.bytes());
+            if !go_on() || idle > STUCK_SECONDS {
+                return false;
+            }
         }
+        true
     }
 }
 
@@ -99,8 +111,11 @@ impl Fs {
         self.promise(data.len() as u64)?;
         if self.dirty.bytes() > self.options.staging_limit {
             self.flush_oldest();
-            self.dirty.wait_for_room(self.options.staging_limit);
+            let room = self.dirty.wait_for_room(self.options.staging_limit, || self.store.writable().is_ok());
             self.store.writable()?;
+            if !room {
+                return posix(libc::EIO);
+            }
         }
         let inode = self.inode(ino)?;
         let mut state = inode.lock();
@@ -126,7 +141,9 @@ impl Fs {
         drop(state);
         if stream {
             let fs = self.clone();
-            self.store.spawn(move || fs.flush_in_background(&inode, Flush::Growing));
+            self.store.spawn(move || {
+                fs.flush_in_background(&inode, Flush::Growing);
+            });
         } else if self.dirty.bytes() > FLUSH_START {
             self.flush_oldest();
         }
@@ -154,8 +171,9 @@ impl Fs {
         self.store.spawn(move || {
             while fs.dirty.bytes() > FLUSH_STOP {
                 match fs.dirty.pop() {
-                    Some(inode) => fs.flush_in_background(&inode, Flush::Aged),
-                    None => break,
+                    // One that cannot be stored would come again at once.
+                    Some(inode) if fs.flush_in_background(&inode, Flush::Aged) => {}
+                    _ => break,
                 }
             }
             fs.dirty.flushers.fetch_sub(1, Ordering::AcqRel);

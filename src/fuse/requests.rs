@@ -500,7 +500,9 @@ impl Filesystem for Adapter {
 /// through this descriptor: without the page cache it is copied once less, is not asked for its security.capability
 /// first, and a backup does not push everything else out of memory. Later opens use the cache.
 fn new_file_flags(flags: i32) -> FopenFlags {
-    if flags & libc::O_ACCMODE == libc::O_WRONLY || flags & libc::O_EXCL != 0 {
+    // With O_SYNC each write has to end with an FSYNC, which the kernel sends only on its way through the page cache.
+    let synchronous = flags & (libc::O_SYNC | libc::O_DSYNC) != 0;
+    if !synchronous && (flags & libc::O_ACCMODE == libc::O_WRONLY || flags & libc::O_EXCL != 0) {
         FopenFlags::FOPEN_DIRECT_IO
     } else {
         FopenFlags::FOPEN_KEEP_CACHE

@@ -46,7 +46,8 @@ impl Default for Options {
 
 /// How often the automatic start looks at the store.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// With this much deleted a cycle starts at once; with less, once nothing more was deleted between two looks.
+/// With this much deleted a cycle starts at once, as it does when the disk runs short; with less, once nothing more was
+/// deleted between two looks.
 const DELETED_LIMIT: u64 = 4 << 30;
 
 /// The collector of one store.
@@ -126,7 +127,9 @@ impl Collector {
             let deleted = self.store.deleted_bytes();
             let settled = deleted > 0 && deleted == deleted_before;
             deleted_before = deleted;
-            let due = self.options.auto && (settled || deleted >= DELETED_LIMIT);
+            let short =
+                deleted > 0 && self.store.host_space().is_ok_and(|space| space.available < space.total / 50);
+            let due = self.options.auto && (settled || short || deleted >= DELETED_LIMIT);
             if self.stopping.load(Ordering::Acquire) || !(asked || due) {
                 continue;
             }
@@ -136,8 +139,8 @@ impl Collector {
         }
     }
 
-    /// Runs one cycle; waits for one that is running already. With `dry_run` nothing is changed, and the record says
-    /// what would have been condemned.
+    /// Runs one cycle; waits for one that is running already. With `dry_run` no chunk is touched, and the record says
+    /// what would have been condemned; the queue of deleted files is worked off all the same.
     pub fn run_cycle(&self, dry_run: bool) -> Result<CycleRecord> {
         let _running = self.running.lock();
         let mut record = CycleRecord { dry_run, started: Timestamp::now().sec, ..CycleRecord::default() };
@@ -166,8 +169,8 @@ impl Collector {
     fn collect(&self, record: &mut CycleRecord) -> Result<()> {
         self.pass(Point::Begin)?;
         let mut clock = self.enter(Stage::Drain);
-        self.store.reset_deleted();
         (self.options.drain)()?;
+        let deleted = self.store.take_deleted();
         record.drain_ms = elapsed(&mut clock);
 
         self.pass(Point::BeforeFlip)?;
@@ -183,7 +186,7 @@ impl Collector {
         self.pass_always(Point::Reclaimed);
         // The barrier has to come down however the cycle ended; cells that were condemned stay refused until it does.
         let ended = self.store.end_cycle();
-        result.and(ended)
+        result.and(ended).inspect_err(|_| self.store.note_deleted(deleted))
     }
 
     fn after_flip(&self, flip: &FlipInfo, record: &mut CycleRecord, clock: &mut Instant) -> Result<()> {

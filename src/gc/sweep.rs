@@ -56,6 +56,8 @@ struct Doomed {
     regions: Vec<RegionRow>,
     digests: Vec<(Digest, ChunkId)>,
     bytes: u64,
+    /// About what they take in their packs.
+    stored: u64,
 }
 
 /// Condemns and removes; with `dry_run`, only counts. `go_on` is asked before each transaction and after each.
@@ -104,6 +106,7 @@ fn condemn(cells: &Cells, row: &mut RegionRow, doomed: &mut Doomed, dry_run: boo
         if goes {
             doomed.digests.push((chunk.digest, id));
             doomed.bytes += u64::from(chunk.len);
+            doomed.stored += u64::from(chunk.len) * u64::from(row.at.len) / u64::from(row.plain.max(1));
             *entry = None;
             removed = true;
         }
@@ -119,6 +122,9 @@ fn remove(store: &Arc<Store>, doomed: &mut Doomed, dry_run: bool, record: &mut C
     let doomed = std::mem::take(doomed);
     record.condemned += doomed.digests.len() as u64;
     record.condemned_bytes += doomed.bytes;
+    if dry_run {
+        record.freed_bytes += doomed.stored;
+    }
     if dry_run || doomed.digests.is_empty() {
         return Ok(());
     }

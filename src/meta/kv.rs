@@ -8,6 +8,8 @@ use std::io;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use parking_lot::RwLock;
+
 use redb::{
     Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
     WriteTransaction,
@@ -145,38 +147,58 @@ impl redb::StorageBackend for Backend {
 
 /// The database.
 pub struct Kv {
-    db: Database,
+    /// Gone once it was closed.
+    db: RwLock<Option<Database>>,
 }
 
 impl Kv {
     /// Makes the database in an empty file, or opens the one that is there.
     pub fn open(file: Arc<dyn MediaFile>, cache_bytes: usize) -> Result<Self> {
-        let db = Database::builder()
-            .set_cache_size(cache_bytes)
-            .create_with_backend(Backend(file))
-            .map_err(db_error)?;
-        let kv = Self { db };
+        let db = guarded(|| {
+            let mut builder = Database::builder();
+            builder.set_cache_size(cache_bytes).create_with_backend(Backend(file)).map_err(db_error)
+        })?;
+        let kv = Self { db: RwLock::new(Some(db)) };
         let txn = kv.write()?;
-        for table in Table::ALL {
-            txn.txn.open_table(table.definition()).map_err(db_error)?;
-        }
+        guarded(|| {
+            for table in Table::ALL {
+                txn.txn.open_table(table.definition()).map_err(db_error)?;
+            }
+            Ok(())
+        })?;
         txn.commit(true)?;
         Ok(kv)
     }
 
+    /// Writes what the database wants to write last, and closes it. Views that are still held can be read.
+    pub fn close(&self) -> Result<()> {
+        match self.db.write().take() {
+            Some(db) => guarded(|| db.close().map_err(db_error)),
+            None => Ok(()),
+        }
+    }
+
+    fn with_db<R>(&self, use_it: impl FnOnce(&Database) -> Result<R>) -> Result<R> {
+        let db = self.db.read();
+        let db = db.as_ref().ok_or_else(|| Error::Latched("it was closed".to_owned()))?;
+        guarded(|| use_it(db))
+    }
+
     /// The present state, unmoved by later commits for as long as it is held.
     pub fn read(&self) -> Result<ReadView> {
-        let txn = self.db.begin_read().map_err(db_error)?;
-        let mut tables = Vec::with_capacity(Table::ALL.len());
-        for table in Table::ALL {
-            tables.push(txn.open_table(table.definition()).map_err(db_error)?);
-        }
-        Ok(ReadView { tables, _txn: txn })
+        self.with_db(|db| {
+            let txn = db.begin_read().map_err(db_error)?;
+            let mut tables = Vec::with_capacity(Table::ALL.len());
+            for table in Table::ALL {
+                tables.push(txn.open_table(table.definition()).map_err(db_error)?);
+            }
+            Ok(ReadView { tables, _txn: txn })
+        })
     }
 
     /// Begins the one write transaction; waits while another is under way.
     pub fn write(&self) -> Result<WriteTxn> {
-        let mut txn = self.db.begin_write().map_err(db_error)?;
+        let mut txn = self.with_db(|db| db.begin_write().map_err(db_error))?;
         // Opening after a crash must not depend on the store's size.
         txn.set_quick_repair(true);
         Ok(WriteTxn { txn })
@@ -201,21 +223,25 @@ impl ReadView {
 
     /// The value under `key`.
     pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        let found = self.table(table).get(key).map_err(db_error)?;
-        found.map(|guard| verified(table, key, guard.value()).map(<[u8]>::to_vec)).transpose()
+        guarded(|| {
+            let found = self.table(table).get(key).map_err(db_error)?;
+            found.map(|guard| verified(table, key, guard.value()).map(<[u8]>::to_vec)).transpose()
+        })
     }
 
     /// The last row with a key in `from..=to`.
     pub fn last(&self, table: Table, from: &[u8], to: &[u8]) -> Result<Option<Row>> {
-        let mut range = self.table(table).range::<&[u8]>(from..=to).map_err(db_error)?;
-        match range.next_back() {
-            None => Ok(None),
-            Some(row) => {
-                let (key, value) = row.map_err(db_error)?;
-                let plain = verified(table, key.value(), value.value())?;
-                Ok(Some((key.value().to_vec(), plain.to_vec())))
+        guarded(|| {
+            let mut range = self.table(table).range::<&[u8]>(from..=to).map_err(db_error)?;
+            match range.next_back() {
+                None => Ok(None),
+                Some(row) => {
+                    let (key, value) = row.map_err(db_error)?;
+                    let plain = verified(table, key.value(), value.value())?;
+                    Ok(Some((key.value().to_vec(), plain.to_vec())))
+                }
             }
-        }
+        })
     }
 
     /// Calls `each` for the rows from `from` (and below `to`) in key order until it returns false.
@@ -229,8 +255,9 @@ impl ReadView {
         if range_is_empty(from, to) {
             return Ok(());
         }
-        for row in self.table(table).range::<&[u8]>((from, to)).map_err(db_error)? {
-            let (key, value) = row.map_err(db_error)?;
+        let mut range = guarded(|| self.table(table).range::<&[u8]>((from, to)).map_err(db_error))?;
+        while let Some(row) = guarded(|| range.next().transpose().map_err(db_error))? {
+            let (key, value) = row;
             let plain = verified(table, key.value(), value.value())?;
             if !each(key.value(), plain)? {
                 break;
@@ -290,6 +317,14 @@ impl WriteTxn {
     /// Applies changes of one table, in key order for speed: `None` removes.
     pub fn apply<K: AsRef<[u8]>, V: AsRef<[u8]>>(
         &mut self,
+        table: Table,
+        changes: impl IntoIterator<Item = (K, Option<V>)>,
+    ) -> Result<()> {
+        guarded(|| self.apply_unguarded(table, changes))
+    }
+
+    fn apply_unguarded<K: AsRef<[u8]>, V: AsRef<[u8]>>(
+        &self,
         table: Table,
         changes: impl IntoIterator<Item = (K, Option<V>)>,
     ) -> Result<()> {
@@ -356,6 +391,6 @@ impl WriteTxn {
                 .set_durability(Durability::None)
                 .map_err(|error| Error::io("metadata database", io::Error::other(error.to_string())))?;
         }
-        self.txn.commit().map_err(db_error)
+        guarded(|| self.txn.commit().map_err(db_error))
     }
 }

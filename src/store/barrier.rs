@@ -50,7 +50,7 @@ impl Barrier {
         }
     }
 
-    /// Asks for a run that a live extent already refers to (clone, split). Such a run cannot be condemned, since the
+    /// Asks for a run that a live extent already refers to (a clone). Such a run cannot be condemned, since the
     /// mark saw its extent or its extent passed this barrier; the id returned is one that is, and proves damage.
     pub fn reuse_run(&self, first: ChunkId, count: u64) -> Option<ChunkId> {
         let cells = self.cells.read();

@@ -104,13 +104,13 @@ impl Gate {
         self.open.read().clone()
     }
 
-    /// Puts a new batch in the place of the open one, calls `at_swap` in the moment in which nobody can join, and
-    /// returns the old batch and how long joining was held up.
-    pub fn swap(&self, at_swap: impl FnOnce(&Arc<Batch>)) -> (Arc<Batch>, Duration) {
-        let mut open = self.open.write();
+    /// Puts a new batch in the place of the open one, calls `at_swap` with the old and the new one in the moment in which
+    /// nobody can join, and returns the old batch and how long joining was held up.
+    pub fn swap(&self, at_swap: impl FnOnce(&Arc<Batch>, &Arc<Batch>)) -> (Arc<Batch>, Duration) {
         let since = Instant::now();
+        let mut open = self.open.write();
         let next = Batch::new(open.number + 1);
-        at_swap(&next);
+        at_swap(&open, &next);
         let old = std::mem::replace(&mut *open, next);
         drop(open);
         (old, since.elapsed())
@@ -125,7 +125,7 @@ mod tests {
     fn a_swap_waits_for_no_member_but_the_old_batch_does() {
         let gate = Gate::new(Batch::new(1));
         let early = gate.join();
-        let (old, _) = gate.swap(|next| assert_eq!(next.number, 2));
+        let (old, _) = gate.swap(|_, next| assert_eq!(next.number, 2));
         let late = gate.join();
         assert_eq!((early.number, late.number, old.number), (1, 2, 1));
 

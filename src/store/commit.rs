@@ -2,8 +2,8 @@
 //!
 //! Keeps true: a batch enters the database in one durable transaction, after the last of its members has left (I5),
 //! after its regions were appended and synced (I1), and after the batch before it. A sync or a transaction that fails
-//! is final: the store is latched (I8). A full disk is not a failure of that kind: nothing was promised that is not
-//! still in memory, so the batch waits, sealed, and the next commit goes on with it.
+//! is final: the store is latched (I8). A disk that is full when a region is appended is not a failure of that kind:
+//! nothing is lost that is not still in memory, so the batch waits, sealed, and the next commit goes on with it.
 
 use std::time::Duration;
 
@@ -48,12 +48,13 @@ impl Store {
 
     /// Seals the open batch. `at_swap` runs in the moment in which nobody can join. Returns how long joining was held.
     fn swap_batch(&self, state: &mut CommitState, at_swap: impl FnOnce()) -> Duration {
-        let (old, held) = self.gate.swap(|next| {
+        let (old, held) = self.gate.swap(|old, next| {
             at_swap();
+            // Before the new batch is the open one: a reader looks into the open batch first, then into this.
+            *self.sealed.write() = Some(old.clone());
             state.sealed_below = self.next_chunk.load(Ordering::Acquire);
             self.meta.seal(next.rows.clone());
         });
-        *self.sealed.write() = Some(old.clone());
         state.unfinished = Some(old);
         held
     }

@@ -106,7 +106,10 @@ impl Store {
             // Moved between the look at its row and the read of its pack: the row by now says where to.
             Err(_) => self.try_region_of(id).inspect_err(|error| {
                 tracing::error!("chunk {} cannot be read: {error}", id.0);
-                self.bad.write().insert(id.0);
+                // A chunk without a row was swept after its file let go of it: nothing is bad.
+                if matches!(find_region(&self.now(), id), Ok(Some(_))) {
+                    self.bad.write().insert(id.0);
+                }
             }),
         }
     }

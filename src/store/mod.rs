@@ -47,7 +47,7 @@ use space::SpaceKeeper;
 /// Inode numbers below this are the root's and the control directory's.
 pub const FIRST_INO: u64 = 16;
 
-/// Numbers skipped at each opening: more than one batch can give out, and a batch is all that a crash loses.
+/// Numbers skipped at each opening: more than the two batches that a crash can lose give out.
 const NUMBER_GAP: u64 = 1 << 20;
 
 /// How a store is opened.
@@ -206,15 +206,21 @@ impl Store {
         if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
-        let result = if self.read_only || self.latch.get().is_some() {
-            Ok(())
-        } else {
-            self.commit().and_then(|()| self.writer.seal()).and_then(|()| self.writer.sync())
+        let result = match self.latch.get() {
+            _ if self.read_only => Ok(()),
+            None => self.commit().and_then(|()| self.writer.seal()).and_then(|()| self.writer.sync()),
+            // What was acknowledged since the failure, or shortly before it, is in no database.
+            Some(why) if self.batch_bytes() > 0 || self.sealed.read().is_some() => {
+                Err(Error::Latched(format!("{why}; what was written since then is lost")))
+            }
+            Some(_) => Ok(()),
         };
         self.pool.close();
         let _ = self.latch.set("it was closed".to_owned());
+        // The database writes once more while it closes; only then may another process have the store.
+        let closed = self.meta.kv().close();
         drop(self.lock.lock().take());
-        result
+        result.and(closed)
     }
 
     /// Joins the open batch. Take the locks of inodes first; see [`batch`].
@@ -328,9 +334,9 @@ impl Store {
         self.deleted.load(Ordering::Relaxed)
     }
 
-    /// A cycle begins.
-    pub fn reset_deleted(&self) {
-        self.deleted.store(0, Ordering::Relaxed);
+    /// The same, and the count starts anew: a cycle begins.
+    pub fn take_deleted(&self) -> u64 {
+        self.deleted.swap(0, Ordering::Relaxed)
     }
 
     /// Queues work for the pool.

@@ -70,6 +70,7 @@ fn on_small_disk() -> Option<(World, SmallDisk)> {
 struct Kept(BTreeMap<PathBuf, u64>);
 
 const FILE: usize = 2 << 20;
+const RESERVE: u64 = 8 << 20;
 
 impl Kept {
     fn assert_whole(&self) {
@@ -116,7 +117,8 @@ fn goes_on(world: &World, disk: &SmallDisk, mut kept: Kept) {
     }
     world.deletions_done();
     let record = world.gc();
-    let freed = disk.free() - before;
+    // The store takes its reserve back first.
+    let freed = disk.free() + RESERVE - before;
     println!("{} files went, {} MiB came back", gone.len(), freed >> 20);
     let expected = (gone.len() * FILE) as u64 * 3 / 4;
     assert!(freed > expected, "only {freed} of {expected} bytes came back: {record}");
@@ -162,8 +164,10 @@ fn no_byte_is_free_because_of_others() {
     }
     let other = disk.fill();
     assert_eq!(disk.free(), 0);
-    let error = store_file(&world.mnt.join("more"), 100, true).unwrap_err();
-    assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{error}");
+    // The reserve may take a little; then it is said that there is no room.
+    let more = fill(&world.mnt.join("more"), 100, true);
+    assert!(more.0.len() < 8, "{} files of 2 MiB on a full disk", more.0.len());
+    kept.0.extend(more.0);
     kept.assert_whole();
     let path = world.mnt.join("f1");
     fs::remove_file(&path).unwrap();
