@@ -52,7 +52,7 @@ impl Default for MountOptions {
             threads: default_threads(),
             writeback: false,
             no_open: true,
-            posix_acl: false,
+            posix_acl: true,
         }
     }
 }

@@ -183,13 +183,19 @@ impl Cell<'_> {
             Way::Copy => tool!("cp", "-a", self.source, to),
             Way::Clone => tool!("cp", "-a", "--reflink=auto", self.base(), to),
             Way::Link => {
-                tool!("rsync", "-a", format!("--link-dest={}", self.base().display()), self.from_source(), to)
+                tool!(
+                    "rsync",
+                    "-a",
+                    format!("--link-dest={}", self.base().display()),
+                    self.source_with_slash(),
+                    to
+                )
             }
         };
     }
 
     /// With the slash that has rsync copy what is in it.
-    fn from_source(&self) -> String {
+    fn source_with_slash(&self) -> String {
         format!("{}/", self.source.display())
     }
 

@@ -130,7 +130,6 @@ fn class_05_killed_at_each_point_of_a_cycle_and_written_again() {
     let mut all = Vec::new();
     for (n, point) in POINTS.iter().enumerate() {
         let (live, garbage) = (Tree::small(900 + n as u64), Tree::small(950 + n as u64));
-        eprintln!("point {point}");
         let (keep, again) = mixed(&world, &live, &garbage, point);
         let mut cycle = world.hold_cycle(point);
         // Written beside the cycle, and durable.

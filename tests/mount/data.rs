@@ -101,6 +101,7 @@ impl Tree {
     }
 
     /// The names, in order.
+    #[cfg(feature = "sim")]
     pub fn names(&self) -> Vec<PathBuf> {
         self.0.keys().cloned().collect()
     }

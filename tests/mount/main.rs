@@ -8,6 +8,7 @@
 //! `cargo test --features sim --test mount -- --nocapture` runs all of them and prints the advisory's table.
 
 mod data;
+#[cfg(feature = "sim")]
 mod pause;
 mod sys;
 mod world;
