@@ -98,6 +98,8 @@ fn fill(dir: &Path, first: u64, sync: bool) -> Kept {
             Ok(()) => kept.0.insert(path, seed),
             Err(error) => {
                 assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{error}");
+                // As programs do that copy.
+                fs::remove_file(path).unwrap();
                 break;
             }
         };

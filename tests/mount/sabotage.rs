@@ -106,6 +106,7 @@ fn content_comes_again_after_the_cycle(world: &World, tree: &Tree) -> PathBuf {
     // A second copy is found, and that is remembered.
     let again = world.mnt.join("again");
     tree.write(&again);
+    world.sync();
     tool!("rm", "-rf", base, again);
     world.deletions_done();
     let record = world.gc();
