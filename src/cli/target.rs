@@ -68,7 +68,7 @@ pub(super) fn store_of(path: &Path) -> Result<PathBuf> {
     let table = MountTable::read()?;
     let entry = match fs::metadata(&real) {
         Ok(meta) => table.ours_by_device(meta.dev()),
-        Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => table.at(&real).filter(|e| e.is_ours()),
+        Err(e) if crate::fuse::nobody_answers(&e) => table.at(&real).filter(|e| e.is_ours()),
         Err(e) => return Err(Error::io(format!("looking at {}", show(path)), e)),
     };
     let Some(entry) = entry else {

@@ -112,7 +112,7 @@ pub fn real_path(path: &Path) -> io::Result<PathBuf> {
         Ok(real) => return Ok(real),
         Err(e) => e,
     };
-    if first.raw_os_error() != Some(libc::ENOTCONN) {
+    if !crate::fuse::nobody_answers(&first) {
         return Err(first);
     }
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {

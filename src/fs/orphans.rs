@@ -94,7 +94,7 @@ impl Fs {
 
     /// Orphans in the database that may go, and whether there may be more.
     fn ready_orphans(&self) -> Result<(Vec<u64>, bool)> {
-        let committed = self.store.committed_batch();
+        let committed = self.store.settled_batch();
         // The view first: whatever it has lost its name before, and what is known of it is at least as new.
         let view = self.now().view.clone();
         let known = self.orphans.inodes.lock().clone();
@@ -115,7 +115,7 @@ impl Fs {
     /// Commits, and works off what is in the queue by then, as far as the kernel lets it. What is deleted meanwhile is
     /// for the next time: under steady deletes there would be no end.
     pub fn drain_orphans(self: &Arc<Self>) -> Result<()> {
-        self.sync()?;
+        self.store.commit()?;
         let (mut left, mut more) = (self.store.counter(Counter::Orphans), true);
         while more && left > 0 {
             let gone;

@@ -29,6 +29,7 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::fs::Fs;
 
+pub use mount::nobody_answers;
 pub use options::MountOptions;
 pub use session::{Notifier, Session, Unmounter};
 

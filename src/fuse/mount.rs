@@ -29,6 +29,12 @@ const HELPER: &str = "fusermount3";
 const HELPER_MISSING: &str =
     "fusermount3 is not installed, which users other than root need; install the package fuse3";
 
+/// Whether an error says that a mount's daemon is gone. The first request after its end may be told of an aborted
+/// connection, later ones of none.
+pub fn nobody_answers(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED))
+}
+
 /// Resolves the mount point to the name under which it stands in the mount table.
 pub(super) fn resolve(mountpoint: &Path) -> Result<PathBuf> {
     let shown = mountpoint.display();
@@ -39,7 +45,7 @@ pub(super) fn resolve(mountpoint: &Path) -> Result<PathBuf> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             environment(format!("the mount point {shown} does not exist; make it: mkdir -p {shown}"))
         }
-        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
+        Err(error) if nobody_answers(&error) => {
             environment(format!("a dead FUSE mount is still at {shown}; take it away first: umount {shown}"))
         }
         Err(error) => environment(format!(

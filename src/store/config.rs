@@ -136,6 +136,10 @@ fn not_a_store(dir: &Path, path: &Path, error: io::Error) -> Error {
             "{} is not a cairnfs store (it has no {CONFIG_FILE}); make one with `cairnfs mkfs`",
             dir.display()
         )),
+        io::ErrorKind::InvalidData => Error::Format(format!(
+            "{} is damaged (it is not text); put back a copy of it, every other file of the store is as it was",
+            path.display()
+        )),
         _ => Error::io(format!("reading {}", path.display()), error),
     }
 }

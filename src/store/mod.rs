@@ -314,9 +314,12 @@ impl Store {
         self.gate.open().number
     }
 
-    /// The number of the last batch that is durable.
-    pub fn committed_batch(&self) -> u64 {
-        self.committed.load(Ordering::Acquire)
+    /// The number of the last batch all of whose rows are durable: that of the open one while there are none in it.
+    pub fn settled_batch(&self) -> u64 {
+        let open = self.gate.open();
+        let committed = self.committed.load(Ordering::Acquire);
+        let nothing_waits = committed + 1 == open.number && open.rows.is_empty();
+        if nothing_waits { open.number } else { committed }
     }
 
     /// True if inodes without a name wait to be removed.

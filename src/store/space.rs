@@ -45,13 +45,16 @@ impl SpaceKeeper {
             return Ok(());
         }
         let space = self.media.space().map_err(|error| Error::io("statvfs of the store", error))?;
-        let needed = promised + bytes + MARGIN;
+        // A reserve that was given up is not room for new data: it is for deletes, cycles and what was promised.
+        let missing = if self.without_reserve.load(Ordering::Acquire) { self.reserve } else { 0 };
+        let needed = promised + bytes + MARGIN + missing;
         if space.available < needed {
             self.budget.store(0, Ordering::Relaxed);
             return Err(Error::Posix(libc::ENOSPC));
         }
         let spare = (space.available - needed) / 2;
-        self.budget.store(spare.min(STEP) as i64, Ordering::Relaxed);
+        // No more than the reserve could make good, should others take the room meanwhile.
+        self.budget.store(spare.min(STEP).min((self.reserve / 4).max(256 << 10)) as i64, Ordering::Relaxed);
         Ok(())
     }
 
@@ -70,6 +73,7 @@ impl SpaceKeeper {
         if self.without_reserve.swap(true, Ordering::AcqRel) {
             return false;
         }
+        self.budget.store(0, Ordering::Relaxed);
         tracing::warn!("the disk is full; the reserve of {} bytes is given up", self.reserve);
         self.media.remove(RESERVE_FILE).is_ok()
     }

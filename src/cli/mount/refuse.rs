@@ -51,7 +51,7 @@ fn usable_mountpoint(path: &Path) -> Result<PathBuf> {
 /// question that always goes to the daemon tells.
 fn is_dead(mountpoint: &Path) -> Result<bool> {
     Ok(MountTable::read()?.at(mountpoint).is_some_and(|m| m.is_ours())
-        && rustix::fs::statvfs(mountpoint).is_err_and(|e| e == rustix::io::Errno::NOTCONN))
+        && rustix::fs::statvfs(mountpoint).is_err_and(|e| crate::fuse::nobody_answers(&e.into())))
 }
 
 /// A store below its own mount would have to answer the kernel's questions about itself.
