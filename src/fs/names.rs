@@ -236,7 +236,11 @@ impl Fs {
         if state.row.nlink == 0 {
             member.rows.put(Table::Orphans, &id_key(ino), &[]);
             member.rows.count(Counter::Orphans, 1);
-            self.orphans.unlinked(ino, self.inodes.is_remembered(ino), member.number);
+            let remembered = self.inodes.is_remembered(ino);
+            if !remembered {
+                self.bury(state);
+            }
+            self.orphans.unlinked(ino, remembered, member.number);
         }
     }
 

@@ -16,6 +16,7 @@ use crate::sabotage::{Protection, out};
 use crate::sync::Arc;
 
 use super::Fs;
+use super::inode::InodeState;
 
 /// Rows that one transaction removes: bounds how long it holds up a commit.
 const ROWS_AT_A_TIME: usize = 4096;
@@ -47,14 +48,18 @@ impl Fs {
             return;
         }
         if let Some(inode) = self.inodes.remove(ino) {
-            let mut state = inode.lock();
-            state.dead = true;
-            self.dirty.sub(state.staging.bytes());
-            state.staging.take();
+            self.bury(&mut inode.lock());
         }
         // After the inode is dead: whatever was written for it is in this batch or in an earlier one.
         let batch = self.store.open_batch();
         self.orphans.inodes.lock().insert(ino, Some(batch));
+    }
+
+    /// Nothing more is written for an inode that nobody can reach any more.
+    pub(super) fn bury(&self, state: &mut InodeState) {
+        state.dead = true;
+        self.dirty.sub(state.staging.bytes());
+        state.staging.take();
     }
 
     /// Removes some of the inodes without a name, as far as nobody needs them. Returns how many are gone, and whether

@@ -108,6 +108,10 @@ impl Fs {
         let Some(end) = end else {
             return posix(libc::EFBIG);
         };
+        if data.is_empty() {
+            // Not even the size changes.
+            return Ok(());
+        }
         self.promise(data.len() as u64)?;
         if self.dirty.bytes() > self.options.staging_limit {
             self.flush_oldest();
