@@ -150,6 +150,9 @@ impl Collector {
             record.ended_early = Some(error.to_string());
         }
         if !dry_run {
+            // The log keeps the record of each cycle, the status that of the last.
+            let text = serde_json::to_string(&record).unwrap_or_default();
+            tracing::info!("cycle {text}");
             *self.last.lock() = Some(record.clone());
         }
         result.map(|()| record)

@@ -108,3 +108,33 @@ fn files_stay_readable() {
         assert!(text.starts_with("//!"), "{} does not say what it keeps true", path.display());
     }
 }
+
+/// The words in backquotes of a text that look like the name of a test: several parts, small letters.
+fn names_in(text: &str) -> Vec<&str> {
+    let quoted = text.split('`').skip(1).step_by(2);
+    let word = |name: &&str| {
+        name.matches('_').count() >= 2
+            && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    };
+    quoted.filter(word).collect()
+}
+
+#[test]
+fn the_documents_name_only_tests_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut all: String = sources().into_iter().map(|(_, text)| text).collect();
+    for dir in ["filesystem", "model", "mount"] {
+        for entry in fs::read_dir(root.join("tests").join(dir)).unwrap() {
+            all.push_str(&fs::read_to_string(entry.unwrap().path()).unwrap());
+        }
+    }
+    let mut seen = 0;
+    for page in ["semantics.md", "collection.md"] {
+        let text = fs::read_to_string(root.join("docs").join(page)).unwrap();
+        for name in names_in(&text) {
+            seen += 1;
+            assert!(all.contains(name), "{page} names `{name}`, which is nowhere in the sources");
+        }
+    }
+    assert!(seen > 30, "the pages were read");
+}
