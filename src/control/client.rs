@@ -18,7 +18,14 @@ pub struct Client {
 impl Client {
     /// Connects; None if no process has the store open (or it is about to close it).
     pub fn connect(store: &Path) -> Result<Option<Self>> {
-        Ok(socket::connect(store)?.map(Self::over))
+        let Some(mut client) = socket::connect(store)?.map(Self::over) else {
+            return Ok(None);
+        };
+        // The kernel takes connections for a process that was killed a moment ago; only an answer shows one that lives.
+        match client.status() {
+            Err(Error::Environment(_)) => Ok(None),
+            _ => Ok(Some(client)),
+        }
     }
 
     /// Speaks over a stream that stands already.
