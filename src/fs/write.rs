@@ -90,8 +90,9 @@ impl Dirty {
         let mut waiting = self.waiting.lock();
         let (mut least, mut idle) = (self.bytes(), 0);
         while self.bytes() > limit {
-            self.room.wait_for(&mut waiting, Duration::from_secs(1));
-            idle = if self.bytes() < least { 0 } else { idle + 1 };
+            // Only a whole second without a sign counts; being woken in vain is no sign of trouble.
+            let silent = self.room.wait_for(&mut waiting, Duration::from_secs(1)).timed_out();
+            idle = if self.bytes() < least { 0 } else { idle + u32::from(silent) };
             least = least.min(self.bytes());
             if !go_on() || idle > STUCK_SECONDS {
                 return false;
