@@ -12,6 +12,8 @@ mod blocks;
 mod file;
 mod power;
 
+pub use power::Rng;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::io;

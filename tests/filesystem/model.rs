@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use cairnfs::fs::{ROOT_INO, RenameFlags, SetAttr};
 
-use crate::random::{Random, seed};
+use crate::random::{self, Random, seed};
 use crate::world::{CALLER, World, config, new_disk, protected};
 
 const NAMES: u64 = 12;
@@ -77,7 +77,7 @@ impl Run {
         } as usize;
         // Few kinds of content: much of it is there already. Kind 0 is zeros.
         let kind = self.random.below(6);
-        let data = if kind == 0 { vec![0; len] } else { Random::content(kind, len) };
+        let data = if kind == 0 { vec![0; len] } else { random::content(kind, len) };
         self.steps.push(format!("write {name} {offset}+{len} kind {kind}"));
         self.world.fs.write(self.ino(&name), offset, &data, false).unwrap();
         let Some(file) = self.files.get_mut(&name) else { return };

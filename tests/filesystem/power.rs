@@ -9,7 +9,7 @@ use cairnfs::fs::{ROOT_INO, RenameFlags};
 use cairnfs::media::sim::SimMedia;
 use cairnfs::sabotage::Protection;
 
-use crate::random::{Random, seed};
+use crate::random::{self, seed};
 use crate::world::{World, config, new_disk, protected, without};
 
 /// What is promised after a step: files and their content, as of the operation number at which the step had ended.
@@ -24,7 +24,7 @@ const TRASH: u64 = 4;
 const AGAIN: std::ops::RangeInclusive<u64> = 0..=TRASH;
 
 fn content(kind: u64) -> Vec<u8> {
-    Random::content(kind, 220_000 + kind as usize * 1_000)
+    random::content(kind, 220_000 + kind as usize * 1_000)
 }
 
 /// Runs the script on `disk`; returns what was promised when.

@@ -10,13 +10,13 @@ use cairnfs::gc::Point;
 use cairnfs::media::sim::SimMedia;
 use cairnfs::sabotage::Protection;
 
-use crate::random::Random;
+use crate::random;
 use crate::world::{CALLER, World, config, new_disk, protected, without};
 
 const FILES: u64 = 6;
 
 fn content(number: u64) -> Vec<u8> {
-    Random::content(1000 + number, 30_000 + number as usize * 777)
+    random::content(1000 + number, 30_000 + number as usize * 777)
 }
 
 /// What happens while the cycle is held.
@@ -164,7 +164,7 @@ fn race_at_point(world: &World, race: Race) {
                 let ino = world.find(&format!("s0/f{number}")).unwrap();
                 let empty = SetAttr { size: Some(0), ..SetAttr::default() };
                 world.fs.setattr(ino, CALLER, &empty).unwrap();
-                world.fs.write(ino, 0, &Random::content(9000 + number, 20_000), false).unwrap();
+                world.fs.write(ino, 0, &random::content(9000 + number, 20_000), false).unwrap();
             }
             world.fs.sync().unwrap();
         }

@@ -4,34 +4,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Numbers from a seed (splitmix64).
-pub struct Numbers(u64);
-
-impl Numbers {
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `end`.
-    pub fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-}
+pub use cairnfs::media::sim::Rng as Numbers;
 
 /// Bytes that do not compress and are nowhere twice.
 pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut numbers = Numbers::new(seed);
     let mut bytes = Vec::with_capacity(len + 8);
     while bytes.len() < len {
-        bytes.extend_from_slice(&numbers.next().to_le_bytes());
+        bytes.extend_from_slice(&numbers.draw().to_le_bytes());
     }
     bytes.truncate(len);
     bytes
@@ -42,7 +22,7 @@ pub fn text(seed: u64, len: usize) -> Vec<u8> {
     let mut numbers = Numbers::new(seed);
     let mut bytes = Vec::with_capacity(len + 32);
     while bytes.len() < len {
-        let n = numbers.next();
+        let n = numbers.draw();
         bytes.extend_from_slice(format!("{:04x} stone on stone\n", n & 0xffff).as_bytes());
     }
     bytes.truncate(len);
