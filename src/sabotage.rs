@@ -29,6 +29,12 @@ pub enum Protection {
     BytesBeforeNames,
     /// An orphan is removed only after the kernel has forgotten it.
     WaitForForget,
+    /// Who refers to a chunk that is known to be bad brings its bytes along.
+    NeverReuseBad,
+    /// What is stored anew for a bad chunk is stored under its old id.
+    HealOldId,
+    /// The sweep reads the rows that it changes in its own transaction.
+    SweepReadsAgain,
 }
 
 #[cfg(feature = "sim")]
@@ -40,7 +46,7 @@ mod switches {
     static OUT: AtomicU32 = AtomicU32::new(0);
     static FROM_ENVIRONMENT: OnceLock<u32> = OnceLock::new();
 
-    const NAMES: [(&str, Protection); 11] = [
+    const NAMES: [(&str, Protection); 14] = [
         ("mark-on-hit", Protection::MarkOnHit),
         ("one-snapshot", Protection::OneSnapshot),
         ("drain-before-snapshot", Protection::DrainBeforeSnapshot),
@@ -52,6 +58,9 @@ mod switches {
         ("forget-remembered", Protection::ForgetRemembered),
         ("bytes-before-names", Protection::BytesBeforeNames),
         ("wait-for-forget", Protection::WaitForForget),
+        ("never-reuse-bad", Protection::NeverReuseBad),
+        ("heal-old-id", Protection::HealOldId),
+        ("sweep-reads-again", Protection::SweepReadsAgain),
     ];
 
     fn bit(protection: Protection) -> u32 {

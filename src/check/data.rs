@@ -105,10 +105,8 @@ fn take_in(run: &mut Run<'_>, told: Told) -> Result<()> {
     for fault in told.faults {
         let (first, end) = (fault.row.first.0, fault.row.end().0);
         let bad = fault.chunks.len();
-        for id in &fault.chunks {
-            // Whatever is stored from now on must not be shared with what cannot be read.
-            run.store.distrust(*id);
-        }
+        // Whatever is stored from now on must not be shared with what cannot be read.
+        run.store.distrust(fault.chunks.iter().copied(), fault.row.at.pack);
         let what = format!(
             "{bad} of {} in {} {} not read back: {}",
             span(first, end),

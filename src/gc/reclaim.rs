@@ -73,6 +73,8 @@ fn remove(store: &Store, file: &PackFile, record: &mut CycleRecord) -> Result<()
 /// A region on its way.
 struct Move {
     first: ChunkId,
+    /// The id after the last chunk of its row.
+    end: ChunkId,
     from: Location,
     to: Location,
     plain: u32,
@@ -142,7 +144,7 @@ fn copy(store: &Store, row: &RegionRow) -> Result<Move> {
         (encode_region(&chunks, &bytes, store.compression()), bytes.len() as u32)
     };
     let to = store.append_moved(&record)?;
-    Ok(Move { first: row.first, from: row.at, to, plain })
+    Ok(Move { first: row.first, end: row.end(), from: row.at, to, plain })
 }
 
 /// Syncs moved regions and has their rows follow, where they still point to the old place.
@@ -154,13 +156,14 @@ fn settle(store: &Arc<Store>, moves: Vec<Move>) -> Result<()> {
     store.rewrite(true, |txn, sums| {
         let mut rows = Vec::new();
         for step in &moves {
-            let key = id_key(step.first.0);
-            let Some(row) = txn.get(Table::Regions, &key)? else { continue };
-            let mut row = RegionRow::decode(step.first, &row)?;
-            if row.at == step.from {
-                (row.at, row.plain) = (step.to, step.plain);
-                sums[Counter::StoredBytes as usize] += i64::from(step.to.len) - i64::from(step.from.len);
-                rows.push((key, Some(row.encode())));
+            // One row by now may be several, of which those that were healed are elsewhere.
+            for (key, row) in txn.rows(Table::Regions, &id_key(step.first.0), &id_key(step.end.0))? {
+                let mut row = RegionRow::decode(ChunkId(chunk_of(&key)?), &row)?;
+                if row.at == step.from {
+                    (row.at, row.plain) = (step.to, step.plain);
+                    sums[Counter::StoredBytes as usize] += i64::from(step.to.len) - i64::from(step.from.len);
+                    rows.push((key, Some(row.encode())));
+                }
             }
         }
         txn.apply(Table::Regions, rows)

@@ -9,7 +9,7 @@ use std::ops::Bound;
 use crate::chunk::{ChunkId, Digest};
 use crate::error::Result;
 use crate::meta::rows::{RegionRow, chunk_of, id_key};
-use crate::meta::{Counter, Table};
+use crate::meta::{Counter, Table, WriteTxn};
 use crate::pack::PackId;
 use crate::sabotage::{Protection, out};
 use crate::store::Store;
@@ -52,7 +52,7 @@ impl Usage {
 /// Rows that wait to be removed.
 #[derive(Default)]
 struct Doomed {
-    /// Regions as they will stand.
+    /// Regions with condemned chunks, without these, as the sweep saw them.
     regions: Vec<RegionRow>,
     digests: Vec<(Digest, ChunkId)>,
     bytes: u64,
@@ -70,7 +70,8 @@ pub(super) fn sweep(
 ) -> Result<Usage> {
     let mut usage = Usage::default();
     let mut doomed = Doomed::default();
-    // Nobody else changes the regions below the watermark; those above it only serve the count of what is live.
+    // Rows of this view are no more than what was: those that change are read again when they do. What is healed
+    // meanwhile counts as live in its old place, and is in a pack that this cycle leaves alone.
     let view = store.now().view.clone();
     view.scan(Table::Regions, Bound::Unbounded, Bound::Unbounded, |key, row| {
         let mut row = RegionRow::decode(ChunkId(chunk_of(key)?), row)?;
@@ -128,13 +129,10 @@ fn remove(store: &Arc<Store>, doomed: &mut Doomed, dry_run: bool, record: &mut C
     if dry_run || doomed.digests.is_empty() {
         return Ok(());
     }
+    let bad: Vec<ChunkId> = doomed.digests.iter().map(|(_, id)| *id).filter(|id| store.is_bad(*id)).collect();
     store.rewrite(false, |txn, sums| {
-        let rows = doomed.regions.iter().map(|row| {
-            let whole = row.live().next().is_none();
-            let stays = (!whole).then(|| row.encode());
-            (id_key(row.first.0), stays)
-        });
-        txn.apply(Table::Regions, rows)?;
+        remove_chunks(txn, &doomed, sums)?;
+        txn.apply(Table::Bad, bad.iter().map(|id| (id_key(id.0), None::<&[u8]>)))?;
         let mut digests: Vec<_> =
             doomed.digests.iter().map(|(digest, id)| (digest.0, id_key(id.0))).collect();
         digests.sort_unstable();
@@ -143,15 +141,39 @@ fn remove(store: &Arc<Store>, doomed: &mut Doomed, dry_run: bool, record: &mut C
         } else {
             txn.remove_if(Table::Digests, &digests)?;
         }
-        let stored: u64 = doomed
-            .regions
-            .iter()
-            .filter(|row| row.live().next().is_none())
-            .map(|r| u64::from(r.at.len))
-            .sum();
         sums[Counter::Chunks as usize] -= doomed.digests.len() as i64;
         sums[Counter::PlainBytes as usize] -= doomed.bytes as i64;
-        sums[Counter::StoredBytes as usize] -= stored as i64;
         Ok(())
-    })
+    })?;
+    store.forget_bad(bad);
+    Ok(())
+}
+
+/// Takes the condemned chunks out of their rows. The rows are read again here: since the sweep looked at one, chunks of
+/// it that were bad may have been stored anew, and have rows of their own by now.
+fn remove_chunks(txn: &mut WriteTxn, doomed: &Doomed, sums: &mut [i64; Counter::ALL.len()]) -> Result<()> {
+    // In the order of the ids, as the rows were scanned.
+    let is_condemned = |id: ChunkId| doomed.digests.binary_search_by_key(&id, |(_, id)| *id).is_ok();
+    let mut changes = Vec::new();
+    for seen in &doomed.regions {
+        let rows = if out(Protection::SweepReadsAgain) {
+            vec![(id_key(seen.first.0).to_vec(), seen.encode())]
+        } else {
+            txn.rows(Table::Regions, &id_key(seen.first.0), &id_key(seen.end().0))?
+        };
+        for (key, row) in rows {
+            let mut row = RegionRow::decode(ChunkId(chunk_of(&key)?), &row)?;
+            for (index, entry) in row.entries.iter_mut().enumerate() {
+                if is_condemned(row.first.offset(index as u64)) {
+                    *entry = None;
+                }
+            }
+            let stays = row.live().next().is_some();
+            if !stays {
+                sums[Counter::StoredBytes as usize] -= i64::from(row.at.len);
+            }
+            changes.push((key, stays.then(|| row.encode())));
+        }
+    }
+    txn.apply(Table::Regions, changes)
 }

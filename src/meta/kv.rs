@@ -39,11 +39,13 @@ pub enum Table {
     Orphans,
     /// Counters and the generation.
     State,
+    /// ChunkId that did not read back -> the pack it was in.
+    Bad,
 }
 
 impl Table {
     /// All tables, in the order of their numbers.
-    pub const ALL: [Table; 8] = [
+    pub const ALL: [Table; 9] = [
         Table::Inodes,
         Table::Dirents,
         Table::Xattrs,
@@ -52,6 +54,7 @@ impl Table {
         Table::Digests,
         Table::Orphans,
         Table::State,
+        Table::Bad,
     ];
 
     /// The table's name in the database and in messages.
@@ -65,6 +68,7 @@ impl Table {
             Table::Digests => "digests",
             Table::Orphans => "orphans",
             Table::State => "state",
+            Table::Bad => "bad",
         }
     }
 
@@ -281,6 +285,15 @@ impl ReadView {
     }
 }
 
+type Guard<'a> = redb::AccessGuard<'a, &'static [u8]>;
+
+/// A row as it comes out of a range, checked.
+fn owned(table: Table, row: Result<(Guard<'_>, Guard<'_>), redb::StorageError>) -> Result<Row> {
+    let (key, value) = row.map_err(db_error)?;
+    let plain = verified(table, key.value(), value.value())?;
+    Ok((key.value().to_vec(), plain.to_vec()))
+}
+
 /// Runs `read`. redb does not expect pages that are damaged: where it panics on one, that is damage, too, and not the
 /// end of whoever reads.
 pub(crate) fn guarded<R>(read: impl FnOnce() -> Result<R>) -> Result<R> {
@@ -312,6 +325,24 @@ impl WriteTxn {
         let open = self.txn.open_table(table.definition()).map_err(db_error)?;
         let found = open.get(key).map_err(db_error)?;
         found.map(|guard| verified(table, key, guard.value()).map(<[u8]>::to_vec)).transpose()
+    }
+
+    /// The last row with a key in `from..=to`, with this transaction's own changes.
+    pub fn last(&self, table: Table, from: &[u8], to: &[u8]) -> Result<Option<Row>> {
+        guarded(|| {
+            let open = self.txn.open_table(table.definition()).map_err(db_error)?;
+            let mut range = open.range::<&[u8]>(from..=to).map_err(db_error)?;
+            range.next_back().map(|row| owned(table, row)).transpose()
+        })
+    }
+
+    /// The rows of `from..to`, with this transaction's own changes.
+    pub fn rows(&self, table: Table, from: &[u8], to: &[u8]) -> Result<Vec<Row>> {
+        guarded(|| {
+            let open = self.txn.open_table(table.definition()).map_err(db_error)?;
+            let range = open.range::<&[u8]>(from..to).map_err(db_error)?;
+            range.map(|row| owned(table, row)).collect()
+        })
     }
 
     /// Applies changes of one table, in key order for speed: `None` removes.

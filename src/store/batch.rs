@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::meta::Memtable;
 use crate::sync::{Arc, Condvar, Mutex, RwLock};
 
+use super::heal::Heals;
 use super::region_builder::RegionBuilder;
 
 /// One batch.
@@ -21,6 +22,8 @@ pub struct Batch {
     pub rows: Arc<Memtable>,
     /// Its chunks that are not in a pack yet.
     pub regions: RegionBuilder,
+    /// Bytes for chunks that are known to be bad.
+    pub heals: Heals,
     /// Operations inside. Protects nothing else.
     members: Mutex<usize>,
     empty: Condvar,
@@ -33,6 +36,7 @@ impl Batch {
             number,
             rows: Arc::new(Memtable::default()),
             regions: RegionBuilder::default(),
+            heals: Heals::default(),
             members: Mutex::new(0),
             empty: Condvar::new(),
         })

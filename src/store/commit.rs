@@ -80,6 +80,11 @@ impl Store {
             self.write_region(&batch, region);
         }
         self.write_open_regions(&batch)?;
+        self.append_heals(&batch).inspect_err(|error| {
+            if !error.is_no_space() {
+                self.latch(error);
+            }
+        })?;
         self.space.prepare(batch.rows.bytes());
         let synced = if out(Protection::BytesBeforeNames) { Ok(()) } else { self.writer.sync() };
         let result = synced.and_then(|()| self.apply(&batch));
@@ -146,11 +151,14 @@ impl Store {
         for counter in Counter::ALL {
             sums[counter as usize] += batch.rows.counted(counter);
         }
+        let healed = self.point_heals(batch, &mut txn, &mut sums)?;
         txn.put(Table::State, STATE_KEY, &self.state(sums).encode())?;
         txn.commit(true)?;
         *counters = sums;
         // With the counters' lock still held, a sum is never taken with the batch counted twice or not at all.
-        self.meta.publish(true)
+        self.meta.publish(true)?;
+        self.healed(&healed);
+        Ok(())
     }
 
     /// The state row with these sums. Numbers may be ahead of the batch that is committed, never behind it.

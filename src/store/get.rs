@@ -75,14 +75,22 @@ impl Store {
         }
     }
 
-    /// Takes a piece of a chunk that has no row yet from its batch.
+    /// Takes a piece of a chunk that has no row yet, or whose bytes were brought again, from its batch.
     fn read_unwritten(&self, piece: &Piece, out: &mut Vec<u8>) -> Result<bool> {
-        if piece.id.0 < self.settled.load(Ordering::Acquire) {
+        let is_settled = piece.id.0 < self.settled.load(Ordering::Acquire);
+        if is_settled && !self.is_bad(piece.id) {
             return Ok(false);
         }
         let end = (piece.start + piece.len) as usize;
         // The open one first: a batch that is sealed in between is then met twice, and never missed.
         let batches = [Some(self.gate.open()), self.sealed.read().clone()];
+        if is_settled {
+            let mut batches = batches.into_iter().flatten();
+            let bytes = batches.find_map(|batch| self.healing_bytes(&batch, piece.id));
+            let part = bytes.as_ref().and_then(|bytes| bytes.get(piece.start as usize..end));
+            out.extend_from_slice(part.unwrap_or_default());
+            return Ok(part.is_some());
+        }
         for batch in batches.into_iter().flatten() {
             let copied =
                 batch.regions.with_chunk(piece.id, |bytes| match bytes.get(piece.start as usize..end) {
@@ -107,16 +115,11 @@ impl Store {
             Err(_) => self.try_region_of(id).inspect_err(|error| {
                 tracing::error!("chunk {} cannot be read: {error}", id.0);
                 // A chunk without a row was swept after its file let go of it: nothing is bad.
-                if matches!(find_region(&self.now(), id), Ok(Some(_))) {
-                    self.bad.write().insert(id.0);
+                if let Ok(Some(row)) = find_region(&self.now(), id) {
+                    self.distrust(row.live().map(|(id, _)| id), row.at.pack);
                 }
             }),
         }
-    }
-
-    /// A chunk did not read back: it is never reused from now on, and what is stored with its bytes is stored anew.
-    pub fn distrust(&self, id: ChunkId) {
-        self.bad.write().insert(id.0);
     }
 
     fn try_region_of(&self, id: ChunkId) -> Result<(RegionRow, Arc<Region>)> {
@@ -126,7 +129,7 @@ impl Store {
         Ok((row, region))
     }
 
-    fn load(&self, at: &Location) -> Result<Arc<Region>> {
+    pub(super) fn load(&self, at: &Location) -> Result<Arc<Region>> {
         if let Some(region) = self.regions.get(at) {
             return Ok(region);
         }

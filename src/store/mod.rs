@@ -1,7 +1,7 @@
 //! The datastore: bytes in, a ChunkId out, and back; group commit; the barrier.
 //!
 //! What stands where: [`barrier`] and [`cells`] decide about reuse, [`batch`] says who may still add to a batch,
-//! `put` stores chunks, `commit` makes batches durable (I1, I8), `get` reads, [`space`] knows the disk's free bytes,
+//! `put` stores chunks, `commit` makes batches durable (I1, I8), `get` reads, [`heal`] mends bad chunks, [`space`] knows the disk's free bytes,
 //! `collect` is what the collector may do to the store.
 
 pub mod barrier;
@@ -11,6 +11,7 @@ mod collect;
 mod commit;
 mod config;
 mod get;
+pub mod heal;
 mod locality;
 mod pool;
 mod put;
@@ -18,7 +19,6 @@ mod region_builder;
 mod space;
 mod status;
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -40,6 +40,7 @@ use barrier::Barrier;
 use batch::{Batch, Gate};
 use commit::CommitState;
 use get::RegionCache;
+use heal::BadChunks;
 use locality::Locality;
 use pool::Pool;
 use space::SpaceKeeper;
@@ -123,8 +124,8 @@ pub struct Store {
     /// Why the store takes no more changes (I8).
     latch: OnceLock<String>,
     closed: AtomicBool,
-    /// Chunks that did not read back; never reused.
-    bad: RwLock<HashSet<u64>>,
+    /// Chunks that did not read back.
+    bad: BadChunks,
 }
 
 impl Store {
@@ -158,6 +159,7 @@ impl Store {
                 counters: [0; Counter::ALL.len()],
             },
         };
+        let bad = BadChunks::load(&kv)?;
         let fresh = state.next_ino == FIRST_INO;
         let first = Batch::new(1);
         let meta = Meta::new(kv, first.rows.clone())?;
@@ -191,7 +193,7 @@ impl Store {
             committed: AtomicU64::new(0),
             latch: OnceLock::new(),
             closed: AtomicBool::new(false),
-            bad: RwLock::new(HashSet::new()),
+            bad,
             media,
             config,
         };

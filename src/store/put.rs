@@ -10,6 +10,7 @@ use crate::meta::memtable::Known;
 use crate::meta::rows::{RegionEntry, RegionRow, id_key};
 use crate::meta::{Counter, Layers, Table};
 use crate::pack::encode_region;
+use crate::sabotage::{Protection, out};
 use crate::sync::{Arc, Ordering};
 
 use super::Store;
@@ -45,13 +46,13 @@ impl Store {
         let epoch = self.locality.epoch();
         let layers = self.now();
         if let Some(id) = self.find(member, epoch, &layers, &digest)?
-            && self.may_reuse(id)
+            && self.may_reuse(member, id, digest, bytes)
         {
             return Ok(id);
         }
         let known = || {
             let id = own_digest(member, &digest)?;
-            self.may_reuse(id).then_some(id)
+            self.may_reuse(member, id, digest, bytes).then_some(id)
         };
         let born = |id: ChunkId| {
             member.rows.put(Table::Digests, &digest.0, &id_key(id.0));
@@ -76,8 +77,16 @@ impl Store {
         while self.pending_bytes.load(Ordering::Relaxed) > PENDING_LIMIT && self.pool.help() {}
     }
 
-    fn may_reuse(&self, id: ChunkId) -> bool {
-        !self.bad.read().contains(&id.0) && self.barrier.reuse(id) == Verdict::Reuse
+    /// Asks the barrier for a chunk that was found. If it may be used and is known to be bad, `member` brings its bytes.
+    fn may_reuse(&self, member: &Member, id: ChunkId, digest: Digest, bytes: &[u8]) -> bool {
+        if self.barrier.reuse(id) != Verdict::Reuse {
+            return false;
+        }
+        self.look_before_reuse(id);
+        if self.is_bad(id) && !out(Protection::NeverReuseBad) {
+            self.heal(member, id, digest, bytes);
+        }
+        true
     }
 
     /// The chunk with this digest as far as `member` may know of it.

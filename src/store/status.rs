@@ -35,7 +35,7 @@ pub struct StoreStatus {
     pub host_total: u64,
     /// True while a cycle runs.
     pub cycle_running: bool,
-    /// Chunks that did not read back since the store was opened.
+    /// Chunks that did not read back and were not stored anew since.
     pub bad_chunks: u64,
     /// Why the store takes no more changes, if it does not.
     pub read_only_because: Option<String>,
@@ -59,7 +59,7 @@ impl Store {
             host_free: space.available,
             host_total: space.total,
             cycle_running: self.barrier.is_armed(),
-            bad_chunks: self.bad.read().len() as u64,
+            bad_chunks: self.bad.count(),
             read_only_because: self.latch.get().filter(|_| !closed).cloned(),
         })
     }

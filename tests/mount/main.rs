@@ -19,6 +19,7 @@ mod backup;
 mod control;
 mod crash;
 mod full;
+mod heal;
 mod helpers;
 mod posix;
 mod posix_names;

@@ -1,6 +1,7 @@
 //! Keys and rows of each table, one file a table. Encoding and decoding are pure; decoding accepts any bytes and
 //! answers [`Error::Damaged`](crate::Error::Damaged) where they make no sense.
 
+mod bad;
 mod dirent;
 mod extent;
 mod inode;
@@ -8,6 +9,7 @@ mod keys;
 mod region;
 mod state;
 
+pub use bad::{bad_pack, bad_row};
 pub use dirent::{DirentRow, NameHash};
 pub use extent::{Extent, MAX_EXTENT_CHUNKS, Piece};
 pub use inode::{InodeRow, Timestamp};
