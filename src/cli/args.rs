@@ -75,6 +75,7 @@ Options for -o, separated by commas:
   cache=SIZE                 memory for decoded data, such as 256M
   gc=auto|off                collect by itself, or only on `cairnfs gc`
   threads=N                  threads that answer the kernel
+  io_uring=auto|on|off       take requests over io_uring: where the kernel offers it; yes (root switches it on); no
   acl, noacl                 keep POSIX ACLs and let the kernel apply them
   writeback, nowriteback     let the kernel gather small writes
   suid, nosuid, dev, nodev, exec, noexec     as in mount(8)

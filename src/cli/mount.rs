@@ -131,6 +131,7 @@ fn fuse_options(wanted: &Wanted, store: &Path) -> MountOptions {
         posix_acl: wanted.acl.unwrap_or(usual.posix_acl),
         writeback: wanted.writeback.unwrap_or(usual.writeback),
         threads: wanted.threads.unwrap_or(usual.threads),
+        io_uring: wanted.io_uring,
         fsname: store.display().to_string(),
         ..usual
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::size::{parse_size, show_size};
 use crate::error::{Error, Result};
+use crate::fuse::IoUring;
 
 /// What the words of `-o` ask for. None where nothing was said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +23,7 @@ pub(super) struct Wanted {
     pub cache: Option<u64>,
     pub gc_auto: bool,
     pub threads: Option<usize>,
+    pub io_uring: IoUring,
 }
 
 impl Default for Wanted {
@@ -40,13 +42,14 @@ impl Default for Wanted {
             cache: None,
             gc_auto: true,
             threads: None,
+            io_uring: IoUring::Auto,
         }
     }
 }
 
 /// The words for people, as the message about an unknown one lists them.
 const KNOWN: &str = "ro, rw, noatime, relatime, allow_other, default_permissions, nodefault_permissions, \
-                     commit=SECONDS, cache=SIZE, gc=auto|off, threads=N, acl, noacl, writeback, nowriteback, suid, \
+                     commit=SECONDS, cache=SIZE, gc=auto|off, threads=N, io_uring=auto|on|off, acl, noacl, writeback, nowriteback, suid, \
                      nosuid, dev, nodev, exec, noexec";
 
 /// Words that mount(8), /etc/fstab and systemd use among themselves, and words of which the kernel or mount(8) takes
@@ -177,6 +180,18 @@ fn apply_value(wanted: &mut Wanted, word: &str) -> Result<bool> {
                 }
             };
         }
+        "io_uring" => {
+            wanted.io_uring = match value {
+                "auto" => IoUring::Auto,
+                "on" => IoUring::On,
+                "off" => IoUring::Off,
+                _ => {
+                    return Err(Error::Usage(format!(
+                        "the mount option `{word}`: write io_uring=auto, io_uring=on or io_uring=off"
+                    )));
+                }
+            };
+        }
         _ => return Ok(false),
     }
     Ok(true)
@@ -205,8 +220,8 @@ mod tests {
     #[test]
     fn every_known_word_has_its_effect() {
         let wanted = words(
-            "ro,noatime,allow_other,nodefault_permissions,acl,writeback,commit=30,cache=256M,gc=off,threads=3,nosuid,\
-             nodev,noexec",
+            "ro,noatime,allow_other,nodefault_permissions,acl,writeback,commit=30,cache=256M,gc=off,threads=3,\
+             io_uring=off,nosuid,nodev,noexec",
         )
         .unwrap();
         assert_eq!(
@@ -225,6 +240,7 @@ mod tests {
                 cache: Some(256 << 20),
                 gc_auto: false,
                 threads: Some(3),
+                io_uring: IoUring::Off,
             }
         );
         let back = words(
@@ -273,6 +289,7 @@ mod tests {
             ("cache=1K", "at least 1.00 MiB"),
             ("gc=maybe", "gc=auto or gc=off"),
             ("threads=0", "from 1 to 64"),
+            ("io_uring=yes", "io_uring=auto, io_uring=on or io_uring=off"),
             ("remount,ro", "unmount it and mount it again"),
         ] {
             let error = words(text).unwrap_err();

@@ -1,27 +1,47 @@
-//! What stands between fuser and `Fs`: the parts of a request's handling that more than one request needs.
+//! What stands between the kernel and `Fs`: the parts of a request's handling that more than one request needs.
 
 use std::sync::{Arc, OnceLock};
 
-use fuser::{Errno, FileHandle, FopenFlags, INodeNo, Notifier, ReplyOpen};
+use fuser::{INodeNo, Notifier};
 
 use super::ControlFiles;
 use super::control_dir::{self, ControlDir};
+use super::init::Agreed;
 use super::options::MountOptions;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::fs::{Attr, Caller, Fs, ROOT_INO, SetAttr};
 
-/// What stands between fuser and `Fs`. Immutable while it runs.
+/// What stands between the kernel and `Fs`. Immutable while it runs.
 pub(super) struct Adapter {
     pub(super) fs: Arc<Fs>,
     pub(super) control: ControlDir,
     pub(super) opts: MountOptions,
     /// For what a reply cannot say. Filled before the first request is taken.
     kernel: Arc<OnceLock<Notifier>>,
+    /// What was agreed on with the kernel. Filled before the first request is taken.
+    agreed: OnceLock<Agreed>,
 }
 
 impl Adapter {
     pub(super) fn new(fs: Arc<Fs>, control: Arc<dyn ControlFiles>, opts: &MountOptions) -> Self {
-        Self { fs, control: ControlDir::new(control), opts: opts.clone(), kernel: Arc::default() }
+        Self {
+            fs,
+            control: ControlDir::new(control),
+            opts: opts.clone(),
+            kernel: Arc::default(),
+            agreed: OnceLock::new(),
+        }
+    }
+
+    /// The beginning of the protocol is over, and this is what came out.
+    pub(super) fn agree(&self, agreed: Agreed) {
+        // It was empty: each adapter begins one session.
+        let _ = self.agreed.set(agreed);
+    }
+
+    /// True if the kernel will send its requests over io_uring.
+    pub(super) fn rings_agreed(&self) -> bool {
+        self.agreed.get().is_some_and(|agreed| agreed.rings)
     }
 
     /// Where to put the way back to the kernel once there is one.
@@ -73,18 +93,14 @@ impl Adapter {
         Ok(())
     }
 
-    /// Flags of an open file or directory: what the kernel has cached stays good.
-    pub(super) fn opened(&self, flags: FopenFlags, reply: ReplyOpen) {
-        if self.opts.no_open {
-            reply.error(Errno::ENOSYS);
-        } else {
-            reply.opened(FileHandle(0), flags);
-        }
+    /// Nothing has to be done to open a file or directory, and the kernel may learn that it need not ask.
+    pub(super) fn open(&self) -> Result<()> {
+        if self.opts.no_open { Err(Error::Posix(libc::ENOSYS)) } else { Ok(()) }
     }
 
-    pub(super) fn closed(&self, ino: INodeNo) {
-        if !control_dir::owns(ino.0) {
-            self.fs.file_closed(ino.0);
+    pub(super) fn closed(&self, ino: u64) {
+        if !control_dir::owns(ino) {
+            self.fs.file_closed(ino);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fuser::{Errno, Generation, INodeNo, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyWrite};
+use fuser::{Errno, Generation, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyWrite};
 
 use super::{control_dir, convert};
 use crate::error::{Error, Result};
@@ -22,16 +22,21 @@ pub(super) fn keep(attr: &Attr) -> Duration {
 #[derive(Clone, Copy)]
 pub(super) struct Asked {
     pub what: &'static str,
-    pub ino: INodeNo,
+    pub ino: u64,
 }
 
 impl Asked {
     /// The errno for an error. Refusals are everyday life; everything else is somebody's trouble and is logged.
-    pub(super) fn errno(self, error: &Error) -> Errno {
+    pub(super) fn code(self, error: &Error) -> i32 {
         if !matches!(error, Error::Posix(_)) {
-            tracing::warn!(request = self.what, ino = self.ino.0, "{error}");
+            tracing::warn!(request = self.what, ino = self.ino, "{error}");
         }
-        Errno::from_i32(error.errno())
+        error.errno()
+    }
+
+    /// The same as fuser has it.
+    pub(super) fn errno(self, error: &Error) -> Errno {
+        Errno::from_i32(self.code(error))
     }
 
     /// An entry: lookup, mknod, mkdir, symlink, link.

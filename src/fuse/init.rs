@@ -6,16 +6,26 @@ use fuser::{InitFlags, KernelConfig};
 use super::options::MountOptions;
 
 /// The largest read or write in one request. The kernel takes less where `/proc/sys/fs/fuse/max_pages_limit` says.
-const MAX_WRITE: u32 = 1024 * 1024;
+pub(super) const MAX_WRITE: u32 = 1024 * 1024;
 
 /// Read-ahead and other requests that nobody waits for, at one time.
 const MAX_BACKGROUND: u16 = 64;
 
+/// What came out of the negotiation.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Agreed {
+    /// Requests come over io_uring: the kernel holds all of them until every queue has an entry.
+    pub rings: bool,
+}
+
 /// Sets everything that differs from fuser's defaults (which are ASYNC_READ, BIG_WRITES and MAX_PAGES, and times
-/// to the nanosecond).
-pub(super) fn negotiate(config: &mut KernelConfig, opts: &MountOptions) {
+/// to the nanosecond). `rings` says that there is something to take requests with over io_uring.
+pub(super) fn negotiate(config: &mut KernelConfig, opts: &MountOptions, rings: bool) -> Agreed {
     let offered = config.capabilities();
-    let wanted = wanted(opts) & offered;
+    let mut wanted = wanted(opts) & offered;
+    if rings {
+        wanted |= InitFlags::FUSE_OVER_IO_URING & offered;
+    }
     if let Err(refused) = config.add_capabilities(wanted) {
         tracing::debug!(?refused, "capabilities not offered after all");
     }
@@ -36,6 +46,7 @@ pub(super) fn negotiate(config: &mut KernelConfig, opts: &MountOptions) {
         ?wanted,
         "the kernel's side of the protocol"
     );
+    Agreed { rings: wanted.contains(InitFlags::FUSE_OVER_IO_URING) }
 }
 
 fn wanted(opts: &MountOptions) -> InitFlags {

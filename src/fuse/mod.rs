@@ -1,4 +1,4 @@
-//! The protocol adapter: what the kernel asks over `/dev/fuse`, turned into calls of [`crate::fs`].
+//! The protocol adapter: what the kernel asks over `/dev/fuse` or io_uring, turned into calls of [`crate::fs`].
 //!
 //! The only module that names the crate `fuser`. It keeps no state about files: each request is converted, one
 //! method of [`Fs`] is called, its result is converted back. The tree under `/.cairnfs` is the exception: it is made
@@ -18,8 +18,10 @@ mod convert;
 mod init;
 mod ioctl;
 mod mount;
+mod operations;
 mod options;
 mod requests;
+mod ring;
 mod session;
 mod xattr;
 
@@ -30,7 +32,7 @@ use crate::error::Result;
 use crate::fs::Fs;
 
 pub use mount::nobody_answers;
-pub use options::MountOptions;
+pub use options::{IoUring, MountOptions};
 pub use session::{Notifier, Session, Unmounter};
 
 /// What the files of the control directory say and do.

@@ -30,9 +30,9 @@ const HELPER_MISSING: &str =
     "fusermount3 is not installed, which users other than root need; install the package fuse3";
 
 /// Whether an error says that a mount's daemon is gone. The first request after its end may be told of an aborted
-/// connection, later ones of none.
+/// connection or, over io_uring, of a cancelled one; later ones of none.
 pub fn nobody_answers(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED))
+    matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED | libc::ECANCELED))
 }
 
 /// Resolves the mount point to the name under which it stands in the mount table.
@@ -186,6 +186,12 @@ pub(super) fn detach_busy(mountpoint: &Path) -> Result<()> {
         Err(Errno::PERM) => detach_with_helper(mountpoint, &["-u", "-z"]),
         Err(error) => Err(not_unmounted(mountpoint, error.into())),
     }
+}
+
+/// Ends the connection: who waits for an answer gets ECONNABORTED.
+pub(super) fn abort(mountpoint: &Path) -> Result<()> {
+    rustix::mount::unmount(mountpoint, UnmountFlags::NOFOLLOW | UnmountFlags::FORCE)
+        .map_err(|error| not_unmounted(mountpoint, error.into()))
 }
 
 fn detach_with_helper(mountpoint: &Path, flags: &[&str]) -> Result<()> {

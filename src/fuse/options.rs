@@ -26,14 +26,28 @@ pub struct MountOptions {
     pub fsname: String,
     /// The type in the mount table is `fuse.` and this.
     pub subtype: String,
-    /// Threads that take requests.
+    /// Threads that take requests over `/dev/fuse`.
     pub threads: usize,
+    /// The way requests come.
+    pub io_uring: IoUring,
     /// The kernel gathers small writes, and keeps size and times of open files itself.
     pub writeback: bool,
     /// OPEN, OPENDIR, CREATE and FLUSH are not asked for.
     pub no_open: bool,
     /// POSIX ACLs are kept and the kernel applies them.
     pub posix_acl: bool,
+}
+
+/// Whether requests come over io_uring instead of `/dev/fuse`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IoUring {
+    /// Where the kernel offers it.
+    #[default]
+    Auto,
+    /// Yes, or the mount fails; root switches it on in the kernel.
+    On,
+    /// No.
+    Off,
 }
 
 impl Default for MountOptions {
@@ -50,6 +64,7 @@ impl Default for MountOptions {
             fsname: String::from("cairnfs"),
             subtype: String::from("cairnfs"),
             threads: default_threads(),
+            io_uring: IoUring::Auto,
             writeback: false,
             no_open: true,
             posix_acl: true,

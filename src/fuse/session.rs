@@ -5,6 +5,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +16,8 @@ use fuser::{Config, INodeNo, SessionACL};
 use super::adapter::Adapter;
 use super::mount;
 use super::options::MountOptions;
+use super::requests::DevFuse;
+use super::ring::{self, Rings};
 use crate::error::{Error, Result};
 
 /// Read-ahead set on the mount: one request of the largest size.
@@ -23,7 +26,10 @@ const READ_AHEAD_KB: &str = "1024";
 /// A mount that is established; [`Session::run`] serves it.
 pub struct Session {
     /// `None` once it runs.
-    inner: Option<fuser::Session<Adapter>>,
+    inner: Option<fuser::Session<DevFuse>>,
+    adapter: Arc<Adapter>,
+    /// The connection, for requests that come over io_uring.
+    connection: OwnedFd,
     notifier: Notifier,
     unmounter: Unmounter,
 }
@@ -48,20 +54,29 @@ pub struct Notifier(fuser::Notifier);
 
 pub(super) fn start(adapter: Adapter, mountpoint: &Path, opts: &MountOptions) -> Result<Session> {
     let mountpoint = mount::resolve(mountpoint)?;
+    // The kernel's switch is read when a connection is made.
+    let rings = ring::wanted(opts.io_uring)?;
     let connection = mount::attach(&mountpoint, opts)?;
+    let adapter = Arc::new(adapter);
     let unmounter =
         Unmounter { device: device_at(&mountpoint), mountpoint, ended: Arc::new(AtomicBool::new(false)) };
     let kernel = adapter.kernel();
     let mut config = Config::default();
-    config.n_threads = Some(opts.threads.max(1));
+    // Over io_uring little is left for them: forgetting, mostly.
+    config.n_threads = Some(if rings { 1 } else { opts.threads.max(1) });
     // Who may use the mount is checked by the kernel. fuser's own check knows only the owner, and would refuse
     // what the kernel does on its own account.
-    match fuser::Session::from_fd(adapter, connection, SessionACL::All, config) {
-        Ok(inner) => {
+    let begun = connection.try_clone().and_then(|kept| {
+        let served = DevFuse { adapter: Arc::clone(&adapter), rings };
+        fuser::Session::from_fd(served, connection, SessionACL::All, config).map(|inner| (inner, kept))
+    });
+    match begun {
+        Ok((inner, connection)) => {
             // It was empty: each adapter begins one session.
             let _ = kernel.set(inner.notifier());
             unmounter.raise_read_ahead();
-            Ok(Session { notifier: Notifier(inner.notifier()), inner: Some(inner), unmounter })
+            let notifier = Notifier(inner.notifier());
+            Ok(Session { inner: Some(inner), adapter, connection, notifier, unmounter })
         }
         Err(error) => {
             unmounter.clear_away();
@@ -83,9 +98,25 @@ impl Session {
         let Some(inner) = self.inner.take() else {
             return Ok(());
         };
+        let rings = match self.start_rings() {
+            Ok(rings) => rings,
+            Err(error) => {
+                self.unmounter.abort();
+                return Err(error);
+            }
+        };
         let result = inner.run();
         self.unmounter.clear_away();
-        result.map_err(|error| Error::io("serving the mount", error))
+        let result = result.map_err(|error| Error::io("serving the mount", error));
+        result.and(rings.map_or(Ok(()), Rings::join))
+    }
+
+    fn start_rings(&self) -> Result<Option<Rings>> {
+        if !self.adapter.rings_agreed() {
+            return Ok(None);
+        }
+        let unmounter = self.unmounter();
+        Rings::start(&self.adapter, &self.connection, move || unmounter.abort()).map(Some)
     }
 
     /// What ends this session.
@@ -128,6 +159,16 @@ impl Unmounter {
             tracing::warn!("{error}");
         }
         self.ended.store(true, Ordering::Release);
+    }
+
+    /// Ends the connection under those who wait for an answer that will not come.
+    fn abort(&self) {
+        if self.is_ours()
+            && let Err(error) = mount::abort(&self.mountpoint)
+        {
+            tracing::warn!("{error}");
+        }
+        self.clear_away();
     }
 
     /// The protocol cannot ask for more than the kernel's default read-ahead (128 KiB), root can.

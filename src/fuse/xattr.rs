@@ -49,13 +49,17 @@ pub(super) fn send(asked: Asked, result: Result<Vec<u8>>, size: u32, reply: Repl
     }
 }
 
+/// What to answer to a question for a value or list.
 #[derive(Debug, PartialEq, Eq)]
-enum Fitted {
+pub(super) enum Fitted {
+    /// No size was given: how large it is.
     Size(u32),
+    /// It itself.
     Value(Vec<u8>),
 }
 
-fn fit(value: Vec<u8>, size: u32) -> Result<Fitted> {
+/// The value or list, or its size where none was given.
+pub(super) fn fit(value: Vec<u8>, size: u32) -> Result<Fitted> {
     let length = u32::try_from(value.len()).map_err(|_| Error::Posix(libc::E2BIG))?;
     if size == 0 {
         Ok(Fitted::Size(length))

@@ -26,3 +26,4 @@ mod posix_names;
 mod refuse;
 #[cfg(feature = "sim")]
 mod sabotage;
+mod transport;

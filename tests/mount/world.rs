@@ -105,6 +105,12 @@ pub fn has_fuse() -> bool {
     }
 }
 
+/// The mount option for the way requests come: over `/dev/fuse`, unless `CAIRNFS_TEST_IO_URING` says otherwise. Always
+/// said, since one mount that switches io_uring on in the kernel would change the others.
+fn io_uring() -> String {
+    format!("io_uring={}", std::env::var("CAIRNFS_TEST_IO_URING").as_deref().unwrap_or("off"))
+}
+
 /// What a test wants of its store and mount.
 pub struct Setup {
     /// Words for `cairnfs mkfs`.
@@ -181,7 +187,7 @@ impl World {
         command
             .env("CAIRNFS_PAUSE_DIR", self.pauses())
             .env("CAIRNFS_SABOTAGE", self.setup.sabotage)
-            .args(["mount", "-v", "-o", self.setup.options])
+            .args(["mount", "-v", "-o", &io_uring(), "-o", self.setup.options])
             .args([&self.store, &self.mnt]);
         command
     }

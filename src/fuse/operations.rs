@@ -1,0 +1,272 @@
+//! What each request means, in the words of `Fs`, whichever way it came and its answer goes.
+//!
+//! Keeps true: the two transports ([`super::requests`] over `/dev/fuse`, [`super::ring`] over io_uring) convert and do
+//! nothing else, so that a mount behaves alike on both.
+
+use fuser::FopenFlags;
+
+use super::adapter::Adapter;
+use super::control_dir::{self, may_create, may_remove, not_ours};
+use super::{ioctl, xattr};
+use crate::error::{Error, Result};
+use crate::fs::{self, Attr, Caller, DirEntry, SetAttr};
+
+/// The longest copy_file_range in one request: the reply has 32 bits for the length, and the kernel wants pages.
+const MAX_COPY: u64 = 0xffff_f000;
+
+/// Takes one name of a listing; false where it has no room left.
+pub(super) type AddName<'a> = &'a mut dyn FnMut(&DirEntry<'_>) -> bool;
+/// The same with attributes, which "." and ".." have not.
+pub(super) type AddEntry<'a> = &'a mut dyn FnMut(&DirEntry<'_>, Option<&Attr>) -> bool;
+
+impl Adapter {
+    /// `None` for a missing name. It is remembered like a name: creating it goes through the kernel and ends the
+    /// memory.
+    pub(super) fn lookup(&self, parent: u64, name: &[u8]) -> Result<Option<Attr>> {
+        match self.find(parent, name) {
+            Err(Error::Posix(libc::ENOENT)) => Ok(None),
+            result => result.map(Some),
+        }
+    }
+
+    pub(super) fn forget(&self, ino: u64, nlookup: u64) {
+        if control_dir::owns(ino) {
+            self.control.forget(ino, nlookup);
+        } else {
+            self.fs.forget(ino, nlookup);
+        }
+    }
+
+    pub(super) fn setattr(&self, ino: u64, caller: Caller, set: &SetAttr) -> Result<Attr> {
+        if control_dir::owns(ino) {
+            self.control.setattr(ino, set)
+        } else {
+            self.fs.setattr(ino, caller, set)
+        }
+    }
+
+    pub(super) fn readlink(&self, ino: u64) -> Result<Vec<u8>> {
+        not_ours(ino, libc::EINVAL)?;
+        self.fs.readlink(ino)
+    }
+
+    pub(super) fn mknod(
+        &self,
+        parent: u64,
+        name: &[u8],
+        caller: Caller,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+    ) -> Result<Attr> {
+        may_create(parent, name)?;
+        self.fs.mknod(parent, name, caller, mode, umask, rdev)
+    }
+
+    pub(super) fn mkdir(
+        &self,
+        parent: u64,
+        name: &[u8],
+        caller: Caller,
+        mode: u32,
+        umask: u32,
+    ) -> Result<Attr> {
+        may_create(parent, name)?;
+        self.fs.mkdir(parent, name, caller, mode, umask)
+    }
+
+    pub(super) fn symlink(&self, parent: u64, name: &[u8], caller: Caller, target: &[u8]) -> Result<Attr> {
+        may_create(parent, name)?;
+        self.fs.symlink(parent, name, caller, target)
+    }
+
+    pub(super) fn link(&self, ino: u64, newparent: u64, newname: &[u8]) -> Result<Attr> {
+        not_ours(ino, libc::EPERM)?;
+        may_create(newparent, newname)?;
+        self.fs.link(ino, newparent, newname)
+    }
+
+    pub(super) fn unlink(&self, parent: u64, name: &[u8]) -> Result<()> {
+        may_remove(parent, name)?;
+        self.fs.unlink(parent, name)
+    }
+
+    pub(super) fn rmdir(&self, parent: u64, name: &[u8]) -> Result<()> {
+        may_remove(parent, name)?;
+        self.fs.rmdir(parent, name)
+    }
+
+    /// `flags` are those of renameat2(2).
+    pub(super) fn rename(
+        &self,
+        parent: u64,
+        name: &[u8],
+        newparent: u64,
+        newname: &[u8],
+        flags: u32,
+    ) -> Result<()> {
+        let known = libc::RENAME_NOREPLACE | libc::RENAME_EXCHANGE;
+        if flags & !known != 0 || flags == known {
+            return Err(Error::Posix(libc::EINVAL));
+        }
+        let flags = fs::RenameFlags {
+            noreplace: flags & libc::RENAME_NOREPLACE != 0,
+            exchange: flags & libc::RENAME_EXCHANGE != 0,
+        };
+        may_remove(parent, name)?;
+        may_remove(newparent, newname)?;
+        self.fs.rename(parent, name, newparent, newname, flags)
+    }
+
+    /// A new regular file, and how the kernel is to treat it as long as it is open.
+    pub(super) fn create(
+        &self,
+        parent: u64,
+        name: &[u8],
+        caller: Caller,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+    ) -> Result<(Attr, FopenFlags)> {
+        let attr = self.mknod(parent, name, caller, libc::S_IFREG | mode & 0o7777, umask, 0)?;
+        Ok((attr, new_file_flags(flags)))
+    }
+
+    pub(super) fn read(&self, ino: u64, offset: u64, size: u32) -> Result<Vec<u8>> {
+        if control_dir::owns(ino) {
+            self.control.read(ino, offset, size)
+        } else {
+            self.fs.read(ino, offset, size)
+        }
+    }
+
+    /// Writes all of `data`. With `kill_priv` set-id bits go. The flag comes with every write of a plain user; only
+    /// where it takes bits away is the kernel told, which would go on with the old mode, since a WRITE changes size and
+    /// times in its eyes.
+    pub(super) fn write(&self, ino: u64, offset: u64, data: &[u8], kill_priv: bool) -> Result<u32> {
+        let loses_set_ids = kill_priv && self.set_ids(ino) != 0;
+        let result = if control_dir::owns(ino) {
+            self.control.write(ino, data)
+        } else {
+            self.fs.write(ino, offset, data, kill_priv)
+        };
+        if loses_set_ids {
+            self.attributes_changed(ino);
+        }
+        result.map(|()| data.len() as u32)
+    }
+
+    /// A descriptor was closed. Where OPEN is not asked for this need not be either.
+    pub(super) fn flush(&self, ino: u64) -> Result<()> {
+        self.open()?;
+        self.closed(ino);
+        Ok(())
+    }
+
+    pub(super) fn fsync(&self, ino: u64) -> Result<()> {
+        if control_dir::owns(ino) { Ok(()) } else { self.fs.fsync(ino) }
+    }
+
+    pub(super) fn readdir(&self, ino: u64, cookie: u64, add: AddName<'_>) -> Result<()> {
+        if control_dir::owns(ino) {
+            self.control.readdir(ino, cookie, add)
+        } else {
+            self.fs.readdir(ino, cookie, add)
+        }
+    }
+
+    /// Rows that were taken before an error carry references: they have to be sent, and the kernel meets the error
+    /// when it asks for the rest.
+    pub(super) fn readdirplus(&self, ino: u64, cookie: u64, add: AddEntry<'_>) -> Result<()> {
+        let mut rows = 0_usize;
+        let mut counted = |entry: &DirEntry<'_>, attr: Option<&Attr>| {
+            let taken = add(entry, attr);
+            rows += usize::from(taken);
+            taken
+        };
+        let result = if control_dir::owns(ino) {
+            self.control.readdirplus(ino, cookie, &mut counted)
+        } else {
+            self.fs.readdirplus(ino, cookie, &mut counted)
+        };
+        if rows > 0 { Ok(()) } else { result }
+    }
+
+    pub(super) fn setxattr(&self, ino: u64, name: &[u8], value: &[u8], flags: i32) -> Result<()> {
+        xattr::check(name, self.opts.posix_acl)?;
+        not_ours(ino, libc::EPERM)?;
+        self.fs.setxattr(ino, name, value, flags)
+    }
+
+    pub(super) fn getxattr(&self, ino: u64, name: &[u8]) -> Result<Vec<u8>> {
+        xattr::check(name, self.opts.posix_acl)?;
+        not_ours(ino, libc::ENODATA)?;
+        self.fs.getxattr(ino, name)
+    }
+
+    pub(super) fn listxattr(&self, ino: u64, caller: Caller) -> Result<Vec<u8>> {
+        let list = if control_dir::owns(ino) { Vec::new() } else { self.fs.listxattr(ino)? };
+        Ok(xattr::visible(&list, self.opts.posix_acl, caller.uid == 0))
+    }
+
+    pub(super) fn removexattr(&self, ino: u64, name: &[u8]) -> Result<()> {
+        match xattr::check(name, self.opts.posix_acl) {
+            // `cp -a` clears the ACL of every directory and wants to hear that there is none.
+            Err(_) if xattr::is_acl(name) => Err(Error::Posix(libc::ENODATA)),
+            Err(error) => Err(error),
+            Ok(()) => not_ours(ino, libc::ENODATA).and_then(|()| self.fs.removexattr(ino, name)),
+        }
+    }
+
+    pub(super) fn ioctl(&self, ino: u64, command: u32, input: &[u8]) -> Result<Vec<u8>> {
+        not_ours(ino, libc::ENOTTY)?;
+        let result = ioctl::answer(&self.fs, ino, command, input);
+        if ioctl::changes(command) {
+            self.attributes_changed(ino);
+        }
+        result
+    }
+
+    pub(super) fn fallocate(&self, ino: u64, caller: Caller, offset: u64, len: u64, mode: i32) -> Result<()> {
+        not_ours(ino, libc::EPERM)?;
+        self.drop_set_ids(ino, caller)?;
+        self.fs.fallocate(ino, offset, len, mode)
+    }
+
+    pub(super) fn lseek(&self, ino: u64, offset: i64, whence: i32) -> Result<i64> {
+        let offset = if control_dir::owns(ino) {
+            self.control.lseek(ino, offset, whence)
+        } else {
+            self.fs.lseek(ino, offset, whence)
+        }?;
+        i64::try_from(offset).map_err(|_| Error::Posix(libc::EOVERFLOW))
+    }
+
+    /// Between our files and the store's the kernel copies by reading and writing after EXDEV.
+    pub(super) fn copy_file_range(
+        &self,
+        caller: Caller,
+        from: (u64, u64),
+        to: (u64, u64),
+        len: u64,
+    ) -> Result<u32> {
+        not_ours(from.0, libc::EXDEV)?;
+        not_ours(to.0, libc::EXDEV)?;
+        self.drop_set_ids(to.0, caller)?;
+        let copied = self.fs.copy_file_range(from.0, from.1, to.0, to.1, len.min(MAX_COPY))?;
+        Ok(copied as u32)
+    }
+}
+
+/// How the kernel is to treat a file that was just made. Who makes a file to write it whole does not read it back
+/// through this descriptor: without the page cache it is copied once less, is not asked for its security.capability
+/// first, and a backup does not push everything else out of memory. Later opens use the cache.
+fn new_file_flags(flags: i32) -> FopenFlags {
+    // With O_SYNC each write has to end with an FSYNC, which the kernel sends only on its way through the page cache.
+    let synchronous = flags & (libc::O_SYNC | libc::O_DSYNC) != 0;
+    if !synchronous && (flags & libc::O_ACCMODE == libc::O_WRONLY || flags & libc::O_EXCL != 0) {
+        FopenFlags::FOPEN_DIRECT_IO
+    } else {
+        FopenFlags::FOPEN_KEEP_CACHE
+    }
+}

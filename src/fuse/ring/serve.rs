@@ -1,0 +1,342 @@
+//! From the bytes of a request to the bytes of its reply, by way of the [`Adapter`].
+//!
+//! Requests are the kernel's, but nothing here trusts them: what does not decode is answered EIO.
+
+use std::ffi::CStr;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::abi::{self, fattr, op};
+use super::entry::Request;
+use crate::error::{Error, Result};
+use crate::fs::{Attr, Caller, DirEntry, SetAttr, SetTime, Timestamp};
+use crate::fuse::adapter::Adapter;
+use crate::fuse::answer::Asked;
+use crate::fuse::xattr::{self, Fitted};
+use fuser::FopenFlags;
+
+/// Serves one request. The payload holds what came and takes what goes; the result is how many bytes go, or an errno.
+pub(super) fn answer(adapter: &Adapter, request: &Request, payload: &mut [u8]) -> Result<usize, i32> {
+    let header = &request.header;
+    let call =
+        Call { adapter, request, ino: header.nodeid, caller: Caller { uid: header.uid, gid: header.gid } };
+    let (what, result) = match header.opcode {
+        op::LOOKUP => ("lookup", call.lookup(payload)),
+        op::GETATTR => ("getattr", call.getattr(payload)),
+        op::SETATTR => ("setattr", call.setattr(payload)),
+        op::READLINK => ("readlink", call.readlink(payload)),
+        op::SYMLINK => ("symlink", call.symlink(payload)),
+        op::MKNOD => ("mknod", call.mknod(payload)),
+        op::MKDIR => ("mkdir", call.mkdir(payload)),
+        op::UNLINK => ("unlink", call.unlink(payload)),
+        op::RMDIR => ("rmdir", call.rmdir(payload)),
+        op::RENAME | op::RENAME2 => ("rename", call.rename(payload)),
+        op::LINK => ("link", call.link(payload)),
+        op::OPEN => ("open", call.open(payload, FopenFlags::FOPEN_KEEP_CACHE)),
+        op::OPENDIR => {
+            ("opendir", call.open(payload, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR))
+        }
+        op::CREATE => ("create", call.create(payload)),
+        op::READ => ("read", call.read(payload)),
+        op::WRITE => ("write", call.write(payload)),
+        op::STATFS => ("statfs", call.statfs(payload)),
+        op::FLUSH => ("flush", adapter.flush(call.ino).map(|()| 0)),
+        op::RELEASE | op::RELEASEDIR => ("release", call.release()),
+        op::FSYNC | op::FSYNCDIR => ("fsync", adapter.fsync(call.ino).map(|()| 0)),
+        op::SETXATTR => ("setxattr", call.setxattr(payload)),
+        op::GETXATTR => ("getxattr", call.getxattr(payload)),
+        op::LISTXATTR => ("listxattr", call.listxattr(payload)),
+        op::REMOVEXATTR => ("removexattr", call.removexattr(payload)),
+        op::READDIR => ("readdir", call.readdir(payload)),
+        op::READDIRPLUS => ("readdirplus", call.readdirplus(payload)),
+        op::IOCTL => ("ioctl", call.ioctl(payload)),
+        op::FALLOCATE => ("fallocate", call.fallocate()),
+        op::LSEEK => ("lseek", call.lseek(payload)),
+        op::COPY_FILE_RANGE => ("copy_file_range", call.copy_file_range(payload)),
+        // Access is checked by the kernel, locks are kept by it; what is newer than this program it does without.
+        _ => return Err(libc::ENOSYS),
+    };
+    result.map_err(|error| Asked { what, ino: call.ino }.code(&error))
+}
+
+/// One request with what every operation needs of it.
+struct Call<'a> {
+    adapter: &'a Adapter,
+    request: &'a Request,
+    ino: u64,
+    caller: Caller,
+}
+
+/// Puts a reply at the beginning of the payload.
+fn put(payload: &mut [u8], reply: &(impl IntoBytes + Immutable + ?Sized)) -> Result<usize> {
+    let bytes = reply.as_bytes();
+    payload.get_mut(..bytes.len()).ok_or(Error::Posix(libc::EIO))?.copy_from_slice(bytes);
+    Ok(bytes.len())
+}
+
+fn put_entry(payload: &mut [u8], attr: &Attr) -> Result<usize> {
+    put(payload, &abi::EntryOut::from(attr))
+}
+
+/// The name at the beginning, and what follows it.
+fn name(bytes: &[u8]) -> Result<(&[u8], &[u8])> {
+    let name = CStr::from_bytes_until_nul(bytes).map_err(|_| Error::Posix(libc::EIO))?.to_bytes();
+    Ok((name, &bytes[name.len() + 1..]))
+}
+
+/// A value or list of extended attributes, or its size.
+fn put_xattr(payload: &mut [u8], value: Vec<u8>, size: u32) -> Result<usize> {
+    match xattr::fit(value, size)? {
+        Fitted::Size(size) => put(payload, &abi::GetxattrOut { size, ..Default::default() }),
+        Fitted::Value(value) => put(payload, value.as_slice()),
+    }
+}
+
+impl Call<'_> {
+    /// The operation's own header.
+    fn operation<T: FromBytes + KnownLayout + Immutable>(&self) -> Result<T> {
+        let (header, _) =
+            T::read_from_prefix(&self.request.operation).map_err(|_| Error::Posix(libc::EIO))?;
+        Ok(header)
+    }
+
+    /// What came in the payload.
+    fn came<'p>(&self, payload: &'p [u8]) -> &'p [u8] {
+        &payload[..self.request.payload.min(payload.len())]
+    }
+
+    fn lookup(&self, payload: &mut [u8]) -> Result<usize> {
+        match self.adapter.lookup(self.ino, name(self.came(payload))?.0)? {
+            Some(attr) => put_entry(payload, &attr),
+            None => put(payload, &abi::EntryOut::nothing()),
+        }
+    }
+
+    fn getattr(&self, payload: &mut [u8]) -> Result<usize> {
+        put(payload, &abi::AttrOut::from(&self.adapter.getattr_of(self.ino)?))
+    }
+
+    fn setattr(&self, payload: &mut [u8]) -> Result<usize> {
+        let asked: abi::SetattrIn = self.operation()?;
+        let has = |bit: u32| asked.valid & bit != 0;
+        let time = |bit, now, sec, nsec| {
+            has(bit).then(|| if has(now) { SetTime::Now } else { SetTime::At(Timestamp { sec, nsec }) })
+        };
+        let set = SetAttr {
+            mode: has(fattr::MODE).then_some(asked.mode & 0o7777),
+            uid: has(fattr::UID).then_some(asked.uid),
+            gid: has(fattr::GID).then_some(asked.gid),
+            size: has(fattr::SIZE).then_some(asked.size),
+            atime: time(fattr::ATIME, fattr::ATIME_NOW, asked.atime, asked.atimensec),
+            mtime: time(fattr::MTIME, fattr::MTIME_NOW, asked.mtime, asked.mtimensec),
+            ctime: has(fattr::CTIME).then_some(Timestamp { sec: asked.ctime, nsec: asked.ctimensec }),
+        };
+        put(payload, &abi::AttrOut::from(&self.adapter.setattr(self.ino, self.caller, &set)?))
+    }
+
+    fn readlink(&self, payload: &mut [u8]) -> Result<usize> {
+        put(payload, self.adapter.readlink(self.ino)?.as_slice())
+    }
+
+    fn symlink(&self, payload: &mut [u8]) -> Result<usize> {
+        let (link, rest) = name(self.came(payload))?;
+        let attr = self.adapter.symlink(self.ino, link, self.caller, name(rest)?.0)?;
+        put_entry(payload, &attr)
+    }
+
+    fn mknod(&self, payload: &mut [u8]) -> Result<usize> {
+        let asked: abi::MknodIn = self.operation()?;
+        let (name, _) = name(self.came(payload))?;
+        let attr = self.adapter.mknod(self.ino, name, self.caller, asked.mode, asked.umask, asked.rdev)?;
+        put_entry(payload, &attr)
+    }
+
+    fn mkdir(&self, payload: &mut [u8]) -> Result<usize> {
+        let asked: abi::MkdirIn = self.operation()?;
+        let (name, _) = name(self.came(payload))?;
+        put_entry(payload, &self.adapter.mkdir(self.ino, name, self.caller, asked.mode, asked.umask)?)
+    }
+
+    fn unlink(&self, payload: &[u8]) -> Result<usize> {
+        self.adapter.unlink(self.ino, name(self.came(payload))?.0).map(|()| 0)
+    }
+
+    fn rmdir(&self, payload: &[u8]) -> Result<usize> {
+        self.adapter.rmdir(self.ino, name(self.came(payload))?.0).map(|()| 0)
+    }
+
+    fn rename(&self, payload: &[u8]) -> Result<usize> {
+        let asked: abi::RenameIn = self.operation()?;
+        // The older form ends before the flags.
+        let flags = if self.request.header.opcode == op::RENAME2 { asked.flags } else { 0 };
+        let (old, rest) = name(self.came(payload))?;
+        self.adapter.rename(self.ino, old, asked.newdir, name(rest)?.0, flags).map(|()| 0)
+    }
+
+    fn link(&self, payload: &mut [u8]) -> Result<usize> {
+        let asked: abi::LinkIn = self.operation()?;
+        let attr = self.adapter.link(asked.oldnodeid, self.ino, name(self.came(payload))?.0)?;
+        put_entry(payload, &attr)
+    }
+
+    fn open(&self, payload: &mut [u8], flags: FopenFlags) -> Result<usize> {
+        self.adapter.open()?;
+        put(payload, &abi::OpenOut { open_flags: flags.bits(), ..Default::default() })
+    }
+
+    fn create(&self, payload: &mut [u8]) -> Result<usize> {
+        let asked: abi::CreateIn = self.operation()?;
+        let (name, _) = name(self.came(payload))?;
+        let (attr, flags) =
+            self.adapter.create(self.ino, name, self.caller, asked.mode, asked.umask, asked.flags)?;
+        let open = abi::OpenOut { open_flags: flags.bits(), ..Default::default() };
+        put(payload, &abi::CreateOut { entry: (&attr).into(), open })
+    }
+
+    fn read(&self, payload: &mut [u8]) -> Result<usize> {
+        let asked: abi::ReadIn = self.operation()?;
+        put(payload, self.adapter.read(self.ino, asked.offset, asked.size)?.as_slice())
+    }
+
+    fn write(&self, payload: &mut [u8]) -> Result<usize> {
+        let asked: abi::WriteIn = self.operation()?;
+        let data = self.came(payload).get(..asked.size as usize).ok_or(Error::Posix(libc::EIO))?;
+        let kill_priv = asked.write_flags & abi::WRITE_KILL_SUIDGID != 0;
+        let size = self.adapter.write(self.ino, asked.offset, data, kill_priv)?;
+        put(payload, &abi::WriteOut { size, ..Default::default() })
+    }
+
+    fn statfs(&self, payload: &mut [u8]) -> Result<usize> {
+        put(payload, &abi::StatfsOut::from(&self.adapter.fs.statfs()?))
+    }
+
+    fn release(&self) -> Result<usize> {
+        self.adapter.closed(self.ino);
+        Ok(0)
+    }
+
+    fn setxattr(&self, payload: &[u8]) -> Result<usize> {
+        let asked: abi::SetxattrIn = self.operation()?;
+        let (name, value) = name(self.came(payload))?;
+        let value = value.get(..asked.size as usize).ok_or(Error::Posix(libc::EIO))?;
+        self.adapter.setxattr(self.ino, name, value, asked.flags).map(|()| 0)
+    }
+
+    fn getxattr(&self, payload: &mut [u8]) -> Result<usize> {
+        let asked: abi::GetxattrIn = self.operation()?;
+        let value = self.adapter.getxattr(self.ino, name(self.came(payload))?.0)?;
+        put_xattr(payload, value, asked.size)
+    }
+
+    fn listxattr(&self, payload: &mut [u8]) -> Result<usize> {
+        let asked: abi::GetxattrIn = self.operation()?;
+        put_xattr(payload, self.adapter.listxattr(self.ino, self.caller)?, asked.size)
+    }
+
+    fn removexattr(&self, payload: &[u8]) -> Result<usize> {
+        self.adapter.removexattr(self.ino, name(self.came(payload))?.0).map(|()| 0)
+    }
+
+    fn readdir(&self, payload: &mut [u8]) -> Result<usize> {
+        let asked: abi::ReadIn = self.operation()?;
+        let mut rows = Rows::new(payload, asked.size);
+        self.adapter.readdir(self.ino, asked.offset, &mut |entry| rows.add(&dirent(entry), entry.name))?;
+        Ok(rows.used)
+    }
+
+    fn readdirplus(&self, payload: &mut [u8]) -> Result<usize> {
+        let asked: abi::ReadIn = self.operation()?;
+        let mut rows = Rows::new(payload, asked.size);
+        self.adapter.readdirplus(self.ino, asked.offset, &mut |row, attr| {
+            let entry = attr.map_or_else(|| abi::EntryOut::bare(row), abi::EntryOut::from);
+            let ino = attr.map_or(row.ino, |attr| attr.ino);
+            let dirent = abi::Dirent { ino, ..dirent(row) };
+            rows.add(&abi::DirentPlus { entry, dirent }, row.name)
+        })?;
+        Ok(rows.used)
+    }
+
+    fn ioctl(&self, payload: &mut [u8]) -> Result<usize> {
+        let asked: abi::IoctlIn = self.operation()?;
+        let answer = self.adapter.ioctl(self.ino, asked.cmd, self.came(payload))?;
+        let head = put(payload, &abi::IoctlOut { in_iovs: 1, out_iovs: 1, ..Default::default() })?;
+        Ok(head + put(&mut payload[head..], answer.as_slice())?)
+    }
+
+    fn fallocate(&self) -> Result<usize> {
+        let asked: abi::FallocateIn = self.operation()?;
+        self.adapter.fallocate(self.ino, self.caller, asked.offset, asked.length, asked.mode).map(|()| 0)
+    }
+
+    fn lseek(&self, payload: &mut [u8]) -> Result<usize> {
+        let asked: abi::LseekIn = self.operation()?;
+        let offset = self.adapter.lseek(self.ino, asked.offset, asked.whence)?;
+        put(payload, &abi::LseekOut { offset })
+    }
+
+    fn copy_file_range(&self, payload: &mut [u8]) -> Result<usize> {
+        let asked: abi::CopyFileRangeIn = self.operation()?;
+        let (from, to) = ((self.ino, asked.off_in), (asked.nodeid_out, asked.off_out));
+        let size = self.adapter.copy_file_range(self.caller, from, to, asked.len)?;
+        put(payload, &abi::WriteOut { size, ..Default::default() })
+    }
+}
+
+fn dirent(entry: &DirEntry<'_>) -> abi::Dirent {
+    let kind = (entry.mode & libc::S_IFMT) >> 12;
+    abi::Dirent { ino: entry.ino, off: entry.cookie, namelen: entry.name.len() as u32, kind }
+}
+
+/// The rows of a listing, each padded to 8 bytes.
+struct Rows<'a> {
+    room: &'a mut [u8],
+    used: usize,
+}
+
+impl<'a> Rows<'a> {
+    fn new(payload: &'a mut [u8], size: u32) -> Self {
+        let room = payload.len().min(size as usize);
+        Self { room: &mut payload[..room], used: 0 }
+    }
+
+    /// False where there is no room.
+    fn add(&mut self, head: &(impl IntoBytes + Immutable), name: &[u8]) -> bool {
+        let head = head.as_bytes();
+        let row = (head.len() + name.len()).next_multiple_of(8);
+        let Some(room) = self.room.get_mut(self.used..self.used + row) else {
+            return false;
+        };
+        room.fill(0);
+        room[..head.len()].copy_from_slice(head);
+        room[head.len()..head.len() + name.len()].copy_from_slice(name);
+        self.used += row;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_end_at_their_zero_and_must_have_one() {
+        assert_eq!(name(b"a\0bc\0").unwrap(), (&b"a"[..], &b"bc\0"[..]));
+        assert_eq!(name(b"\0").unwrap(), (&b""[..], &b""[..]));
+        assert!(name(b"abc").is_err());
+        assert!(name(b"").is_err());
+    }
+
+    #[test]
+    fn a_row_that_does_not_fit_leaves_the_others_as_they_are() {
+        let mut payload = [0xff; 100];
+        let mut rows = Rows::new(&mut payload, 80);
+        let entry = DirEntry { ino: 7, cookie: 9, mode: libc::S_IFREG, name: b"twelve bytes" };
+        assert!(rows.add(&dirent(&entry), entry.name));
+        assert_eq!(rows.used, 40);
+        assert!(rows.add(&dirent(&entry), entry.name));
+        assert!(!rows.add(&dirent(&entry), entry.name));
+        assert_eq!(rows.used, 80);
+        assert_eq!(&payload[24..40], b"twelve bytes\0\0\0\0");
+        assert_eq!(payload[80], 0xff, "nothing beyond what was asked for");
+    }
+}
