@@ -29,6 +29,10 @@ pub enum Error {
     #[error("damaged: {0}; run `cairnfs check --data` to see which files are affected")]
     Damaged(String),
 
+    /// The metadata database cannot be opened; the text says the way out.
+    #[error("{0}")]
+    Unusable(String),
+
     /// The store stopped accepting changes after a failed write or sync (I8).
     #[error(
         "the store is read-only since an earlier failure ({0}); unmount it, look at the disk, mount it again"
@@ -88,6 +92,7 @@ impl Error {
             Self::Busy(_) => libc::EBUSY,
             Self::Usage(_) => libc::EINVAL,
             Self::Damaged(_)
+            | Self::Unusable(_)
             | Self::NotAStore(_)
             | Self::Format(_)
             | Self::CycleEnded(_)
@@ -104,7 +109,7 @@ impl Error {
             Self::NotAStore(_) => 3,
             Self::Busy(_) => 4,
             Self::Format(_) => 5,
-            Self::Damaged(_) | Self::CheckFailed(_) => 6,
+            Self::Damaged(_) | Self::Unusable(_) | Self::CheckFailed(_) => 6,
             Self::Environment(_) => 7,
         }
     }

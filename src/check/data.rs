@@ -35,10 +35,37 @@ struct Told {
 }
 
 /// Chunks of one region that do not read back.
-struct Fault {
-    row: RegionRow,
-    chunks: Vec<ChunkId>,
-    why: String,
+pub(super) struct Fault {
+    pub row: RegionRow,
+    pub chunks: Vec<ChunkId>,
+    pub why: String,
+}
+
+impl Fault {
+    /// What is wrong, in one sentence.
+    pub fn sentence(&self) -> String {
+        let bad = self.chunks.len();
+        format!(
+            "{bad} of {} in {} {} not read back: {}",
+            span(self.row.first.0, self.row.end().0),
+            self.row.at,
+            if bad == 1 { "does" } else { "do" },
+            self.why
+        )
+    }
+}
+
+/// Tells of chunks that did not read back when somebody read them, and were not stored once more since.
+pub(super) fn known_bad(run: &mut Run<'_>) -> Result<()> {
+    let (mut rows, mut ids) = (Rows::open(run, Table::Bad), Vec::new());
+    while let Some((id, _)) = rows.up_to(run, None)? {
+        ids.push((id, id.saturating_add(1)));
+    }
+    if !ids.is_empty() {
+        let what = format!("{} chunks did not read back when they were read last", ids.len());
+        run.findings.add(Kind::Data, what, Victims::chunks(ids));
+    }
+    Ok(())
 }
 
 /// Reads everything but what is in `lost`.
@@ -103,19 +130,10 @@ fn hand_out(
 
 fn take_in(run: &mut Run<'_>, told: Told) -> Result<()> {
     for fault in told.faults {
-        let (first, end) = (fault.row.first.0, fault.row.end().0);
-        let bad = fault.chunks.len();
         // Whatever is stored from now on must not be shared with what cannot be read.
         run.store.distrust(fault.chunks.iter().copied(), fault.row.at.pack);
-        let what = format!(
-            "{bad} of {} in {} {} not read back: {}",
-            span(first, end),
-            fault.row.at,
-            if bad == 1 { "does" } else { "do" },
-            fault.why
-        );
         let ids = fault.chunks.iter().map(|id| (id.0, id.0 + 1));
-        run.findings.add(Kind::Data, what, Victims::chunks(ids));
+        run.findings.add(Kind::Data, fault.sentence(), Victims::chunks(ids));
     }
     run.read_bytes(told.bytes)
 }
@@ -125,8 +143,11 @@ fn read_lots(store: &Store, lots: &Receiver<Vec<RegionRow>>, tell: &Sender<Told>
         let mut told = Told::default();
         for row in lot {
             told.bytes += row.live_bytes();
-            if let Some((row, (chunks, why))) = settled(store, row, |row| read_region(store, row)) {
-                told.faults.push(Fault { row, chunks, why });
+            let suspects: Vec<ChunkId> =
+                row.live().map(|(id, _)| id).filter(|id| store.is_bad(*id)).collect();
+            match settled(store, row, |row| read_region(store, row)) {
+                Some((row, (chunks, why))) => told.faults.push(Fault { row, chunks, why }),
+                None => suspects.into_iter().for_each(|id| store.trust(id)),
             }
         }
         if tell.send(told).is_err() {
@@ -136,7 +157,7 @@ fn read_lots(store: &Store, lots: &Receiver<Vec<RegionRow>>, tell: &Sender<Told>
 }
 
 /// Reads a region and compares; the chunks that are wrong and why.
-fn read_region(store: &Store, row: &RegionRow) -> Result<(), (Vec<ChunkId>, String)> {
+pub(super) fn read_region(store: &Store, row: &RegionRow) -> Result<(), (Vec<ChunkId>, String)> {
     let (_, region) = match store.region_record(&row.at) {
         Ok(found) => found,
         Err(error) => return Err((row.live().map(|(id, _)| id).collect(), sentence(&error))),

@@ -44,6 +44,11 @@ impl IdSet {
         new
     }
 
+    /// Is this id in it?
+    pub fn has(&self, id: u64) -> bool {
+        self.0.get(id / 64) & (1 << (id % 64)) != 0
+    }
+
     /// The ids as ranges, ends excluded, rising.
     pub fn ranges(&self) -> Vec<(u64, u64)> {
         let mut ranges: Vec<(u64, u64)> = Vec::new();

@@ -18,9 +18,11 @@ mod findings;
 mod ids;
 mod packs;
 mod paths;
+pub mod repair;
 mod report;
 mod rows;
 mod run;
+mod scrub;
 mod tree;
 
 #[cfg(test)]
@@ -33,6 +35,7 @@ use crate::store::Store;
 use crate::sync::Arc;
 
 pub use report::{CheckReport, Finding};
+pub use scrub::{Scrub, ScrubStatus};
 
 use findings::{Kind, Victims, sentence};
 use run::Run;
@@ -78,6 +81,8 @@ pub fn check(store: &Arc<Store>, options: &Options<'_>) -> Result<CheckReport> {
     }
     if options.data {
         data::read(&mut run, &lost)?;
+    } else {
+        data::known_bad(&mut run)?;
     }
     let findings = std::mem::take(&mut run.findings);
     run.report.findings = paths::resolve(&mut run, findings)?;

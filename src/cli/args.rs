@@ -38,6 +38,7 @@ pub(super) enum Command {
     Status(StatusArgs),
     Gc(GcArgs),
     Check(CheckArgs),
+    Repair(RepairArgs),
     Sync(SyncArgs),
     Demo(DemoArgs),
 }
@@ -74,6 +75,7 @@ Options for -o, separated by commas:
   commit=SECONDS             how often what was written becomes durable by itself (default 5)
   cache=SIZE                 memory for decoded data, such as 256M
   gc=auto|off                collect by itself, or only on `cairnfs gc`
+  scrub=TIME|off             read and compare all data once in such a time, such as 30d (default) or 12h
   threads=N                  threads that answer the kernel
   io_uring=auto|on|off       take requests over io_uring: where the kernel offers it; yes (root switches it on); no
   acl, noacl                 keep POSIX ACLs and let the kernel apply them
@@ -187,6 +189,26 @@ pub(super) struct CheckArgs {
     /// Read all data and compare it with its digests, not only the structure
     #[arg(long)]
     pub data: bool,
+    /// Read at most so much of it in a second, such as 50M
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "data")]
+    pub limit: Option<u64>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Rebuild the metadata of a store from its packs and backups; changes nothing unless told to
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Without --yes the new database is made beside the old one, looked at and removed again: what is printed is what would
+be. With --yes the old one is kept as meta/cairnfs.redb.damaged-N. Files of which something is lost come below
+/lost+found. Exit code 0 if nothing is lost, 6 if something is, or would have to be repaired.")]
+pub(super) struct RepairArgs {
+    /// Directory of the store, which must not be mounted
+    pub store: PathBuf,
+    /// Put the new database in the place of the old one
+    #[arg(long)]
+    pub yes: bool,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

@@ -5,7 +5,7 @@ use super::args::{CheckArgs, GcArgs, StatusArgs, SyncArgs};
 use super::progress::Display;
 use super::target::{Target, reach, store_of};
 use super::{output, show};
-use crate::check::CheckReport;
+use crate::check::{CheckReport, Scrub};
 use crate::control::{Client, Progress, StatusReport};
 use crate::daemon::{run_check, run_cycle};
 use crate::error::{Error, Result};
@@ -29,6 +29,7 @@ fn closed_status(store: &Arc<Store>) -> Result<StatusReport> {
         holder: None,
         stage: Stage::Idle,
         last_cycle: None,
+        scrub: Scrub::of(store).status(),
         store: store.status()?,
     })
 }
@@ -92,15 +93,15 @@ pub(super) fn check(args: &CheckArgs) -> Result<()> {
 }
 
 fn checked(args: &CheckArgs) -> Result<CheckReport> {
-    let display = Display::new("checking");
+    let display = Display::with_lines("checking");
     match reach(&args.path, true, "check")? {
-        Target::Live(mut client) => client.check(args.data, &mut |p| display.update(p)),
+        Target::Live(mut client) => client.check(args.data, args.limit, &mut |p| display.update(p)),
         Target::Opened(store) => {
             let mut progress = |p| {
                 display.update(p);
                 true
             };
-            with_close(&store, |store| run_check(store, args.data, &mut progress, &|| false))
+            with_close(&store, |store| run_check(store, (args.data, args.limit), &mut progress, &|| false))
         }
     }
 }

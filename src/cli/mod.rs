@@ -10,6 +10,7 @@ mod mount;
 mod mount_options;
 mod output;
 mod progress;
+mod repair;
 mod size;
 mod target;
 mod umount;
@@ -66,6 +67,10 @@ fn run(command: Command) -> Result<()> {
         Command::Check(args) => {
             start_logging(quiet);
             inspect::check(&args)
+        }
+        Command::Repair(args) => {
+            start_logging(quiet);
+            repair::run(&args)
         }
         Command::Sync(args) => {
             start_logging(quiet);

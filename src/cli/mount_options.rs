@@ -22,6 +22,7 @@ pub(super) struct Wanted {
     pub commit: Option<Duration>,
     pub cache: Option<u64>,
     pub gc_auto: bool,
+    pub scrub: Option<Duration>,
     pub threads: Option<usize>,
     pub io_uring: IoUring,
 }
@@ -41,6 +42,7 @@ impl Default for Wanted {
             commit: None,
             cache: None,
             gc_auto: true,
+            scrub: Some(DAY * 30),
             threads: None,
             io_uring: IoUring::Auto,
         }
@@ -49,8 +51,9 @@ impl Default for Wanted {
 
 /// The words for people, as the message about an unknown one lists them.
 const KNOWN: &str = "ro, rw, noatime, relatime, allow_other, default_permissions, nodefault_permissions, \
-                     commit=SECONDS, cache=SIZE, gc=auto|off, threads=N, io_uring=auto|on|off, acl, noacl, writeback, nowriteback, suid, \
-                     nosuid, dev, nodev, exec, noexec";
+                     commit=SECONDS, cache=SIZE, gc=auto|off, scrub=TIME|off, threads=N, \
+                     io_uring=auto|on|off, acl, noacl, writeback, nowriteback, suid, nosuid, dev, nodev, exec, \
+                     noexec";
 
 /// Words that mount(8), /etc/fstab and systemd use among themselves, and words of which the kernel or mount(8) takes
 /// care; none of them is for us.
@@ -90,6 +93,8 @@ const NOT_OURS_PREFIXES: &[&str] = &["x-", "X-", "comment=", "user=", "helper=",
 
 /// Less would hold hardly a few regions.
 const SMALLEST_CACHE: u64 = 1 << 20;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The longest time that written data may stay in memory only.
 const LONGEST_COMMIT: u64 = 3600;
@@ -171,6 +176,7 @@ fn apply_value(wanted: &mut Wanted, word: &str) -> Result<bool> {
             }
             wanted.cache = Some(bytes);
         }
+        "scrub" => wanted.scrub = scrub_period(word, value)?,
         "gc" => {
             wanted.gc_auto = match value {
                 "auto" => true,
@@ -197,6 +203,24 @@ fn apply_value(wanted: &mut Wanted, word: &str) -> Result<bool> {
     Ok(true)
 }
 
+/// `30d`, `12h`, or `off`.
+fn scrub_period(word: &str, value: &str) -> Result<Option<Duration>> {
+    let unit = match value.char_indices().next_back() {
+        _ if value == "off" => return Ok(None),
+        Some((at, 'd')) => Some((&value[..at], DAY)),
+        Some((at, 'h')) => Some((&value[..at], DAY / 24)),
+        _ => None,
+    };
+    let parsed =
+        unit.and_then(|(number, unit)| Some(unit * number.parse::<u16>().ok().filter(|n| *n > 0)?.into()));
+    parsed.map(Some).ok_or_else(|| {
+        Error::Usage(format!(
+            "the mount option `{word}`: write the time in which all data is to be read, such as scrub=30d or scrub=12h, \
+             or scrub=off"
+        ))
+    })
+}
+
 fn number<N>(word: &str, value: &str, least: N, most: N) -> Result<N>
 where
     N: std::str::FromStr + PartialOrd + std::fmt::Display,
@@ -220,7 +244,7 @@ mod tests {
     #[test]
     fn every_known_word_has_its_effect() {
         let wanted = words(
-            "ro,noatime,allow_other,nodefault_permissions,acl,writeback,commit=30,cache=256M,gc=off,threads=3,\
+            "ro,noatime,allow_other,nodefault_permissions,acl,writeback,commit=30,cache=256M,gc=off,scrub=12h,threads=3,\
              io_uring=off,nosuid,nodev,noexec",
         )
         .unwrap();
@@ -239,6 +263,7 @@ mod tests {
                 commit: Some(Duration::from_secs(30)),
                 cache: Some(256 << 20),
                 gc_auto: false,
+                scrub: Some(DAY / 2),
                 threads: Some(3),
                 io_uring: IoUring::Off,
             }
@@ -288,6 +313,9 @@ mod tests {
             ("cache=lots", "`lots` is not a size"),
             ("cache=1K", "at least 1.00 MiB"),
             ("gc=maybe", "gc=auto or gc=off"),
+            ("scrub=0d", "such as scrub=30d"),
+            ("scrub=30", "such as scrub=30d"),
+            ("scrub=é", "such as scrub=30d"),
             ("threads=0", "from 1 to 64"),
             ("io_uring=yes", "io_uring=auto, io_uring=on or io_uring=off"),
             ("remount,ro", "unmount it and mount it again"),

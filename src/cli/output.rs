@@ -101,6 +101,14 @@ pub(super) fn status(report: &StatusReport) -> String {
             format!("{} chunks did not read back; run `cairnfs check --data`", count(store.bad_chunks)),
         );
     }
+    if report.scrub.running {
+        let (bytes, bad) = (show_size(report.scrub.bytes), count(report.scrub.bad));
+        lines.add("scrub", format!("{bytes} read in this pass, {bad} chunks do not read back"));
+    }
+    if report.scrub.passes > 0 {
+        let bad = count(report.scrub.last_bad);
+        lines.add("last scrub", format!("{}, {bad} chunks did not read back", ago(report.scrub.last_ended)));
+    }
     lines.add("generation", store.generation.to_string());
     lines.add("collector", stage_words(report.stage));
     if let Some(record) = &report.last_cycle {
@@ -212,6 +220,17 @@ pub(super) fn started(stage: Stage) -> String {
     match stage {
         Stage::Idle => "a cycle was asked for\n".into(),
         running => format!("a cycle was asked for; one is {} now\n", stage_words(running)),
+    }
+}
+
+/// A time in the past, for people.
+fn ago(then: i64) -> String {
+    let now = crate::fs::Timestamp::now().sec;
+    match now.saturating_sub(then) {
+        ..120 => "just now".to_owned(),
+        seconds @ ..7200 => format!("{} minutes ago", seconds / 60),
+        seconds @ ..172_800 => format!("{} hours ago", seconds / 3600),
+        seconds => format!("{} days ago", seconds / 86_400),
     }
 }
 

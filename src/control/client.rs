@@ -55,8 +55,13 @@ impl Client {
     }
 
     /// Runs a check.
-    pub fn check(&mut self, data: bool, progress: &mut dyn FnMut(Progress)) -> Result<CheckReport> {
-        match self.call(&Request::Check { data }, progress)? {
+    pub fn check(
+        &mut self,
+        data: bool,
+        limit: Option<u64>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<CheckReport> {
+        match self.call(&Request::Check { data, limit }, progress)? {
             Reply::Check(report) => Ok(report),
             other => Err(unexpected(&other)),
         }

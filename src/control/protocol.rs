@@ -4,7 +4,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use crate::check::CheckReport;
+use crate::check::{CheckReport, ScrubStatus};
 use crate::error::Error;
 use crate::gc::{CycleRecord, Stage};
 use crate::store::StoreStatus;
@@ -26,6 +26,9 @@ pub enum Request {
     Check {
         /// Read all data, not only the structure.
         data: bool,
+        /// Plain bytes to be read in a second at most.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<u64>,
     },
     /// Make everything durable.
     Sync,
@@ -81,6 +84,9 @@ pub struct StatusReport {
     pub stage: Stage,
     /// The last cycle since the store was opened.
     pub last_cycle: Option<CycleRecord>,
+    /// How far the scrub is.
+    #[serde(default)]
+    pub scrub: ScrubStatus,
     /// The store's figures.
     pub store: StoreStatus,
 }
@@ -104,6 +110,7 @@ pub enum WireError {
     Posix { errno: i32 },
     Io { what: String, errno: Option<i32>, text: String },
     Damaged { text: String },
+    Unusable { text: String },
     Latched { text: String },
     NotAStore { text: String },
     Busy { text: String },
@@ -123,6 +130,7 @@ impl From<&Error> for WireError {
                 Self::Io { what: same(what), errno: source.raw_os_error(), text: source.to_string() }
             }
             Error::Damaged(text) => Self::Damaged { text: same(text) },
+            Error::Unusable(text) => Self::Unusable { text: same(text) },
             Error::Latched(text) => Self::Latched { text: same(text) },
             Error::NotAStore(text) => Self::NotAStore { text: same(text) },
             Error::Busy(text) => Self::Busy { text: same(text) },
@@ -145,6 +153,7 @@ impl From<WireError> for Error {
                 source: errno.map_or_else(|| io::Error::other(text), io::Error::from_raw_os_error),
             },
             WireError::Damaged { text } => Self::Damaged(text),
+            WireError::Unusable { text } => Self::Unusable(text),
             WireError::Latched { text } => Self::Latched(text),
             WireError::NotAStore { text } => Self::NotAStore(text),
             WireError::Busy { text } => Self::Busy(text),
@@ -169,6 +178,7 @@ mod tests {
                 Error::io("writing p", io::Error::from_raw_os_error(libc::ENOSPC)),
                 Error::io("reading q", io::Error::other("odd")),
                 Error::Damaged("a".into()),
+                Error::Unusable("j".into()),
                 Error::Latched("b".into()),
                 Error::NotAStore("c".into()),
                 Error::Busy("d".into()),
@@ -194,7 +204,7 @@ mod tests {
         assert_eq!(word(&Request::Status), r#""status""#);
         assert_eq!(word(&Request::Gc { dry_run: true }), r#"{"gc":{"dry_run":true}}"#);
         assert_eq!(word(&Request::GcSoon), r#""gc_soon""#);
-        assert_eq!(word(&Request::Check { data: false }), r#"{"check":{"data":false}}"#);
+        assert_eq!(word(&Request::Check { data: false, limit: None }), r#"{"check":{"data":false}}"#);
         assert_eq!(word(&Request::Sync), r#""sync""#);
         assert_eq!(word(&Request::AwaitClose), r#""await_close""#);
     }

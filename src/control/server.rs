@@ -27,8 +27,13 @@ pub trait ControlHandler: Send + Sync {
     fn gc(&self, dry_run: bool, progress: &mut dyn FnMut(Progress)) -> Result<CycleRecord>;
     /// Starts a cycle soon.
     fn gc_soon(&self) -> Result<()>;
-    /// Runs a check. When `progress` answers false nobody waits for the check any more, and it ends.
-    fn check(&self, data: bool, progress: &mut dyn FnMut(Progress) -> bool) -> Result<CheckReport>;
+    /// Runs a check that reads at most `limit` bytes a second. When `progress` answers false nobody waits for the check any more, and it ends.
+    fn check(
+        &self,
+        data: bool,
+        limit: Option<u64>,
+        progress: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<CheckReport>;
     /// Makes everything durable.
     fn sync(&self) -> Result<()>;
 }
@@ -200,7 +205,7 @@ fn answer(request: &Request, handler: &dyn ControlHandler, out: &mut UnixStream)
             })
             .map(Reply::Cycle),
         Request::GcSoon => handler.gc_soon().map(|()| Reply::Done),
-        Request::Check { data } => handler.check(*data, &mut listens).map(Reply::Check),
+        Request::Check { data, limit } => handler.check(*data, *limit, &mut listens).map(Reply::Check),
         Request::Sync => handler.sync().map(|()| Reply::Done),
         Request::AwaitClose => Ok(Reply::Done),
     };
@@ -233,7 +238,12 @@ mod tests {
         fn gc_soon(&self) -> Result<()> {
             Ok(())
         }
-        fn check(&self, data: bool, progress: &mut dyn FnMut(Progress) -> bool) -> Result<CheckReport> {
+        fn check(
+            &self,
+            data: bool,
+            _limit: Option<u64>,
+            progress: &mut dyn FnMut(Progress) -> bool,
+        ) -> Result<CheckReport> {
             let mut done = 0;
             while data && progress(Progress::Check { done, total: 0, bytes: 0 }) {
                 done += 1;
@@ -269,7 +279,7 @@ mod tests {
         assert!(matches!(&error, Error::Latched(t) if t == "disk on fire"));
         let error = client.sync().unwrap_err();
         assert!(error.is_no_space());
-        assert!(!client.check(false, &mut |_| {}).unwrap().data);
+        assert!(!client.check(false, None, &mut |_| {}).unwrap().data);
         client.gc_soon().unwrap();
         drop(client);
         thread.join().unwrap();

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Setup;
 use serde::Serialize;
 
-use crate::check::{self, CheckReport};
+use crate::check::{self, CheckReport, Scrub};
 use crate::control::{ControlHandler, Holder, Progress, StatusReport};
 use crate::error::{Error, Result};
 use crate::fs::Fs;
@@ -30,14 +30,13 @@ pub(super) struct Handler {
     store: Arc<Store>,
     filesystem: Arc<Fs>,
     collector: Arc<Collector>,
+    scrub: Arc<Scrub>,
 }
 
 impl Handler {
     pub(super) fn new(
         setup: &Setup,
-        store: Arc<Store>,
-        filesystem: Arc<Fs>,
-        collector: Arc<Collector>,
+        (store, filesystem, collector, scrub): (Arc<Store>, Arc<Fs>, Arc<Collector>, Arc<Scrub>),
     ) -> Self {
         Self {
             store_path: setup.store.clone(),
@@ -47,6 +46,7 @@ impl Handler {
             store,
             filesystem,
             collector,
+            scrub,
         }
     }
 
@@ -79,6 +79,7 @@ impl ControlHandler for Handler {
             }),
             stage: self.collector.stage(),
             last_cycle: self.collector.last(),
+            scrub: self.scrub.status(),
             store: self.store.status()?,
         })
     }
@@ -96,9 +97,14 @@ impl ControlHandler for Handler {
         Ok(())
     }
 
-    fn check(&self, data: bool, progress: &mut dyn FnMut(Progress) -> bool) -> Result<CheckReport> {
+    fn check(
+        &self,
+        data: bool,
+        limit: Option<u64>,
+        progress: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<CheckReport> {
         let closing = || self.closing.load(Ordering::SeqCst);
-        run_check(&self.store, data, progress, &closing)
+        run_check(&self.store, (data, limit), progress, &closing)
     }
 
     fn sync(&self) -> Result<()> {
@@ -159,18 +165,27 @@ pub(crate) fn run_cycle(
     })
 }
 
+/// True if more was read since `begin` than so many bytes a second allow.
+fn is_ahead(bytes: u64, limit: u64, begin: Instant) -> bool {
+    u128::from(bytes) * 1000 > u128::from(limit.max(1)) * begin.elapsed().as_millis()
+}
+
 /// Runs a check and tells how far it is, until `progress` or `closing` say that it is in vain.
 pub(crate) fn run_check(
     store: &Arc<Store>,
-    data: bool,
+    (data, limit): (bool, Option<u64>),
     progress: &mut dyn FnMut(Progress) -> bool,
     closing: &dyn Fn() -> bool,
 ) -> Result<CheckReport> {
-    let (progress, in_vain) = (RefCell::new(progress), Cell::new(false));
+    let (progress, in_vain, begin) = (RefCell::new(progress), Cell::new(false), Instant::now());
     let tell = |p: check::Progress| {
         let listens =
             (progress.borrow_mut())(Progress::Check { done: p.done, total: p.total, bytes: p.bytes });
         in_vain.set(!listens);
+        // Whoever reads waits for this thread to hand out more.
+        while limit.is_some_and(|limit| is_ahead(p.bytes, limit, begin)) && listens && !closing() {
+            thread::sleep(STAGE_POLL);
+        }
     };
     let cancelled = || in_vain.get() || closing();
     check::check(store, &check::Options { data, progress: &tell, cancelled: &cancelled })

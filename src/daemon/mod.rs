@@ -1,6 +1,7 @@
 //! The process that has a store open and mounted: puts the parts together and takes them apart in the right order.
 
 mod handler;
+mod keeper;
 mod log;
 mod run;
 mod signals;

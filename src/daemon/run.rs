@@ -9,9 +9,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use super::handler::Handler;
+use super::keeper::{Keeper, back_up_at_close};
 use super::signals::Signals;
+use crate::check::Scrub;
 use crate::control;
 use crate::error::{Error, Result};
 use crate::fs::{Fs, FsOptions};
@@ -31,6 +34,8 @@ pub struct Setup {
     pub fs: FsOptions,
     /// Cycles start by themselves.
     pub collect: bool,
+    /// All data is read and compared once in this time; none: only on command.
+    pub scrub: Option<Duration>,
     /// What the kernel is told.
     pub fuse: MountOptions,
 }
@@ -72,8 +77,9 @@ fn serve_store(
 ) -> Result<(control::Closing, Result<()>)> {
     let filesystem = Fs::new(Arc::clone(store), setup.fs.clone())?;
     let collector = collector(store, &filesystem, setup.collect)?;
-    let handler =
-        Arc::new(Handler::new(setup, Arc::clone(store), Arc::clone(&filesystem), Arc::clone(&collector)));
+    let scrub = Arc::new(Scrub::of(store));
+    let parts = (Arc::clone(store), Arc::clone(&filesystem), Arc::clone(&collector), Arc::clone(&scrub));
+    let handler = Arc::new(Handler::new(setup, parts));
 
     let server = match control::Server::start(
         &setup.store,
@@ -85,6 +91,11 @@ fn serve_store(
             return first_error(Err(e), "ending the filesystem", filesystem.shutdown());
         }
     };
+    let mut keeper = Keeper::start(store, &scrub, setup.scrub);
+    if let Err(error) = &keeper {
+        // The mount works without.
+        tracing::warn!("{error}");
+    }
     let outcome = fuse::mount(
         Arc::clone(&filesystem),
         Arc::clone(&handler) as Arc<dyn fuse::ControlFiles>,
@@ -94,9 +105,13 @@ fn serve_store(
     .and_then(|session| run_session(setup, session, &filesystem, signals, ready));
 
     handler.close_soon();
+    if let Ok(keeper) = &mut keeper {
+        keeper.stop();
+    }
     let closing = server.stop();
     collector.shutdown();
     let outcome = first_error(outcome, "ending the filesystem", filesystem.shutdown());
+    back_up_at_close(store);
     Ok((closing, outcome))
 }
 

@@ -12,6 +12,7 @@
 
 pub mod host;
 pub mod lock;
+mod overlay;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 
@@ -21,6 +22,7 @@ use std::sync::Arc;
 
 pub use host::HostMedia;
 pub use lock::StoreLock;
+pub use overlay::Overlay;
 
 /// The directory of a store. Paths are relative to it, with `/` between names; `""` is the store itself.
 pub trait Media: Send + Sync + Debug {

@@ -3,6 +3,7 @@
 //! What this module keeps true: a reader always sees one moment of the whole (see [`layers`]), a batch enters the
 //! database whole or not at all, and a row that does not decode is an error, never "not there".
 
+pub mod backup;
 pub mod kv;
 pub mod layers;
 pub mod memtable;

@@ -92,6 +92,7 @@ impl Store {
             Ok(()) => {
                 self.settled.store(state.sealed_below, Ordering::Release);
                 self.committed.store(batch.number, Ordering::Release);
+                self.changed.fetch_add(batch.rows.bytes(), Ordering::Relaxed);
                 *self.sealed.write() = None;
                 state.unfinished = None;
                 self.space.committed();

@@ -45,12 +45,15 @@ impl BadChunks {
     /// Those that are in the database.
     pub fn load(kv: &Kv) -> Result<Self> {
         let mut known = Known::default();
-        let all = std::ops::Bound::Unbounded;
-        kv.read()?.scan(Table::Bad, all, all, |key, row| {
-            known.ids.insert(chunk_of(key)?);
-            known.packs.insert(bad_pack(row)?);
-            Ok(true)
-        })?;
+        let rows = kv.read()?.rows(Table::Bad)?;
+        for (key, row) in rows.map_while(Result::ok) {
+            // What cannot be read here is found bad once more by whoever reads the chunk.
+            let Ok(id) = chunk_of(&key) else { continue };
+            if let Ok(pack) = row.and_then(|row| bad_pack(&row)) {
+                known.ids.insert(id);
+                known.packs.insert(pack);
+            }
+        }
         Ok(Self { inner: RwLock::new(known) })
     }
 

@@ -2,8 +2,9 @@
 //!
 //! What stands where: [`barrier`] and [`cells`] decide about reuse, [`batch`] says who may still add to a batch,
 //! `put` stores chunks, `commit` makes batches durable (I1, I8), `get` reads, [`heal`] mends bad chunks, [`space`] knows the disk's free bytes,
-//! `collect` is what the collector may do to the store.
+//! `collect` is what the collector may do to the store, `backups` keeps copies of the metadata.
 
+mod backups;
 pub mod barrier;
 pub mod batch;
 pub mod cells;
@@ -30,9 +31,10 @@ use crate::meta::{Counter, Kv, Layers, Memtable, Meta, Table};
 use crate::pack::{Compression, PackId, PackReader, PackWriter};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, OnceLock, Ordering, RwLock};
 
+pub use backups::{BACKUP_DIR, list_backups, open_backup};
 pub use batch::Member;
 pub use collect::FlipInfo;
-pub use config::{CONFIG_FILE, MkfsOptions, StoreConfig, mkfs};
+pub use config::{CONFIG_FILE, META_FILE, MkfsOptions, StoreConfig, mkfs};
 pub use put::Cut;
 pub use status::StoreStatus;
 
@@ -121,6 +123,10 @@ pub struct Store {
     committing: Mutex<CommitState>,
     /// Number of the last batch that is durable.
     committed: AtomicU64,
+    /// Bytes of rows committed since the last metadata backup.
+    changed: AtomicU64,
+    /// Bytes of rows that the last metadata backup had, about.
+    backed_up: AtomicU64,
     /// Why the store takes no more changes (I8).
     latch: OnceLock<String>,
     closed: AtomicBool,
@@ -148,9 +154,15 @@ impl Store {
         lock: Option<StoreLock>,
         options: &OpenOptions,
     ) -> Result<Arc<Self>> {
+        if !media.exists(META_FILE).map_err(opening)? && has_packs(media.as_ref())? {
+            return Err(without_database(&path));
+        }
         let kv = open_database(media.as_ref(), (options.cache_bytes / 3 * 2) as usize)?;
-        let state = match kv.read()?.get(Table::State, STATE_KEY)? {
-            Some(row) => State::decode(&row)?,
+        let state = kv.read().and_then(|view| view.get(Table::State, STATE_KEY)).map_err(unusable)?;
+        let state = match state {
+            Some(row) => State::decode(&row).map_err(unusable)?,
+            // Taken for a new store, this one would lose every pack to its first cycle.
+            None if has_packs(media.as_ref())? => return Err(without_database(&path)),
             None => State {
                 generation: 1,
                 next_chunk: 1,
@@ -191,6 +203,8 @@ impl Store {
             deleted: AtomicU64::new(0),
             committing: Mutex::new(CommitState::default()),
             committed: AtomicU64::new(0),
+            changed: AtomicU64::new(0),
+            backed_up: AtomicU64::new(backups::newest_size(media.as_ref())),
             latch: OnceLock::new(),
             closed: AtomicBool::new(false),
             bad,
@@ -358,15 +372,43 @@ impl Store {
     }
 }
 
+fn opening(error: std::io::Error) -> Error {
+    Error::io(format!("opening {META_FILE}"), error)
+}
+
+fn has_packs(media: &dyn Media) -> Result<bool> {
+    Ok(!crate::pack::list_packs(media)?.is_empty())
+}
+
+fn without_database(path: &Path) -> Error {
+    Error::Unusable(format!(
+        "the metadata database of {0} is missing or empty, and its packs are there; `cairnfs repair {0}` says what can \
+         be rebuilt",
+        path.display()
+    ))
+}
+
 fn open_database(media: &dyn Media, cache_bytes: usize) -> Result<Kv> {
-    let failed = |error| Error::io(format!("opening {}", config::META_FILE), error);
-    let there = media.exists(config::META_FILE).map_err(failed)?;
+    let failed = opening;
+    let there = media.exists(META_FILE).map_err(failed)?;
     let file = if there {
-        media.open(config::META_FILE, true).map_err(failed)?
+        media.open(META_FILE, true).map_err(failed)?
     } else {
-        let file = media.create(config::META_FILE).map_err(failed)?;
+        let file = media.create(META_FILE).map_err(failed)?;
         media.sync_dir("meta").map_err(failed)?;
         file
     };
-    Kv::open(file, cache_bytes)
+    Kv::open(file, cache_bytes).map_err(unusable)
+}
+
+/// The database cannot be used: says the way out, unless the host refused to read it.
+fn unusable(error: Error) -> Error {
+    let what = match error {
+        Error::Io { ref source, .. } if source.raw_os_error().is_some() => return error,
+        Error::Damaged(what) => what,
+        other => other.to_string(),
+    };
+    Error::Unusable(format!(
+        "the store cannot be opened, its metadata database is damaged ({what}); `cairnfs repair` says what can be rebuilt"
+    ))
 }

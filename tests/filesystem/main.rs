@@ -6,5 +6,7 @@ mod model;
 mod power;
 mod races;
 mod random;
+mod repair;
+mod scrub;
 mod structure;
 mod world;

@@ -3,8 +3,10 @@
 use std::fs;
 use std::path::PathBuf;
 
+use serde_json::Value;
+
 use crate::data::Tree;
-use crate::world::World;
+use crate::world::{World, command, program, run};
 
 /// All packs of a store.
 pub fn packs(world: &World) -> Vec<PathBuf> {
@@ -60,5 +62,74 @@ fn class_12_content_that_is_written_again_heals_every_file() {
     for snapshot in ["s0", "s1", "s2"] {
         tree.assert_at(&world.mnt.join(snapshot));
     }
+    world.close();
+}
+
+/// What a repair says, and how it ends.
+fn repair(world: &World, words: &[&str]) -> (i32, Value) {
+    let outcome = run(command(program()).arg("repair").args(words).arg("--json").arg(&world.store));
+    let report = serde_json::from_str(&outcome.out).unwrap_or_else(|_| panic!("{}", outcome.said()));
+    (outcome.code, report)
+}
+
+#[test]
+fn a_store_without_its_database_is_refused_and_repaired() {
+    let Some(world) = World::usual() else { return };
+    let tree = Tree::small(0x4e9a);
+    tree.write(&world.mnt.join("s0"));
+    let busy = world.ask(&["repair"]);
+    assert_eq!(busy.code, 4, "it is mounted: {}", busy.said());
+    world.umount();
+    assert_eq!(repair(&world, &[]).0, 0, "nothing to repair");
+    let backups = fs::read_dir(world.store.join("meta-backups")).unwrap().count();
+    assert_eq!(backups, 1, "closing made one");
+    let database = world.store.join("meta/cairnfs.redb");
+
+    for cut in [None, Some(0), Some(10_000)] {
+        match cut {
+            None => fs::remove_file(&database).unwrap(),
+            Some(len) => fs::File::options().write(true).open(&database).unwrap().set_len(len).unwrap(),
+        }
+        for words in [&["status"][..], &["check"], &["gc"]] {
+            let refused = world.ask(words);
+            assert_eq!(refused.code, 6, "{words:?}: {}", refused.said());
+            assert!(refused.err.contains("cairnfs repair"), "{}", refused.said());
+        }
+        let (code, report) = repair(&world, &[]);
+        assert!(code == 6 && report["done"] == false, "{report}");
+        let (code, report) = repair(&world, &["--yes"]);
+        assert!(code == 0 && report["done"] == true, "{report}");
+        world.mount();
+        tree.assert_at(&world.mnt.join("s0"));
+        world.remount();
+        world.gc();
+        tree.assert_at(&world.mnt.join("s0"));
+        world.umount();
+        world.assert_clean();
+    }
+    world.mount();
+    world.close();
+}
+
+#[test]
+fn a_lost_pack_costs_its_files_and_no_others() {
+    let Some(world) = World::usual() else { return };
+    let (first, second) = (Tree::small(1), Tree::small(2));
+    first.write(&world.mnt.join("s0"));
+    world.remount();
+    second.write(&world.mnt.join("s1"));
+    world.umount();
+    fs::remove_file(&packs(&world)[0]).unwrap();
+    assert_eq!(world.ask(&["check"]).code, 6);
+    let (code, report) = repair(&world, &["--yes"]);
+    assert!(code == 6 && report["done"] == true, "{report}");
+    assert_eq!(report["hurt_files"]["total"], first.0.len() as u64, "{report}");
+    world.mount();
+    second.assert_at(&world.mnt.join("s1"));
+    let lost = world.mnt.join("lost+found/s0");
+    assert_eq!(first.differences(&lost).len(), first.0.len());
+    first.write(&world.mnt.join("again"));
+    world.sync();
+    first.assert_at(&lost);
     world.close();
 }

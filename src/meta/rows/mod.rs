@@ -7,6 +7,7 @@ mod extent;
 mod inode;
 mod keys;
 mod region;
+mod scrub;
 mod state;
 
 pub use bad::{bad_pack, bad_row};
@@ -18,4 +19,5 @@ pub use keys::{
     split_extent_key, xattr_end, xattr_key, xattr_name,
 };
 pub use region::{RegionEntry, RegionRow};
+pub use scrub::{SCRUB_KEY, ScrubRow};
 pub use state::{STATE_KEY, State};

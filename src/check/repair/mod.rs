@@ -1,0 +1,131 @@
+//! The repair of a store whose metadata database is lost or damaged, or that has lost packs.
+//!
+//! Keeps true: nothing that is there is changed before everything has been rebuilt beside it. The new database is made
+//! as `meta/cairnfs.redb.new` from what can be read of the old one, the newest whole backup and the packs; only then,
+//! and only if asked to, the old one is put aside under another name, and the new one takes its place. Without being
+//! asked to, the new one is removed again: so the report says what would be, and not what might be.
+//!
+//! Numbers that may have been given since the backup are not given again: the next ones begin far above.
+
+mod packs;
+mod report;
+mod sink;
+mod source;
+mod tree;
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::media::{HostMedia, Media, StoreLock};
+use crate::meta::rows::{STATE_KEY, State};
+use crate::meta::{Counter, Kv, Table};
+use crate::store::{META_FILE, StoreConfig};
+use crate::sync::Arc;
+
+pub use report::{Database, Paths, RepairReport};
+
+use sink::Sink;
+
+/// Where the new database is made.
+const NEW: &str = "meta/cairnfs.redb.new";
+/// Numbers that are skipped where the database's own are not known.
+const UNKNOWN_GAP: u64 = 1 << 32;
+/// Generations that are skipped then: a cycle takes one.
+const GENERATION_GAP: u64 = 1 << 16;
+/// Memory for the new database while it is made.
+const CACHE: usize = 128 << 20;
+
+/// Repairs the store in `dir`, or with `apply` not set says what a repair would do. Takes the store's lock.
+pub fn repair_store(dir: &Path, apply: bool) -> Result<RepairReport> {
+    let config = StoreConfig::load(dir)?;
+    let path =
+        dir.canonicalize().map_err(|error| Error::io(format!("resolving {}", dir.display()), error))?;
+    let _lock = StoreLock::acquire(&path, Duration::from_secs(2), "cairnfs repair")?;
+    let media =
+        HostMedia::open(&path).map_err(|error| Error::io(format!("opening {}", path.display()), error))?;
+    repair(&(Arc::new(media) as Arc<dyn Media>), &config, apply)
+}
+
+/// The same on any media; nobody else may have the store open.
+pub fn repair(media: &Arc<dyn Media>, config: &StoreConfig, apply: bool) -> Result<RepairReport> {
+    let failed = |error| Error::io(format!("making {NEW}"), error);
+    media.mkdir("meta").map_err(failed)?;
+    if media.exists(NEW).map_err(failed)? {
+        media.remove(NEW).map_err(failed)?;
+    }
+    let file = media.create(NEW).map_err(failed)?;
+    let mut report = RepairReport::default();
+    let built = Kv::open(file, CACHE).and_then(|kv| {
+        build(media, config, &kv, &mut report)?;
+        kv.close()
+    });
+    let replace = apply && built.is_ok() && report.is_needed();
+    if !replace {
+        media.remove(NEW).map_err(failed)?;
+        return built.map(|()| report);
+    }
+    put_in_place(media.as_ref(), &mut report)?;
+    report.done = true;
+    Ok(report)
+}
+
+fn build(media: &Arc<dyn Media>, config: &StoreConfig, kv: &Kv, report: &mut RepairReport) -> Result<()> {
+    let uuid = *config.uuid.as_bytes();
+    let old = source::open_old(media.as_ref(), report)?;
+    let view = old.as_ref().map(|(_, view)| view);
+    let backup = source::newest_backup(media.as_ref(), uuid, report)?;
+    let mut sink = Sink::new(kv);
+    let copied = source::copy(view, backup, &mut sink, report)?;
+    let chunks = packs::rebuild(media, uuid, view, &mut sink, report)?;
+    sink.settle()?;
+    let mut sums = [0; Counter::ALL.len()];
+    packs::digests(kv, &mut sink, &mut sums)?;
+    report.chunks = sums[Counter::Chunks as usize].max(0) as u64;
+    let mut state = first_state(&copied, &chunks);
+    let mend = tree::Mend::new(kv, &mut sink, report, config.name_seed, (state.next_ino, state.generation));
+    state.next_ino = mend.run(&chunks, &mut sums)?;
+    state.counters = sums;
+    sink.put(Table::State, STATE_KEY, &state.encode())?;
+    sink.finish()
+}
+
+/// Numbers that were certainly never given.
+fn first_state(copied: &source::Copied, chunks: &packs::Chunks) -> State {
+    let none = State {
+        generation: 1,
+        next_chunk: 1,
+        next_ino: crate::store::FIRST_INO,
+        next_pack: 1,
+        counters: [0; Counter::ALL.len()],
+    };
+    let older = copied.older_state.as_ref().unwrap_or(&none);
+    let mut state = copied.state.as_ref().unwrap_or(older).clone();
+    if copied.state.is_none() {
+        state.generation += GENERATION_GAP;
+        state.next_chunk += UNKNOWN_GAP;
+        state.next_ino += UNKNOWN_GAP;
+    }
+    state.next_chunk = state.next_chunk.max(chunks.next_chunk);
+    state.next_pack = state.next_pack.max(chunks.next_pack);
+    state
+}
+
+/// Puts the old database aside and the new one in its place.
+fn put_in_place(media: &dyn Media, report: &mut RepairReport) -> Result<()> {
+    let failed = |error| Error::io(format!("putting {META_FILE} aside"), error);
+    // The new one is whole and synced before its name matters.
+    media.sync_dir("meta").map_err(failed)?;
+    if media.exists(META_FILE).map_err(failed)? {
+        let aside = (1u64..).map(|number| format!("{META_FILE}.damaged-{number}"));
+        for name in aside {
+            if !media.exists(&name).map_err(failed)? {
+                media.rename(META_FILE, &name).map_err(failed)?;
+                report.kept_aside = Some(name);
+                break;
+            }
+        }
+    }
+    media.rename(NEW, META_FILE).map_err(failed)?;
+    media.sync_dir("meta").map_err(failed)
+}

@@ -1,0 +1,259 @@
+//! Where every chunk is: by the old database as far as it can be read, by the packs where it cannot.
+//!
+//! A pack has for each region which chunks are in it. A chunk that stands in two packs (it was moved, or stored once more
+//! because it had been damaged) is taken from the later one, if that reads back: it is the newer copy. Chunks that the
+//! database knows and that are in no pack keep their rows and are noted as bad, so that their files heal when the same
+//! content is written again.
+
+use std::collections::HashMap;
+use std::ops::Bound;
+
+use crate::chunk::ChunkId;
+use crate::error::{Error, Result};
+use crate::media::Media;
+use crate::meta::rows::{RegionEntry, RegionRow, bad_row, chunk_of, id_key};
+use crate::meta::{Counter, Kv, ReadView, Table, WriteTxn};
+use crate::pack::{Location, PackId, PackReader, PackScan, RegionChunk, RegionHeader, list_packs};
+use crate::store::heal::split;
+
+use super::super::findings::sentence;
+use super::super::ids::IdSet;
+use super::report::{Database, RepairReport};
+use super::sink::Sink;
+use super::source::lost_whole;
+
+/// What is known of chunks.
+#[derive(Default)]
+pub(super) struct Chunks {
+    /// By the old database, in a place that is there.
+    known: IdSet,
+    /// Found in a pack by the repair.
+    found: IdSet,
+    /// Known to the old database, in a place that is not there.
+    gone: IdSet,
+    any_gone: bool,
+    /// Of those that are gone, found in another pack.
+    pub found_again: u64,
+    /// The old database does not know all chunks.
+    incomplete: bool,
+    /// Above every id met.
+    pub next_chunk: u64,
+    /// Above every pack met.
+    pub next_pack: u64,
+}
+
+impl Chunks {
+    /// Is the chunk in a pack, as far as heads of regions tell?
+    pub fn has(&self, id: u64) -> bool {
+        self.known.has(id) || self.found.has(id)
+    }
+}
+
+/// Fills the table of regions.
+pub(super) fn rebuild(
+    media: &std::sync::Arc<dyn Media>,
+    store: [u8; 16],
+    old: Option<&ReadView>,
+    sink: &mut Sink<'_>,
+    report: &mut RepairReport,
+) -> Result<Chunks> {
+    let reader = PackReader::new(media.clone(), 64);
+    let packs = list_packs(media.as_ref())?;
+    report.packs = packs.len() as u64;
+    let mut chunks = Chunks { incomplete: old.is_none(), ..Chunks::default() };
+    chunks.next_pack = packs.last().map_or(1, |pack| pack.0 + 1);
+    if let Some(view) = old {
+        let lens = lengths(media.as_ref(), &packs)?;
+        take_old(view, &lens, &mut chunks, sink, report)?;
+        look_at_digests(view, report);
+    }
+    if chunks.incomplete || chunks.any_gone {
+        for pack in packs {
+            match reader.walk(pack) {
+                Ok(scan) => take_pack(&reader, pack, store, &scan, &mut chunks, sink, report)?,
+                Err(error) => report.damaged_packs.add(|| format!("{}: {}", pack.path(), sentence(&error))),
+            }
+        }
+    }
+    report.chunks_found = chunks.found_again;
+    for (first, end) in chunks.gone.ranges() {
+        for id in (first..end).filter(|id| !chunks.found.has(*id)) {
+            let row = row_of(sink.txn()?, id)?;
+            sink.put(Table::Bad, &id_key(id), &bad_row(row.map_or(PackId(0), |row| row.at.pack)))?;
+        }
+    }
+    Ok(chunks)
+}
+
+fn lengths(media: &dyn Media, packs: &[PackId]) -> Result<HashMap<PackId, u64>> {
+    let length = |pack: &PackId| {
+        let len = media.open(&pack.path(), false).and_then(|file| file.len());
+        Ok((*pack, len.map_err(|error| Error::io(format!("looking at {}", pack.path()), error))?))
+    };
+    packs.iter().map(length).collect()
+}
+
+/// Takes over what the old database says of regions.
+fn take_old(
+    view: &ReadView,
+    lens: &HashMap<PackId, u64>,
+    chunks: &mut Chunks,
+    sink: &mut Sink<'_>,
+    report: &mut RepairReport,
+) -> Result<()> {
+    if [Table::Regions, Table::Digests].into_iter().any(|table| lost_whole(view, table)) {
+        report.database = Database::Damaged;
+        report
+            .database_fault
+            .get_or_insert_with(|| "regions or digests are empty, and should not be".to_owned());
+        chunks.incomplete = true;
+    }
+    let rows: Box<dyn Iterator<Item = _>> = match view.rows(Table::Regions) {
+        Ok(rows) => Box::new(rows),
+        Err(error) => Box::new(std::iter::once(Err(error))),
+    };
+    for row in rows {
+        let row = row.and_then(|(key, value)| RegionRow::decode(ChunkId(chunk_of(&key)?), &value?));
+        let row = match row {
+            Ok(row) if row.first.0 >= chunks.next_chunk => row,
+            wrong => {
+                let why = wrong.err().map_or("two rows have the same chunks".to_owned(), |e| sentence(&e));
+                report.database = Database::Damaged;
+                report.database_fault.get_or_insert(why);
+                chunks.incomplete = true;
+                continue;
+            }
+        };
+        chunks.next_chunk = row.end().0;
+        let end = row.at.offset.checked_add(row.at.len.into());
+        let is_there = end.is_some_and(|end| lens.get(&row.at.pack).is_some_and(|len| *len >= end));
+        for (id, _) in row.live() {
+            if is_there {
+                chunks.known.insert(id.0);
+            } else {
+                chunks.any_gone = true;
+                chunks.gone.insert(id.0);
+            }
+        }
+        sink.put(Table::Regions, &id_key(row.first.0), &row.encode())?;
+    }
+    // What was known to be bad still is. A row of these that cannot be read is found again by whoever reads the chunk.
+    if let Ok(rows) = view.rows(Table::Bad) {
+        for (key, value) in rows.filter_map(Result::ok) {
+            if let (Ok(id), Ok(value)) = (chunk_of(&key), value)
+                && (chunks.known.has(id) || chunks.gone.has(id))
+            {
+                sink.put(Table::Bad, &key, &value)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The digests are made from the regions; here only whether those of the old database are whole.
+fn look_at_digests(view: &ReadView, report: &mut RepairReport) {
+    let rows =
+        view.rows(Table::Digests).map(|mut rows| rows.find_map(|row| row.and_then(|(_, value)| value).err()));
+    if let Some(error) = rows.unwrap_or_else(Some) {
+        report.database = Database::Damaged;
+        report.database_fault.get_or_insert(sentence(&error));
+    }
+}
+
+fn take_pack(
+    reader: &PackReader,
+    pack: PackId,
+    store: [u8; 16],
+    scan: &PackScan,
+    chunks: &mut Chunks,
+    sink: &mut Sink<'_>,
+    report: &mut RepairReport,
+) -> Result<()> {
+    if scan.store.is_some_and(|of| of != store) {
+        report.damaged_packs.add(|| format!("{}: it belongs to another store", pack.path()));
+        return Ok(());
+    }
+    for damage in &scan.damaged {
+        report.damaged_packs.add(|| {
+            format!("{}, {} bytes at {}: {}", pack.path(), damage.len, damage.offset, sentence(&damage.error))
+        });
+    }
+    for (at, header) in &scan.regions {
+        take_region(reader, at, header, chunks, sink)?;
+    }
+    Ok(())
+}
+
+/// Takes in the chunks of one region that are not known yet, or whose earlier places are worse.
+fn take_region(
+    reader: &PackReader,
+    at: &Location,
+    header: &RegionHeader,
+    chunks: &mut Chunks,
+    sink: &mut Sink<'_>,
+) -> Result<()> {
+    let mut run: Option<RegionRow> = None;
+    let mut reads: Option<bool> = None;
+    for chunk in &header.chunks {
+        let id = chunk.id.0;
+        chunks.next_chunk = chunks.next_chunk.max(id + 1);
+        if chunks.known.has(id) {
+            continue;
+        }
+        let has_row = chunks.found.has(id) || chunks.gone.has(id);
+        if has_row {
+            // A second copy: only one that reads back is better than the first.
+            if *reads.get_or_insert_with(|| reader.read_region(at).is_ok()) {
+                point(sink.txn()?, chunk, at, header.plain_len)?;
+                chunks.found_again += u64::from(chunks.gone.has(id) && !chunks.found.has(id));
+                chunks.found.insert(id);
+            }
+        } else if chunks.incomplete && row_of(sink.txn()?, id)?.is_none_or(|row| row.end().0 <= id) {
+            chunks.found.insert(id);
+            let entry = Some(RegionEntry { len: chunk.len, digest: chunk.digest });
+            match &mut run {
+                Some(row) if row.end() == chunk.id => row.entries.push(entry),
+                other => {
+                    let new =
+                        RegionRow { first: chunk.id, at: *at, plain: header.plain_len, entries: vec![entry] };
+                    if let Some(row) = other.replace(new) {
+                        sink.put(Table::Regions, &id_key(row.first.0), &row.encode())?;
+                    }
+                }
+            }
+        }
+    }
+    match run {
+        Some(row) => sink.put(Table::Regions, &id_key(row.first.0), &row.encode()),
+        None => Ok(()),
+    }
+}
+
+/// The last row that begins at or before a chunk.
+fn row_of(txn: &WriteTxn, id: u64) -> Result<Option<RegionRow>> {
+    let found = txn.last(Table::Regions, &id_key(0), &id_key(id))?;
+    found.map(|(key, row)| RegionRow::decode(ChunkId(chunk_of(&key)?), &row)).transpose()
+}
+
+/// Points the row of one chunk to another place.
+fn point(txn: &mut WriteTxn, chunk: &RegionChunk, at: &Location, plain: u32) -> Result<()> {
+    let Some(row) = row_of(txn, chunk.id.0)? else { return Ok(()) };
+    let parts = split(&row, |id, digest| (id == chunk.id && *digest == chunk.digest).then_some((*at, plain)));
+    let gone = std::iter::once((id_key(row.first.0), None));
+    let rows = parts.iter().map(|part| (id_key(part.first.0), Some(part.encode())));
+    txn.apply(Table::Regions, gone.chain(rows))
+}
+
+/// Makes the digests from the regions, and counts.
+pub(super) fn digests(kv: &Kv, sink: &mut Sink<'_>, sums: &mut [i64; Counter::ALL.len()]) -> Result<()> {
+    kv.read()?.scan(Table::Regions, Bound::Unbounded, Bound::Unbounded, |key, row| {
+        let row = RegionRow::decode(ChunkId(chunk_of(key)?), row)?;
+        for (id, entry) in row.live() {
+            sink.put(Table::Digests, &entry.digest.0, &id_key(id.0))?;
+            sums[Counter::Chunks as usize] += 1;
+            sums[Counter::PlainBytes as usize] += i64::from(entry.len);
+        }
+        sums[Counter::StoredBytes as usize] += i64::from(row.at.len);
+        Ok(true)
+    })
+}

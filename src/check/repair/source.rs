@@ -1,0 +1,332 @@
+//! Names, attributes and extents: from the old database as far as it can be read, the rest from the newest whole backup.
+//!
+//! A row of the database wins over that of the backup, which is older. Where the database has rows that are damaged, or
+//! cannot be read from some key on, the backup's rows between the sound ones stand in; but extents only for files that
+//! have not changed since the backup, so that old bytes are never taken for new ones. What the backup has and the
+//! database, being readable there, has not, was removed since.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::media::{Media, Overlay};
+use crate::meta::backup::{Backup, TABLES};
+use crate::meta::kv::{Row, hex};
+use crate::meta::rows::{
+    DirentRow, Extent, InodeRow, STATE_KEY, State, dirent_name, ino_of, split_extent_key, xattr_name,
+};
+use crate::meta::{Counter, Kv, ReadView, Table};
+use crate::store::{META_FILE, list_backups, open_backup};
+
+use super::super::findings::sentence;
+use super::report::{Database, RepairReport};
+use super::sink::Sink;
+
+/// Opens the old database without changing its file.
+pub(super) fn open_old(media: &dyn Media, report: &mut RepairReport) -> Result<Option<(Kv, ReadView)>> {
+    let failed = |error| Error::io(format!("looking at {META_FILE}"), error);
+    if !media.exists(META_FILE).map_err(failed)? {
+        return Ok(None);
+    }
+    let file = media.open(META_FILE, false).map_err(failed)?;
+    if file.is_empty().map_err(failed)? {
+        return Ok(None);
+    }
+    let opened = Overlay::new(file).map_err(failed).and_then(|file| {
+        let kv = Kv::open(Arc::new(file), 32 << 20)?;
+        let view = kv.read()?;
+        Ok((kv, view))
+    });
+    match opened {
+        // A program that found none may have made one and left it at that.
+        Ok((_, view)) if is_new(&view) => Ok(None),
+        Ok(opened) => {
+            report.database = Database::Whole;
+            Ok(Some(opened))
+        }
+        Err(error) => {
+            report.database = Database::Unreadable;
+            report.database_fault = Some(sentence(&error));
+            Ok(None)
+        }
+    }
+}
+
+fn is_new(view: &ReadView) -> bool {
+    let has_rows = |table| view.rows(table).map_or(true, |mut rows| rows.next().is_some());
+    !TABLES.into_iter().any(has_rows)
+}
+
+/// The newest backup of this store that can be read to its end.
+pub(super) fn newest_backup(
+    media: &dyn Media,
+    store: [u8; 16],
+    report: &mut RepairReport,
+) -> Result<Option<Backup>> {
+    for number in list_backups(media)? {
+        let whole = open_backup(media, number).and_then(|backup| {
+            if backup.head.store != store {
+                return Err(Error::damaged("metadata backup: it belongs to another store"));
+            }
+            backup.verify()?;
+            open_backup(media, number)
+        });
+        match whole {
+            Ok(backup) => {
+                report.backup = Some((number, backup.head.generation));
+                return Ok(Some(backup));
+            }
+            Err(error) => report.damaged_backups.push(format!("{number:08}.cmb: {}", sentence(&error))),
+        }
+    }
+    Ok(None)
+}
+
+/// The rows of a backup, one table after the other.
+struct Older {
+    backup: Option<Backup>,
+    next: Option<(Table, Row)>,
+}
+
+impl Older {
+    fn new(backup: Option<Backup>) -> Result<Self> {
+        let mut older = Self { backup, next: None };
+        older.advance()?;
+        Ok(older)
+    }
+
+    fn advance(&mut self) -> Result<()> {
+        self.next = self.backup.as_mut().map_or(Ok(None), Backup::next_row)?;
+        Ok(())
+    }
+
+    /// The next row of `table`, if its key is below `key`.
+    fn below(&mut self, table: Table, key: &[u8]) -> Result<Option<Row>> {
+        let next = self.next.take_if(|(of, (next, _))| *of == table && next.as_slice() < key);
+        self.after(next)
+    }
+
+    /// The row of `key`, if it is the next one.
+    fn at(&mut self, table: Table, key: &[u8]) -> Result<Option<Row>> {
+        let next = self.next.take_if(|(of, (next, _))| *of == table && next.as_slice() == key);
+        self.after(next)
+    }
+
+    /// The next row of `table`.
+    fn rest(&mut self, table: Table) -> Result<Option<Row>> {
+        let next = self.next.take_if(|(of, _)| *of == table);
+        self.after(next)
+    }
+
+    fn after(&mut self, taken: Option<(Table, Row)>) -> Result<Option<Row>> {
+        if taken.is_some() {
+            self.advance()?;
+        }
+        Ok(taken.map(|(_, row)| row))
+    }
+}
+
+/// What came of the copying, beside rows.
+#[derive(Default)]
+pub(super) struct Copied {
+    /// The state row of the database, if it could be read.
+    pub state: Option<State>,
+    /// The state row of the backup.
+    pub older_state: Option<State>,
+    /// Inodes that changed since the backup: its extents are not theirs any more.
+    changed: HashSet<u64>,
+}
+
+/// Copies everything that packs cannot tell into the new database.
+pub(super) fn copy(
+    old: Option<&ReadView>,
+    backup: Option<Backup>,
+    sink: &mut Sink<'_>,
+    report: &mut RepairReport,
+) -> Result<Copied> {
+    let mut copied = Copied::default();
+    let mut older = Older::new(backup)?;
+    for table in TABLES {
+        match old {
+            Some(view) => copy_table(view, table, &mut older, sink, report, &mut copied)?,
+            None => take_rest(table, &mut older, sink, report, &mut copied)?,
+        }
+        // What is left of this table was removed since.
+        while older.rest(table)?.is_some() {}
+    }
+    Ok(copied)
+}
+
+fn copy_table(
+    view: &ReadView,
+    table: Table,
+    older: &mut Older,
+    sink: &mut Sink<'_>,
+    report: &mut RepairReport,
+    copied: &mut Copied,
+) -> Result<()> {
+    let rows: Box<dyn Iterator<Item = _>> = match view.rows(table) {
+        Ok(rows) => Box::new(rows),
+        Err(error) => Box::new(std::iter::once(Err(error))),
+    };
+    if lost_whole(view, table) {
+        note(report, || format!("the table {} is empty, and should not be", table.name()));
+        report.tables_cut_short.push(table.name().to_owned());
+        return take_rest(table, older, sink, report, copied);
+    }
+    // Damaged rows since the last one that was not: what the backup has up to the next one may be theirs. Their own
+    // keys are not to be relied on.
+    let mut damaged = 0;
+    for row in rows {
+        let (key, value) = match row {
+            Ok(row) => row,
+            Err(error) => {
+                note(report, || format!("the table {}: {}", table.name(), sentence(&error)));
+                report.tables_cut_short.push(table.name().to_owned());
+                return take_rest(table, older, sink, report, copied);
+            }
+        };
+        match value.and_then(|value| sound(table, &key, &value).map(|()| value)) {
+            Err(error) => {
+                note(report, || sentence(&error));
+                damaged += 1;
+            }
+            Ok(value) => {
+                let mut saved = 0;
+                while let Some((key, value)) = older.below(table, &key)? {
+                    if damaged > 0 {
+                        saved += keep_older(table, &key, &value, sink, copied)?;
+                    }
+                }
+                settle(report, std::mem::take(&mut damaged), saved);
+                let old = older.at(table, &key)?;
+                compare(table, &key, &value, old, copied);
+                report.rows_from_database += 1;
+                keep(table, &key, &value, false, sink, copied)?;
+            }
+        }
+    }
+    if damaged > 0 {
+        let before = report.rows_from_backup;
+        take_rest(table, older, sink, report, copied)?;
+        let saved = report.rows_from_backup - before;
+        report.rows_from_backup = before;
+        settle(report, damaged, saved);
+    }
+    Ok(())
+}
+
+/// Is a table empty that should have rows by what the state row says? Damage at the root of a table looks like that.
+pub(super) fn lost_whole(view: &ReadView, table: Table) -> bool {
+    let counter = match table {
+        Table::Inodes | Table::Dirents => Counter::Inodes,
+        Table::Extents => Counter::ReferencedBytes,
+        Table::Regions | Table::Digests => Counter::Chunks,
+        Table::Orphans => Counter::Orphans,
+        Table::Xattrs | Table::State | Table::Bad => return false,
+    };
+    let state = view.get(Table::State, STATE_KEY).ok().flatten().and_then(|row| State::decode(&row).ok());
+    // The root has no name, nor has what waits in the deletion queue.
+    let nameless = |state: &State| match table {
+        Table::Dirents => state.counter(Counter::Orphans) + 1,
+        _ => 0,
+    };
+    state.is_none_or(|state| state.counter(counter) > nameless(&state))
+        && view.rows(table).is_ok_and(|mut rows| rows.next().is_none())
+}
+
+/// So many rows were damaged, so many of the backup stand in.
+fn settle(report: &mut RepairReport, damaged: u64, saved: u64) {
+    report.rows_from_backup += saved;
+    report.rows_lost += damaged.saturating_sub(saved);
+}
+
+/// Notes what the backup says of a row that the database has, too.
+fn compare(table: Table, key: &[u8], value: &[u8], old: Option<Row>, copied: &mut Copied) {
+    match table {
+        Table::Inodes => {
+            let of = |row: &[u8]| InodeRow::decode(row).map(|row| (row.mtime, row.size, row.allocated)).ok();
+            if old.is_none_or(|(_, old)| of(&old) != of(value))
+                && let Ok(ino) = ino_of(key)
+            {
+                copied.changed.insert(ino);
+            }
+        }
+        Table::State if key == STATE_KEY => {
+            copied.older_state = old.and_then(|(_, old)| State::decode(&old).ok());
+        }
+        _ => {}
+    }
+}
+
+fn take_rest(
+    table: Table,
+    older: &mut Older,
+    sink: &mut Sink<'_>,
+    report: &mut RepairReport,
+    copied: &mut Copied,
+) -> Result<()> {
+    while let Some((key, value)) = older.rest(table)? {
+        report.rows_from_backup += keep_older(table, &key, &value, sink, copied)?;
+    }
+    Ok(())
+}
+
+fn note(report: &mut RepairReport, what: impl FnOnce() -> String) {
+    report.database = Database::Damaged;
+    report.database_fault.get_or_insert_with(what);
+}
+
+/// Takes a row of the backup, unless it is known to be out of date; how many were taken.
+fn keep_older(
+    table: Table,
+    key: &[u8],
+    value: &[u8],
+    sink: &mut Sink<'_>,
+    copied: &mut Copied,
+) -> Result<u64> {
+    if table == Table::Extents && copied.changed.contains(&ino_of(key)?) {
+        return Ok(0);
+    }
+    keep(table, key, value, true, sink, copied)?;
+    Ok(1)
+}
+
+fn keep(
+    table: Table,
+    key: &[u8],
+    value: &[u8],
+    is_older: bool,
+    sink: &mut Sink<'_>,
+    copied: &mut Copied,
+) -> Result<()> {
+    if table == Table::State && key == STATE_KEY {
+        let state = Some(State::decode(value)?);
+        *(if is_older { &mut copied.older_state } else { &mut copied.state }) = state;
+        return Ok(());
+    }
+    sink.put(table, key, value)
+}
+
+/// Does a row say something that makes sense?
+fn sound(table: Table, key: &[u8], value: &[u8]) -> Result<()> {
+    let wrong =
+        || Error::damaged(format!("the key {} of the table {} makes no sense", hex(key), table.name()));
+    match table {
+        Table::Inodes => InodeRow::decode(value).map(drop).and_then(|()| exactly(key, 8).ok_or_else(wrong)),
+        Table::Dirents => DirentRow::decode(value).and_then(|_| dirent_name(key).map(drop)),
+        Table::Xattrs => xattr_name(key).map(drop),
+        Table::Extents => {
+            exactly(key, 16).ok_or_else(wrong)?;
+            Extent::decode(split_extent_key(key)?.1, value).map(drop)
+        }
+        Table::Orphans => exactly(key, 8).ok_or_else(wrong),
+        Table::State if key == STATE_KEY => State::decode(value).map(drop),
+        Table::State => Ok(()),
+        Table::Regions | Table::Digests | Table::Bad => Ok(()),
+    }
+}
+
+fn exactly(key: &[u8], len: usize) -> Option<()> {
+    (key.len() == len).then_some(())
+}

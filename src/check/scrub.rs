@@ -1,0 +1,178 @@
+//! The scrub: all data read and compared, a little at a time, beside everything else.
+//!
+//! It goes through the regions in the order of their ids. What does not read back is remembered by the store, so that
+//! the same content heals it when it is written again, and told to the log with the files that it hits. How far it is
+//! stands in the database and survives closing. When it reads, and how much, is the daemon's business.
+
+use serde::{Deserialize, Serialize};
+
+use crate::chunk::ChunkId;
+use crate::error::Result;
+use crate::meta::Table;
+use crate::meta::rows::{RegionRow, SCRUB_KEY, ScrubRow, chunk_of, id_key};
+use crate::store::Store;
+use crate::sync::{Arc, Mutex};
+
+use super::data::{Fault, read_region};
+use super::findings::{Findings, Kind, Victims};
+use super::packs::settled;
+use super::run::Run;
+use super::{Finding, Options, paths};
+
+/// Plain bytes after which the position is noted in the database.
+const NOTE_EVERY: u64 = 256 << 20;
+/// Files named in one line of the log.
+const NAMED: usize = 20;
+
+/// The scrub in numbers, for people and programs. Times are seconds since 1970.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScrubStatus {
+    /// True if a pass is under way.
+    pub running: bool,
+    /// Plain bytes that it has read.
+    pub bytes: u64,
+    /// Chunks that it found bad.
+    pub bad: u64,
+    /// When it began; or, if none is under way, the last one. 0 if there was none.
+    pub began: i64,
+    /// Whole passes so far.
+    pub passes: u64,
+    /// When the last whole pass ended; 0 if there was none.
+    pub last_ended: i64,
+    /// Chunks that it had found bad.
+    pub last_bad: u64,
+}
+
+/// The scrub of one store.
+pub struct Scrub {
+    store: Arc<Store>,
+    inner: Mutex<(ScrubRow, u64)>,
+}
+
+impl Scrub {
+    /// Goes on where the last one stopped.
+    pub fn of(store: &Arc<Store>) -> Self {
+        let row = store.now().get(Table::State, SCRUB_KEY).ok().flatten();
+        // Where the row cannot be read, a pass begins anew.
+        let row = row.and_then(|row| ScrubRow::decode(&row).ok()).unwrap_or_default();
+        Self { store: Arc::clone(store), inner: Mutex::new((row, 0)) }
+    }
+
+    /// How far it is.
+    pub fn status(&self) -> ScrubStatus {
+        let (row, _) = *self.inner.lock();
+        ScrubStatus {
+            running: row.position > 0,
+            bytes: row.bytes,
+            bad: row.bad,
+            began: row.began,
+            passes: row.passes,
+            last_ended: row.ended,
+            last_bad: row.last_bad,
+        }
+    }
+
+    /// Counts the time to the first pass from `now`: what is new need not be read at once.
+    pub fn expect_from(&self, now: i64) {
+        self.inner.lock().0.began = now;
+        self.note();
+    }
+
+    /// Begins a pass; `now` is for display and pacing.
+    pub fn begin(&self, now: i64) {
+        let mut inner = self.inner.lock();
+        inner.0 = ScrubRow { position: 1, bytes: 0, bad: 0, began: now, ..inner.0 };
+    }
+
+    /// Reads about `budget` plain bytes more, if a pass is under way. What was found is told to the log and returned.
+    /// `go_on` is asked before each region.
+    pub fn step(&self, budget: u64, now: i64, go_on: &dyn Fn() -> bool) -> Result<Vec<Finding>> {
+        let (mut row, noted) = *self.inner.lock();
+        if row.position == 0 {
+            return Ok(Vec::new());
+        }
+        let (regions, mut ended) = self.next_regions(row.position, budget)?;
+        let mut faults = Vec::new();
+        let before = row.bytes;
+        for region in regions {
+            if !go_on() {
+                ended = false;
+                break;
+            }
+            row.position = region.end().0;
+            row.bytes += region.live_bytes();
+            faults.extend(self.look(region));
+        }
+        row.bad += faults.iter().map(|fault| fault.chunks.len() as u64).sum::<u64>();
+        if ended {
+            (row.position, row.passes, row.ended, row.last_bad) = (0, row.passes + 1, now, row.bad);
+        }
+        let since = noted + row.bytes - before;
+        *self.inner.lock() = (row, since);
+        if ended || since >= NOTE_EVERY {
+            self.note();
+        }
+        self.tell(&faults)
+    }
+
+    /// Notes in the database how far it is; durable with the next commit.
+    pub fn note(&self) {
+        let mut inner = self.inner.lock();
+        if let Ok(member) = self.store.join() {
+            member.rows.put(Table::State, SCRUB_KEY, &inner.0.encode());
+            inner.1 = 0;
+        }
+    }
+
+    /// Region rows from `position` on; true if there are no more.
+    fn next_regions(&self, position: u64, budget: u64) -> Result<(Vec<RegionRow>, bool)> {
+        let (mut regions, mut bytes) = (Vec::new(), 0);
+        let view = self.store.now().view.clone();
+        let from = id_key(position);
+        let (from, all) = (std::ops::Bound::Included(&from[..]), std::ops::Bound::Unbounded);
+        view.scan(Table::Regions, from, all, |key, row| {
+            // A row that does not decode is the check's business.
+            if let Ok(row) = RegionRow::decode(ChunkId(chunk_of(key)?), row) {
+                bytes += row.live_bytes();
+                regions.push(row);
+            }
+            Ok(bytes < budget)
+        })?;
+        Ok((regions, bytes < budget))
+    }
+
+    fn look(&self, region: RegionRow) -> Option<Fault> {
+        let suspects: Vec<ChunkId> =
+            region.live().map(|(id, _)| id).filter(|id| self.store.is_bad(*id)).collect();
+        match settled(&self.store, region, |row| read_region(&self.store, row)) {
+            None => {
+                suspects.into_iter().for_each(|id| self.store.trust(id));
+                None
+            }
+            Some((row, (chunks, why))) => {
+                self.store.distrust(chunks.iter().copied(), row.at.pack);
+                Some(Fault { row, chunks, why })
+            }
+        }
+    }
+
+    /// A line in the log for each region, with the files that it hits.
+    fn tell(&self, faults: &[Fault]) -> Result<Vec<Finding>> {
+        if faults.is_empty() {
+            return Ok(Vec::new());
+        }
+        let options = Options { data: false, progress: &|_| {}, cancelled: &|| false };
+        let mut run = Run::new(&self.store, &options);
+        let mut findings = Findings::default();
+        for fault in faults {
+            let ids = fault.chunks.iter().map(|id| (id.0, id.0 + 1));
+            findings.add(Kind::Data, fault.sentence(), Victims::chunks(ids));
+        }
+        let findings = paths::resolve(&mut run, findings)?;
+        for finding in &findings {
+            let named = finding.files.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+            tracing::error!("scrub: {}; {} files: {named}", finding.what, finding.files_total);
+        }
+        Ok(findings)
+    }
+}

@@ -1,0 +1,332 @@
+//! The file of a metadata backup: the rows that packs cannot tell, in the order of their keys.
+//!
+//! Layout (docs/format.md has the table): a head of 64 bytes; blocks of about a megabyte of rows, each compressed and
+//! with a checksum over its number and its bytes; a block without rows; a trailer with the number of rows and their
+//! bytes. What is not whole to its trailer is no backup.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::error::{Error, Result};
+use crate::media::MediaFile;
+
+use super::kv::{ReadView, Row, Table};
+use super::varint;
+
+const MAGIC: [u8; 8] = *b"CAIRNMB1";
+const HEAD: usize = 64;
+const BLOCK_HEAD: usize = 16;
+const TRAILER: usize = 24;
+/// Plain bytes at which a block is closed.
+const BLOCK: usize = 1 << 20;
+/// No block has more plain bytes: one row is at most a few hundred KiB.
+const MOST: usize = 16 << 20;
+const LEVEL: i32 = 1;
+/// A seed that no block's number is.
+const SEED_OF_ENDS: u64 = u64::MAX;
+
+/// What is in a backup. Regions and digests are in the packs.
+pub const TABLES: [Table; 6] =
+    [Table::Inodes, Table::Dirents, Table::Xattrs, Table::Extents, Table::Orphans, Table::State];
+
+/// What a backup is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// The store's uuid.
+    pub store: [u8; 16],
+    /// The generation at its moment.
+    pub generation: u64,
+}
+
+/// How much a backup has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Rows.
+    pub rows: u64,
+    /// Bytes of keys and values.
+    pub plain: u64,
+    /// Bytes of the file.
+    pub stored: u64,
+}
+
+fn failed(error: std::io::Error) -> Error {
+    Error::io("metadata backup", error)
+}
+
+fn damaged(what: &str) -> Error {
+    Error::damaged(format!("metadata backup: {what}"))
+}
+
+fn number(bytes: &[u8], at: usize) -> u64 {
+    let mut number = [0; 8];
+    number.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(number)
+}
+
+/// Writes everything that `view` has into an empty file, and syncs it. `go_on` is asked after each block.
+pub fn write(
+    view: &ReadView,
+    head: Head,
+    file: &dyn MediaFile,
+    go_on: &mut dyn FnMut() -> Result<()>,
+) -> Result<Size> {
+    let mut bytes = [0; HEAD];
+    bytes[..8].copy_from_slice(&MAGIC);
+    bytes[8..24].copy_from_slice(&head.store);
+    bytes[24..32].copy_from_slice(&head.generation.to_le_bytes());
+    let sum = xxh3_64_with_seed(&bytes[..HEAD - 8], SEED_OF_ENDS);
+    bytes[HEAD - 8..].copy_from_slice(&sum.to_le_bytes());
+    file.write_at(&bytes, 0).map_err(failed)?;
+    let mut blocks = Blocks { file, at: HEAD as u64, number: 0, plain: Vec::new(), size: Size::default() };
+    for table in TABLES {
+        view.scan(table, Bound::Unbounded, Bound::Unbounded, |key, value| {
+            blocks.add(table, key, value);
+            if blocks.plain.len() >= BLOCK {
+                blocks.close()?;
+                go_on()?;
+            }
+            Ok(true)
+        })?;
+    }
+    blocks.close()?;
+    blocks.end()
+}
+
+struct Blocks<'a> {
+    file: &'a dyn MediaFile,
+    at: u64,
+    number: u64,
+    plain: Vec<u8>,
+    size: Size,
+}
+
+impl Blocks<'_> {
+    fn add(&mut self, table: Table, key: &[u8], value: &[u8]) {
+        self.plain.push(table as u8);
+        varint::put(&mut self.plain, key.len() as u64);
+        self.plain.extend_from_slice(key);
+        varint::put(&mut self.plain, value.len() as u64);
+        self.plain.extend_from_slice(value);
+        self.size.rows += 1;
+        self.size.plain += (key.len() + value.len()) as u64;
+    }
+
+    fn close(&mut self) -> Result<()> {
+        if self.plain.is_empty() {
+            return Ok(());
+        }
+        let payload = zstd::bulk::compress(&self.plain, LEVEL).map_err(failed)?;
+        let plain = self.plain.len() as u32;
+        self.plain.clear();
+        self.put(plain, &payload)
+    }
+
+    fn put(&mut self, plain: u32, payload: &[u8]) -> Result<()> {
+        let mut block = Vec::with_capacity(BLOCK_HEAD + payload.len());
+        block.extend_from_slice(&plain.to_le_bytes());
+        block.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+        block.extend_from_slice(&[0; 8]);
+        block.extend_from_slice(payload);
+        let sum = xxh3_64_with_seed(&block, self.number);
+        block[8..16].copy_from_slice(&sum.to_le_bytes());
+        self.file.write_at(&block, self.at).map_err(failed)?;
+        self.at += block.len() as u64;
+        self.number += 1;
+        Ok(())
+    }
+
+    fn end(mut self) -> Result<Size> {
+        self.put(0, &[])?;
+        let mut trailer = [0; TRAILER];
+        trailer[..8].copy_from_slice(&self.size.rows.to_le_bytes());
+        trailer[8..16].copy_from_slice(&self.size.plain.to_le_bytes());
+        let sum = xxh3_64_with_seed(&trailer[..16], SEED_OF_ENDS);
+        trailer[16..].copy_from_slice(&sum.to_le_bytes());
+        self.file.write_at(&trailer, self.at).map_err(failed)?;
+        self.file.sync().map_err(failed)?;
+        self.size.stored = self.at + TRAILER as u64;
+        Ok(self.size)
+    }
+}
+
+/// A backup that is read from its beginning: its rows in the order of [`TABLES`] and of their keys.
+pub struct Backup {
+    file: Arc<dyn MediaFile>,
+    /// What it is of.
+    pub head: Head,
+    len: u64,
+    at: u64,
+    number: u64,
+    block: Vec<u8>,
+    in_block: usize,
+    read: Size,
+    ended: bool,
+}
+
+impl Backup {
+    /// Opens a backup; what is no backup of any store is refused.
+    pub fn open(file: Arc<dyn MediaFile>) -> Result<Self> {
+        let len = file.len().map_err(failed)?;
+        let mut bytes = [0; HEAD];
+        if len < HEAD as u64 {
+            return Err(damaged("it has no head"));
+        }
+        file.read_at(&mut bytes, 0).map_err(failed)?;
+        if bytes[..8] != MAGIC
+            || xxh3_64_with_seed(&bytes[..HEAD - 8], SEED_OF_ENDS) != number(&bytes, HEAD - 8)
+        {
+            return Err(damaged("it does not begin like one"));
+        }
+        let mut store = [0; 16];
+        store.copy_from_slice(&bytes[8..24]);
+        let head = Head { store, generation: number(&bytes, 24) };
+        let (block, read) = (Vec::new(), Size::default());
+        Ok(Self { file, head, len, at: HEAD as u64, number: 0, block, in_block: 0, read, ended: false })
+    }
+
+    /// Reads all of it; how much it has.
+    pub fn verify(mut self) -> Result<Size> {
+        while self.next_row()?.is_some() {}
+        Ok(Size { stored: self.len, ..self.read })
+    }
+
+    /// The next row; none after the last, once the trailer has been found right.
+    pub fn next_row(&mut self) -> Result<Option<(Table, Row)>> {
+        if self.in_block == self.block.len() && !self.next_block()? {
+            return Ok(None);
+        }
+        let mut rest = &self.block[self.in_block..];
+        let wrong = || damaged("a row in it makes no sense");
+        let (&table, after) = rest.split_first().ok_or_else(wrong)?;
+        rest = after;
+        let table = TABLES.into_iter().find(|known| *known as u8 == table).ok_or_else(wrong)?;
+        let mut part = || -> Result<Vec<u8>> {
+            let len = usize::try_from(varint::take(&mut rest)?).map_err(|_| wrong())?;
+            let (part, after) = rest.split_at_checked(len).ok_or_else(wrong)?;
+            rest = after;
+            Ok(part.to_vec())
+        };
+        let row = (part()?, part()?);
+        self.in_block = self.block.len() - rest.len();
+        self.read.rows += 1;
+        self.read.plain += (row.0.len() + row.1.len()) as u64;
+        Ok(Some((table, row)))
+    }
+
+    /// Brings in the next block; false at the end.
+    fn next_block(&mut self) -> Result<bool> {
+        if self.ended {
+            return Ok(false);
+        }
+        let mut head = [0; BLOCK_HEAD];
+        if self.len - self.at < (BLOCK_HEAD + TRAILER) as u64 {
+            return Err(damaged("it ends too early"));
+        }
+        self.file.read_at(&mut head, self.at).map_err(failed)?;
+        let part =
+            |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]) as usize;
+        let (plain, payload) = (part(0), part(4));
+        if plain > MOST || payload as u64 > self.len - self.at - (BLOCK_HEAD + TRAILER) as u64 {
+            return Err(damaged("a block of it makes no sense"));
+        }
+        let mut block = vec![0; BLOCK_HEAD + payload];
+        self.file.read_at(&mut block, self.at).map_err(failed)?;
+        let sum = number(&block, 8);
+        block[8..16].fill(0);
+        if xxh3_64_with_seed(&block, self.number) != sum {
+            return Err(damaged("a block of it does not match its checksum"));
+        }
+        self.at += block.len() as u64;
+        self.number += 1;
+        if plain == 0 {
+            return self.end();
+        }
+        self.block = zstd::bulk::decompress(&block[BLOCK_HEAD..], plain).map_err(failed)?;
+        self.in_block = 0;
+        Ok(true)
+    }
+
+    fn end(&mut self) -> Result<bool> {
+        let mut trailer = [0; TRAILER];
+        if self.len - self.at != TRAILER as u64 {
+            return Err(damaged("its end is not where it should be"));
+        }
+        self.file.read_at(&mut trailer, self.at).map_err(failed)?;
+        let right = xxh3_64_with_seed(&trailer[..16], SEED_OF_ENDS) == number(&trailer, 16)
+            && (number(&trailer, 0), number(&trailer, 8)) == (self.read.rows, self.read.plain);
+        if !right {
+            return Err(damaged("it has not got the rows that its end says"));
+        }
+        self.ended = true;
+        self.block.clear();
+        self.in_block = 0;
+        Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::media::Media;
+    use crate::media::sim::SimMedia;
+    use crate::meta::Kv;
+
+    const OF: Head = Head { store: *b"0123456789abcdef", generation: 7 };
+
+    fn written(rows: u64) -> (SimMedia, Size) {
+        let media = SimMedia::new();
+        let kv = Kv::open(media.create("db").unwrap(), 1 << 20).unwrap();
+        let mut txn = kv.write().unwrap();
+        for n in 0..rows {
+            let key = n.to_be_bytes();
+            txn.put(Table::Inodes, &key, &[n as u8; 60]).unwrap();
+            txn.put(Table::Extents, &[key, key].concat(), &vec![n as u8; (n % 300) as usize]).unwrap();
+            txn.put(Table::Digests, &key, b"not in it").unwrap();
+        }
+        txn.commit(true).unwrap();
+        let file = media.create("backup").unwrap();
+        let size = write(&kv.read().unwrap(), OF, file.as_ref(), &mut || Ok(())).unwrap();
+        (media, size)
+    }
+
+    #[test]
+    fn all_rows_come_back_in_order() {
+        let (media, size) = written(10_000);
+        assert_eq!(size.rows, 20_000);
+        let mut backup = Backup::open(media.open("backup", false).unwrap()).unwrap();
+        assert_eq!(backup.head, OF);
+        for table in [Table::Inodes, Table::Extents] {
+            for n in 0..10_000u64 {
+                let (of, (key, value)) = backup.next_row().unwrap().unwrap();
+                assert!(of == table && key.starts_with(&n.to_be_bytes()), "{of:?} {n}");
+                assert!(value.iter().all(|byte| *byte == n as u8));
+            }
+        }
+        assert_eq!(backup.next_row().unwrap(), None);
+        assert_eq!(backup.next_row().unwrap(), None);
+        let again = Backup::open(media.open("backup", false).unwrap()).unwrap();
+        assert_eq!(again.verify().unwrap(), size);
+    }
+
+    #[test]
+    fn every_flip_and_every_cut_is_noticed() {
+        let (media, size) = written(40);
+        let bytes = media.contents("backup").unwrap();
+        assert_eq!(bytes.len() as u64, size.stored);
+        let verify = |bytes: &[u8]| {
+            let media = SimMedia::new();
+            let file = media.create("copy").unwrap();
+            file.write_at(bytes, 0).unwrap();
+            Backup::open(file).and_then(Backup::verify)
+        };
+        assert!(verify(&bytes).is_ok());
+        for at in 0..bytes.len() {
+            let mut wrong = bytes.clone();
+            wrong[at] ^= 4;
+            assert!(verify(&wrong).is_err(), "byte {at}");
+            assert!(verify(&bytes[..at]).is_err(), "cut at {at}");
+        }
+    }
+}

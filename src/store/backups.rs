@@ -1,0 +1,138 @@
+//! Backups of the metadata: when one is worth its while, and where it goes.
+//!
+//! `meta-backups/NNNNNNNN.cmb`, numbered upwards, the newest two are kept. A backup is written under another name,
+//! synced and renamed, and only then the oldest goes: at every moment the newest whole one is there. It names chunks
+//! that later cycles may free; that does not hold them back, and who repairs from it finds out which are gone.
+//!
+//! The cost is bounded by what changed: the next backup is due once as many bytes of rows were committed as an eighth of
+//! the last one has, so all backups together write at most some eight times what the commits do, before compression.
+//! No clock (I10): who calls, and how often he looks, is the daemon's business.
+
+use crate::error::{Error, Result};
+use crate::meta::backup::{self, Backup, Head, Size};
+use crate::sync::{Arc, Ordering};
+
+use super::Store;
+
+/// The directory.
+pub const BACKUP_DIR: &str = "meta-backups";
+/// Backups that are kept.
+const KEPT: usize = 2;
+/// Bytes of rows below which nothing is due.
+const LEAST: u64 = 64 << 10;
+/// A store with no more bytes of rows than this gets one at each closing at which anything has changed.
+const SMALL: u64 = 64 << 20;
+/// Room that a backup leaves.
+const MARGIN: u64 = 256 << 20;
+
+fn path(number: u64) -> String {
+    format!("{BACKUP_DIR}/{number:08}.cmb")
+}
+
+fn number_of(name: &str) -> Option<u64> {
+    let number = name.strip_suffix(".cmb")?.parse().ok()?;
+    path(number).ends_with(&format!("/{name}")).then_some(number)
+}
+
+/// The numbers of all backups in a store, the newest first.
+pub fn list_backups(media: &dyn crate::media::Media) -> Result<Vec<u64>> {
+    let failed = |error| Error::io(format!("listing {BACKUP_DIR}"), error);
+    if !media.exists(BACKUP_DIR).map_err(failed)? {
+        return Ok(Vec::new());
+    }
+    let names = media.list(BACKUP_DIR).map_err(failed)?;
+    let mut numbers: Vec<u64> = names.iter().filter_map(|name| number_of(name)).collect();
+    numbers.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(numbers)
+}
+
+/// Opens a backup.
+pub fn open_backup(media: &dyn crate::media::Media, number: u64) -> Result<Backup> {
+    let name = path(number);
+    let file = media.open(&name, false).map_err(|error| Error::io(format!("opening {name}"), error))?;
+    Backup::open(file)
+}
+
+impl Store {
+    /// Bytes of rows that were committed since the last backup.
+    pub fn changed_rows(&self) -> u64 {
+        self.changed.load(Ordering::Relaxed)
+    }
+
+    /// Has enough changed for a backup? `at_close` of a small store, anything is enough.
+    pub fn backup_due(&self, at_close: bool) -> bool {
+        let last = self.backed_up.load(Ordering::Relaxed);
+        let changed = self.changed_rows();
+        changed >= LEAST.max(last / 8) || at_close && changed > 0 && last <= SMALL
+    }
+
+    /// Writes a backup of what is in the database. `go_on` is asked now and then; once it fails, nothing stays behind.
+    /// None where the disk has too little room.
+    pub fn back_up_metadata(self: &Arc<Self>, go_on: &mut dyn FnMut() -> Result<()>) -> Result<Option<Size>> {
+        self.writable()?;
+        let expected = self.backed_up.load(Ordering::Relaxed);
+        if self.host_space()?.available < expected + MARGIN.min(self.config.reserve * 2) {
+            tracing::warn!("the disk has too little room for a metadata backup");
+            return Ok(None);
+        }
+        let changed = self.changed.swap(0, Ordering::Relaxed);
+        let written = self.write_backup(go_on);
+        if written.is_err() {
+            self.changed.fetch_add(changed, Ordering::Relaxed);
+        }
+        let size = written?;
+        self.backed_up.store(size.plain, Ordering::Relaxed);
+        Ok(Some(size))
+    }
+
+    fn write_backup(&self, go_on: &mut dyn FnMut() -> Result<()>) -> Result<Size> {
+        let media = self.media.as_ref();
+        let failed = |error| Error::io("writing a metadata backup", error);
+        media.mkdir(BACKUP_DIR).map_err(failed)?;
+        media.sync_dir("").map_err(failed)?;
+        let numbers = list_backups(media)?;
+        let name = path(numbers.first().map_or(1, |newest| newest + 1));
+        let new = format!("{name}.new");
+        if media.exists(&new).map_err(failed)? {
+            media.remove(&new).map_err(failed)?;
+        }
+        let file = media.create(&new).map_err(failed)?;
+        let head = Head { store: *self.config.uuid.as_bytes(), generation: self.generation() };
+        let view = self.now().view.clone();
+        let size = match backup::write(&view, head, file.as_ref(), go_on) {
+            Ok(size) => size,
+            Err(error) => {
+                let _ = media.remove(&new);
+                return Err(error);
+            }
+        };
+        media.rename(&new, &name).map_err(failed)?;
+        media.sync_dir(BACKUP_DIR).map_err(failed)?;
+        for old in numbers.into_iter().skip(KEPT - 1) {
+            media.remove(&path(old)).map_err(failed)?;
+        }
+        Ok(size)
+    }
+}
+
+/// How much the newest backup has; nothing if there is none that can be read to its end without reading it all.
+pub(super) fn newest_size(media: &dyn crate::media::Media) -> u64 {
+    // The length of the file is known at once; rows compress to about a third.
+    let newest = list_backups(media).ok().and_then(|numbers| numbers.first().copied());
+    let len = newest.and_then(|number| media.open(&path(number), false).ok()?.len().ok());
+    len.unwrap_or(0) * 3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_backups_are_backups() {
+        assert_eq!(number_of("00000012.cmb"), Some(12));
+        assert_eq!(number_of("123456789.cmb"), Some(123_456_789));
+        for name in ["12.cmb", "00000012.cmb.new", "+0000012.cmb", "00000012"] {
+            assert_eq!(number_of(name), None, "{name}");
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The scrub: finds what nobody has read, and goes on where it stopped.
+
+use cairnfs::check::Scrub;
+use cairnfs::chunk::ChunkId;
+use cairnfs::fs::ROOT_INO;
+use cairnfs::media::Media;
+use cairnfs::media::sim::SimMedia;
+use cairnfs::pack::{PackReader, list_packs};
+
+use crate::random;
+use crate::world::{World, config, new_disk, protected};
+
+const FILES: u64 = 8;
+
+fn content(number: u64) -> Vec<u8> {
+    random::content(40_000 + number, 120_000)
+}
+
+fn write(world: &World, name: &str) {
+    let dir = world.mkdir(ROOT_INO, name);
+    for number in 0..FILES {
+        let ino = world.create(dir, &format!("f{number}"));
+        world.fs.write(ino, 0, &content(number), false).unwrap();
+    }
+    world.fs.sync().unwrap();
+}
+
+/// Flips a byte of one region in three; returns how many chunks that costs.
+fn damage(disk: &SimMedia) -> u64 {
+    let media: std::sync::Arc<dyn Media> = std::sync::Arc::new(disk.clone());
+    let reader = PackReader::new(media.clone(), 16);
+    let packs = list_packs(media.as_ref()).unwrap();
+    let regions = packs.into_iter().flat_map(|pack| reader.walk(pack).unwrap().regions);
+    let mut chunks = 0;
+    for (at, header) in regions.step_by(3) {
+        disk.flip_byte(&at.pack.path(), at.end() - 1);
+        chunks += header.chunks.len() as u64;
+    }
+    chunks
+}
+
+#[test]
+fn the_scrub_finds_what_nobody_reads_and_goes_on_where_it_stopped() {
+    let _all = protected();
+    let (disk, config) = (new_disk(), config());
+    let world = World::open(&disk, &config).unwrap();
+    write(&world, "s0");
+    let all = world.store.status().unwrap().plain_bytes;
+    world.close().unwrap();
+    let bad = damage(&disk);
+
+    // A little at a time, and the store is closed and opened after each.
+    let (mut steps, mut findings) = (0, Vec::new());
+    loop {
+        let world = World::open(&disk, &config).unwrap();
+        let scrub = Scrub::of(&world.store);
+        if steps == 0 {
+            assert_eq!(scrub.step(1 << 20, 5, &|| true).unwrap(), [], "no pass is under way");
+            scrub.begin(1_000);
+        }
+        let before = scrub.status().bytes;
+        findings.extend(scrub.step(200_000, 1_001, &|| true).unwrap());
+        scrub.note();
+        let status = scrub.status();
+        world.close().unwrap();
+        steps += 1;
+        if !status.running {
+            assert_eq!((status.bytes, status.bad, status.last_bad), (all, bad, bad));
+            assert_eq!((status.passes, status.began, status.last_ended), (1, 1_000, 1_001));
+            break;
+        }
+        assert!(status.bytes > before, "{status:?}");
+    }
+    assert!(steps > 3);
+    assert!(!findings.is_empty() && findings.iter().all(|finding| finding.files[0].starts_with("s0/f")));
+
+    // Nothing was read by anybody else, and yet all of it is known and heals.
+    let world = World::open(&disk, &config).unwrap();
+    assert_eq!(world.store.status().unwrap().bad_chunks, bad);
+    write(&world, "s1");
+    assert_eq!(world.check().findings, []);
+    let scrub = Scrub::of(&world.store);
+    scrub.begin(2_000);
+    assert_eq!(scrub.step(u64::MAX, 2_001, &|| true).unwrap(), []);
+    assert_eq!((scrub.status().passes, scrub.status().last_bad), (2, 0));
+    world.close().unwrap();
+}
+
+#[test]
+fn the_scrub_ends_when_told_to_and_trusts_what_reads_again() {
+    let _all = protected();
+    let (disk, config) = (new_disk(), config());
+    let world = World::open(&disk, &config).unwrap();
+    write(&world, "s0");
+    let scrub = Scrub::of(&world.store);
+    scrub.expect_from(7);
+    assert!(!scrub.status().running && Scrub::of(&world.store).status().began == 7);
+    scrub.begin(1);
+    assert_eq!(scrub.step(u64::MAX, 2, &|| false).unwrap(), []);
+    assert!(scrub.status().running && scrub.status().bytes == 0);
+    let last = ChunkId(world.store.next_chunk().0 - 1);
+    let (row, _) = world.store.region_of(last).unwrap();
+    world.store.distrust(row.live().map(|(id, _)| id), row.at.pack);
+    assert!(world.store.status().unwrap().bad_chunks > 0);
+    assert_eq!(scrub.step(u64::MAX, 2, &|| true).unwrap(), []);
+    assert_eq!(world.store.status().unwrap().bad_chunks, 0, "they read back");
+    world.close().unwrap();
+}
