@@ -135,6 +135,8 @@ pub trait Contender {
 pub struct Stage<'a> {
     pub work: &'a Work,
     pub cairnfs: Option<&'a Path>,
+    /// Beyond those that the benchmark needs itself.
+    pub mount_options: &'a str,
     pub floor: &'a str,
     pub level: i32,
 }

@@ -140,7 +140,13 @@ fn one_corpus(
         results.run = number;
         let work = Work::new(&work_parent(run))?;
         let world = World { corpus, work: &work, cold: !run.no_cold };
-        let stage = Stage { work: &work, cairnfs, floor: &run.floor, level: run.level };
+        let stage = Stage {
+            work: &work,
+            cairnfs,
+            mount_options: &run.mount_options,
+            floor: &run.floor,
+            level: run.level,
+        };
         let mut playing =
             names.iter().map(|name| contenders::new(name, &stage)).collect::<Outcome<Vec<_>>>()?;
         // Another one begins each time.

@@ -60,6 +60,10 @@ pub struct Run {
     #[arg(long, value_name = "PATH")]
     pub cairnfs: Option<PathBuf>,
 
+    /// Further mount options of cairnfs
+    #[arg(long, value_name = "OPTIONS", default_value = "io_uring=auto")]
+    pub mount_options: String,
+
     /// The Debian package that the source tree is made of
     #[arg(long, value_name = "NAME", default_value = "linux-source-6.1")]
     pub package: String,

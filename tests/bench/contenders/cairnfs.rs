@@ -12,6 +12,7 @@ pub struct Cairnfs {
     program: PathBuf,
     store: PathBuf,
     mount: PathBuf,
+    options: String,
     daemon: Option<u32>,
     /// Of the daemons that were there before this one.
     peak: u64,
@@ -34,6 +35,8 @@ impl Cairnfs {
             program,
             store: stage.dir("cairnfs-store")?,
             mount: stage.dir("cairnfs")?,
+            // A cycle that started by itself would fall into another phase's time.
+            options: format!("gc=off,{}", stage.mount_options),
             daemon: None,
             peak: 0,
         };
@@ -50,8 +53,7 @@ impl Cairnfs {
 
     fn start(&mut self) -> Outcome<()> {
         let mut mount = self.command("mount");
-        // A cycle that started by itself would fall into another phase's time.
-        mount.arg(&self.store).arg(&self.mount).args(["-o", "gc=off"]);
+        mount.arg(&self.store).arg(&self.mount).args(["-o", &self.options]);
         output(&mut mount)?;
         self.daemon = daemon_of(&self.store);
         Ok(())
