@@ -1,7 +1,7 @@
 //! The filesystem: POSIX semantics over the store, and nothing of any protocol.
 //!
 //! Which file has what: `names` and `rename` change directories, `dir` reads them, `attr` sets attributes, `write`,
-//! `flush` and `sync` take bytes to the store, `read` brings them back, `range` works on stretches of files,
+//! `dirty`, `flush` and `sync` take bytes to the store, `read` brings them back, `range` works on stretches of files,
 //! `extents` on their rows, `xattr` on attributes, `orphans` removes what has no name any more.
 //!
 //! Lock order: the lock of names, then inodes by rising number, then membership in a batch. Nothing waits for an inode
@@ -10,6 +10,7 @@
 mod acl;
 mod attr;
 mod dir;
+mod dirty;
 mod extents;
 mod flush;
 mod inode;
@@ -39,10 +40,10 @@ pub use types::{
     Timestamp,
 };
 
+use dirty::Dirty;
 use inode::{Inode, InodeTable};
 use orphans::Orphans;
 use sync::Background;
-use write::Dirty;
 
 /// How a store is mounted, as far as semantics go.
 #[derive(Debug, Clone)]

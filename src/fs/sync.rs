@@ -72,6 +72,7 @@ impl Fs {
                         fs.dirty.push(&inode, &mut state);
                         failure.lock().get_or_insert(error);
                     }
+                    fs.dirty.flushed(&inode);
                 }
             }
         };
