@@ -3,7 +3,7 @@
 //! Keeps true: however a test ends, nothing stays mounted and no daemon stays behind; a daemon that hangs is killed
 //! after a while, so that its test fails instead of waiting for ever.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -119,6 +119,10 @@ pub struct Setup {
     pub options: &'static str,
     /// Protections to be taken out.
     pub sabotage: &'static str,
+    /// Variables of the daemon's environment.
+    pub environment: Vec<(&'static str, OsString)>,
+    /// How long the daemon may live before it counts as hanging.
+    pub limit: Duration,
     /// Where the store is made; by default beside the mount point.
     pub below: Option<PathBuf>,
 }
@@ -129,6 +133,8 @@ impl Default for Setup {
             mkfs: &["--chunk-size", "4K", "--reserve", "1M"],
             options: "gc=off,commit=1,cache=16M",
             sabotage: "",
+            environment: Vec::new(),
+            limit: TEST_LIMIT,
             below: None,
         }
     }
@@ -161,7 +167,8 @@ impl World {
         let made = run(command(program()).arg("mkfs").args(setup.mkfs).arg(&store));
         assert_eq!(made.code, 0, "mkfs: {}", made.said());
         let daemon = Arc::new(AtomicI32::new(0));
-        let world = Self { setup, store, mnt: top.join("mnt"), _watched: watch(daemon.clone()), daemon, dir };
+        let watched = watch(daemon.clone(), setup.limit);
+        let world = Self { setup, store, mnt: top.join("mnt"), _watched: watched, daemon, dir };
         world.mount();
         Some(world)
     }
@@ -183,8 +190,14 @@ impl World {
 
     /// The command that mounts the store, as this world's setup wants it.
     pub fn mount_command(&self) -> Command {
-        let mut command = command(program());
+        let mut command = command("env");
+        command.args(self.setup.environment.iter().map(|(name, value)| {
+            let mut word = OsString::from(format!("{name}="));
+            word.push(value);
+            word
+        }));
         command
+            .arg(program())
             .env("CAIRNFS_PAUSE_DIR", self.pauses())
             .env("CAIRNFS_SABOTAGE", self.setup.sabotage)
             .args(["mount", "-v", "-o", &io_uring(), "-o", self.setup.options])
@@ -328,10 +341,10 @@ pub fn is_mounted(path: &Path) -> bool {
 }
 
 /// Kills the daemon if its test takes too long, so that the test fails.
-fn watch(daemon: Arc<AtomicI32>) -> Sender<()> {
+fn watch(daemon: Arc<AtomicI32>, limit: Duration) -> Sender<()> {
     let (watched, end) = channel();
     thread::spawn(move || {
-        if end.recv_timeout(TEST_LIMIT) == Err(RecvTimeoutError::Timeout) {
+        if end.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
             let pid = daemon.load(Ordering::SeqCst);
             if pid != 0 {
                 eprintln!("this takes too long; the daemon {pid} is killed");
