@@ -129,7 +129,8 @@ fn fuse_options(wanted: &Wanted, store: &Path) -> MountOptions {
         suid: wanted.suid.unwrap_or(usual.suid),
         dev: wanted.dev.unwrap_or(usual.dev),
         exec: wanted.exec.unwrap_or(usual.exec),
-        posix_acl: wanted.acl.unwrap_or(usual.posix_acl),
+        // A kernel that applies ACLs checks modes as well, whatever the mount table says.
+        posix_acl: wanted.default_permissions && wanted.acl.unwrap_or(usual.posix_acl),
         writeback: wanted.writeback.unwrap_or(usual.writeback),
         threads: wanted.threads.unwrap_or(usual.threads),
         io_uring: wanted.io_uring,

@@ -13,6 +13,7 @@ pub(super) struct Wanted {
     pub read_only: bool,
     pub noatime: bool,
     pub allow_other: Option<bool>,
+    /// Without it ACLs are not applied either.
     pub default_permissions: bool,
     pub suid: Option<bool>,
     pub dev: Option<bool>,
@@ -112,6 +113,12 @@ pub(super) fn parse(lists: &[String], sloppy: bool) -> Result<Wanted> {
         if !apply(&mut wanted, word)? && !sloppy {
             return Err(Error::Usage(format!("the mount option `{word}` is not known; known are {KNOWN}")));
         }
+    }
+    if !wanted.default_permissions && wanted.acl == Some(true) {
+        return Err(Error::Usage(String::from(
+            "the mount options `nodefault_permissions` and `acl` exclude each other: the kernel checks all permissions \
+             where it applies ACLs; leave one of them out",
+        )));
     }
     Ok(wanted)
 }
@@ -244,7 +251,7 @@ mod tests {
     #[test]
     fn every_known_word_has_its_effect() {
         let wanted = words(
-            "ro,noatime,allow_other,nodefault_permissions,acl,writeback,commit=30,cache=256M,gc=off,scrub=12h,threads=3,\
+            "ro,noatime,allow_other,nodefault_permissions,noacl,writeback,commit=30,cache=256M,gc=off,scrub=12h,threads=3,\
              io_uring=off,nosuid,nodev,noexec",
         )
         .unwrap();
@@ -258,7 +265,7 @@ mod tests {
                 suid: Some(false),
                 dev: Some(false),
                 exec: Some(false),
-                acl: Some(true),
+                acl: Some(false),
                 writeback: Some(true),
                 commit: Some(Duration::from_secs(30)),
                 cache: Some(256 << 20),
@@ -319,6 +326,7 @@ mod tests {
             ("threads=0", "from 1 to 64"),
             ("io_uring=yes", "io_uring=auto, io_uring=on or io_uring=off"),
             ("remount,ro", "unmount it and mount it again"),
+            ("acl,nodefault_permissions", "exclude each other"),
         ] {
             let error = words(text).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{text}");

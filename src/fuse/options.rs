@@ -34,7 +34,7 @@ pub struct MountOptions {
     pub writeback: bool,
     /// OPEN, OPENDIR, CREATE and FLUSH are not asked for.
     pub no_open: bool,
-    /// POSIX ACLs are kept and the kernel applies them.
+    /// POSIX ACLs are kept and the kernel applies them. Then it checks owner, group and mode, too.
     pub posix_acl: bool,
 }
 

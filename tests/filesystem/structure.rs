@@ -123,7 +123,7 @@ fn names_in(text: &str) -> Vec<&str> {
 fn the_documents_name_only_tests_that_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut all: String = sources().into_iter().map(|(_, text)| text).collect();
-    for dir in ["filesystem", "model", "mount"] {
+    for dir in ["filesystem", "model", "mount", "suites"] {
         for entry in fs::read_dir(root.join("tests").join(dir)).unwrap() {
             all.push_str(&fs::read_to_string(entry.unwrap().path()).unwrap());
         }

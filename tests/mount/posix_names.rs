@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::sys;
-use crate::world::{World, tool};
+use crate::world::{Setup, World, command, run, tool};
 
 fn errno<T>(result: std::io::Result<T>) -> i32 {
     match result {
@@ -144,6 +144,28 @@ fn owners_modes_and_xattrs() {
     fs::write(&path, "changed").unwrap();
     assert_eq!(text(&path), "changed");
     world.close();
+}
+
+#[test]
+fn without_default_permissions_nobody_checks() {
+    if !sys::is_root() {
+        println!("skipped: another user is needed, and so root");
+        return;
+    }
+    for (options, may) in [("gc=off", false), ("gc=off,nodefault_permissions", true)] {
+        let Some(world) = World::new(Setup { options, ..Setup::default() }) else { return };
+        fs::set_permissions(world.mnt.parent().unwrap(), PermissionsExt::from_mode(0o755)).unwrap();
+        let path = world.mnt.join("file");
+        fs::write(&path, "root's own").unwrap();
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+        let user = ["--reuid=65534", "--regid=65534", "--clear-groups", "cat"];
+        let said = run(command("setpriv").args(user).arg(&path));
+        assert_eq!(said.code == 0, may, "{options}: {}", said.said());
+        let table = fs::read_to_string("/proc/self/mounts").unwrap();
+        let line = table.lines().find(|line| line.contains(world.mnt.to_str().unwrap())).unwrap();
+        assert_eq!(line.contains("default_permissions"), !may, "{line}");
+        world.close();
+    }
 }
 
 #[test]
