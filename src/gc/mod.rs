@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::error::{Error, Result};
+use crate::meta::ReadView;
 use crate::meta::rows::Timestamp;
 use crate::sabotage::{Protection, out};
 use crate::store::cells::Cells;
@@ -179,23 +180,30 @@ impl Collector {
         self.pass(Point::BeforeFlip)?;
         self.enter(Stage::Flip);
         self.store.make_room();
-        let flip = self.store.flip()?;
+        let (flip, view) = self.store.flip()?;
         record.generation = flip.generation;
         record.watermark = flip.cells.watermark().0;
         record.longest_hold_us = flip.held.as_micros() as u64;
         record.flip_ms = elapsed(&mut clock);
 
-        let result = self.after_flip(&flip, record, &mut clock);
+        let result = self.after_flip(&flip, view, record, &mut clock);
         self.pass_always(Point::Reclaimed);
         // The barrier has to come down however the cycle ended; cells that were condemned stay refused until it does.
         let ended = self.store.end_cycle();
         result.and(ended).inspect_err(|_| self.store.note_deleted(deleted))
     }
 
-    fn after_flip(&self, flip: &FlipInfo, record: &mut CycleRecord, clock: &mut Instant) -> Result<()> {
+    fn after_flip(
+        &self,
+        flip: &FlipInfo,
+        view: ReadView,
+        record: &mut CycleRecord,
+        clock: &mut Instant,
+    ) -> Result<()> {
         self.pass(Point::Flipped)?;
         self.enter(Stage::Mark);
-        self.mark(flip, record)?;
+        self.mark(flip, &view, record)?;
+        drop(view);
         record.mark_ms = elapsed(clock);
         self.pass(Point::Marked)?;
 
@@ -216,12 +224,12 @@ impl Collector {
         Ok(())
     }
 
-    fn mark(&self, flip: &FlipInfo, record: &mut CycleRecord) -> Result<()> {
+    fn mark(&self, flip: &FlipInfo, view: &ReadView, record: &mut CycleRecord) -> Result<()> {
         let go_on = |_| self.pass(Point::MidMark);
         if out(Protection::OneSnapshot) {
-            return mark::mark_late(&self.store, flip.view(), &flip.cells, record, go_on);
+            return mark::mark_late(&self.store, view, &flip.cells, record, go_on);
         }
-        mark::mark(flip.view(), &flip.cells, record, go_on)
+        mark::mark(view, &flip.cells, record, go_on)
     }
 
     fn enter(&self, stage: Stage) -> Instant {

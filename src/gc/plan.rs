@@ -58,6 +58,7 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chunk::ChunkId;
     use crate::gc::sweep::PackUse;
 
     #[test]
@@ -73,7 +74,8 @@ mod tests {
         ];
         let mut usage = Usage::default();
         for (id, live) in [(2, 4 << 20), (3, 30 << 20), (4, 31 << 20), (5, 64 << 20)] {
-            usage.packs.insert(PackId(id), PackUse { record_bytes: live });
+            let ids = ChunkId(id * 100)..ChunkId(id * 100 + 50);
+            usage.packs.insert(PackId(id), PackUse { record_bytes: live, from: ids.start, to: ids.end });
         }
         let plan = Plan::decide(&files, &usage, PackId(6));
         let ids = |files: &[PackFile]| files.iter().map(|file| file.id.0).collect::<Vec<_>>();

@@ -49,7 +49,7 @@ pub(super) fn reclaim(
         }
     }
     for group in plan.punch.chunks(PACKS_AT_A_TIME) {
-        punch_group(store, group, record)?;
+        punch_group(store, group, usage, record)?;
     }
     Ok(())
 }
@@ -171,10 +171,21 @@ fn settle(store: &Arc<Store>, moves: Vec<Move>) -> Result<()> {
 }
 
 /// Punches everything but live regions, headers and footers out of some packs.
-fn punch_group(store: &Arc<Store>, group: &[PackFile], record: &mut CycleRecord) -> Result<()> {
+///
+/// Only the rows with the ids that the packs had at the sweep are read: nothing comes into a sealed pack. Packs are
+/// filled in the order of ids, so that all groups together read each row about once.
+fn punch_group(
+    store: &Arc<Store>,
+    group: &[PackFile],
+    usage: &Usage,
+    record: &mut CycleRecord,
+) -> Result<()> {
     let mut live: HashMap<PackId, Vec<(u64, u64)>> = group.iter().map(|file| (file.id, Vec::new())).collect();
+    let used = || group.iter().filter_map(|file| usage.packs.get(&file.id));
+    let from = id_key(used().map(|pack| pack.from.0).min().unwrap_or(0));
+    let to = id_key(used().map(|pack| pack.to.0).max().unwrap_or(0));
     let view = store.now().view.clone();
-    view.scan(Table::Regions, Bound::Unbounded, Bound::Unbounded, |key, row| {
+    view.scan(Table::Regions, Bound::Included(&from), Bound::Excluded(&to), |key, row| {
         let row = RegionRow::decode(ChunkId(chunk_of(key)?), row)?;
         if let Some(stretches) = live.get_mut(&row.at.pack) {
             stretches.push((row.at.offset, row.at.offset + u64::from(row.at.len)));

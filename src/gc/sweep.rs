@@ -20,12 +20,19 @@ use super::CycleRecord;
 
 /// Chunks whose rows one transaction removes: bounds how long it holds up a commit.
 const CHUNKS_AT_A_TIME: usize = 4096;
+/// One transaction in so many is durable: pages that a transaction replaced can be used again only after a durable one,
+/// and until then the database keeps account of them in memory.
+const DURABLE_EVERY: u64 = 8;
 
 /// What the live regions of a pack take.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PackUse {
     /// Bytes of records that have at least one live chunk.
     pub record_bytes: u64,
+    /// The least of their ids.
+    pub from: ChunkId,
+    /// Above all of their ids, also those of absent chunks: where a row is split, its parts stay below it.
+    pub to: ChunkId,
 }
 
 /// What the sweep learned about where live chunks are.
@@ -41,7 +48,11 @@ impl Usage {
     fn note(&mut self, row: &RegionRow) {
         let live = row.live_bytes();
         if live > 0 {
-            self.packs.entry(row.at.pack).or_default().record_bytes += u64::from(row.at.len);
+            let none = PackUse { record_bytes: 0, from: row.first, to: row.end() };
+            let pack = self.packs.entry(row.at.pack).or_insert(none);
+            pack.record_bytes += u64::from(row.at.len);
+            pack.from = pack.from.min(row.first);
+            pack.to = pack.to.max(row.end());
             if live * 2 < u64::from(row.plain) {
                 self.sparse.push(row.first);
             }
@@ -69,28 +80,51 @@ pub(super) fn sweep(
     mut go_on: impl FnMut(bool) -> Result<()>,
 ) -> Result<Usage> {
     let mut usage = Usage::default();
-    let mut doomed = Doomed::default();
+    let (mut from, mut transactions) = (ChunkId(0), 0);
+    loop {
+        let mut doomed = Doomed::default();
+        let next = look(store, from, cells, dry_run, &mut usage, &mut doomed)?;
+        go_on(false)?;
+        transactions += 1;
+        let durable = transactions % DURABLE_EVERY == 0;
+        remove(store, &doomed, dry_run, durable, record)?;
+        go_on(true)?;
+        match next {
+            Some(next) => from = next,
+            None => return Ok(usage),
+        }
+    }
+}
+
+/// Condemns what is white in the regions from `from` on, until there is enough to remove; where to go on, if there is
+/// more.
+///
+/// The view ends here, before anything is removed: the database keeps every page that changes while a view is held,
+/// and would grow by all the pages that the sweep rewrites.
+fn look(
+    store: &Store,
+    from: ChunkId,
+    cells: &Cells,
+    dry_run: bool,
+    usage: &mut Usage,
+    doomed: &mut Doomed,
+) -> Result<Option<ChunkId>> {
     // Rows of this view are no more than what was: those that change are read again when they do. What is healed
     // meanwhile counts as live in its old place, and is in a pack that this cycle leaves alone.
     let view = store.now().view.clone();
-    view.scan(Table::Regions, Bound::Unbounded, Bound::Unbounded, |key, row| {
+    let mut next = None;
+    view.scan(Table::Regions, Bound::Included(&id_key(from.0)), Bound::Unbounded, |key, row| {
         let mut row = RegionRow::decode(ChunkId(chunk_of(key)?), row)?;
-        let removed = condemn(cells, &mut row, &mut doomed, dry_run);
+        let removed = condemn(cells, &mut row, doomed, dry_run);
         usage.note(&row);
+        // Not the next key: a row that is split meanwhile leaves a part behind this one, which was looked at.
+        next = (doomed.digests.len() >= CHUNKS_AT_A_TIME).then(|| row.end());
         if removed {
             doomed.regions.push(row);
         }
-        if doomed.digests.len() >= CHUNKS_AT_A_TIME {
-            go_on(false)?;
-            remove(store, &mut doomed, dry_run, record)?;
-            go_on(true)?;
-        }
-        Ok(true)
+        Ok(next.is_none())
     })?;
-    go_on(false)?;
-    remove(store, &mut doomed, dry_run, record)?;
-    go_on(true)?;
-    Ok(usage)
+    Ok(next)
 }
 
 /// Takes the condemned chunks out of a row; true if there were any.
@@ -119,8 +153,13 @@ fn decide(cells: &Cells, id: ChunkId) -> bool {
     cells.condemn(id) == Cell::Condemned
 }
 
-fn remove(store: &Arc<Store>, doomed: &mut Doomed, dry_run: bool, record: &mut CycleRecord) -> Result<()> {
-    let doomed = std::mem::take(doomed);
+fn remove(
+    store: &Arc<Store>,
+    doomed: &Doomed,
+    dry_run: bool,
+    durable: bool,
+    record: &mut CycleRecord,
+) -> Result<()> {
     record.condemned += doomed.digests.len() as u64;
     record.condemned_bytes += doomed.bytes;
     if dry_run {
@@ -130,8 +169,8 @@ fn remove(store: &Arc<Store>, doomed: &mut Doomed, dry_run: bool, record: &mut C
         return Ok(());
     }
     let bad: Vec<ChunkId> = doomed.digests.iter().map(|(_, id)| *id).filter(|id| store.is_bad(*id)).collect();
-    store.rewrite(false, |txn, sums| {
-        remove_chunks(txn, &doomed, sums)?;
+    store.rewrite(durable, |txn, sums| {
+        remove_chunks(txn, doomed, sums)?;
         txn.apply(Table::Bad, bad.iter().map(|id| (id_key(id.0), None::<&[u8]>)))?;
         let mut digests: Vec<_> =
             doomed.digests.iter().map(|(digest, id)| (digest.0, id_key(id.0))).collect();

@@ -21,25 +21,17 @@ pub struct FlipInfo {
     pub generation: u64,
     /// The cells of the cycle; ids below their watermark are looked at.
     pub cells: Arc<Cells>,
-    /// All references from before the flip (I5).
-    view: ReadView,
     /// Packs below this are sealed, and all their regions have rows in the database.
     pub packs_below: PackId,
     /// How long writers were held.
     pub held: Duration,
 }
 
-impl FlipInfo {
-    /// All references from before the flip (I5).
-    pub fn view(&self) -> &ReadView {
-        &self.view
-    }
-}
-
 impl Store {
     /// Raises the generation, arms the barrier, and takes the read snapshot once every batch of the generation before
-    /// is in the database.
-    pub fn flip(self: &Arc<Self>) -> Result<FlipInfo> {
+    /// is in the database: all references from before the flip (I5). Let go of it after the mark: while it is held, no
+    /// page of the database that changes can be used again.
+    pub fn flip(self: &Arc<Self>) -> Result<(FlipInfo, ReadView)> {
         if self.barrier.is_armed() {
             // An earlier cycle could not wait for its grace period; it has to before the next one begins.
             self.end_cycle()?;
@@ -65,7 +57,7 @@ impl Store {
         };
         let (generation, cells) =
             armed.ok_or_else(|| Error::CycleEnded("the flip did not happen".to_owned()))?;
-        Ok(FlipInfo { generation, cells, view, packs_below, held })
+        Ok((FlipInfo { generation, cells, packs_below, held }, view))
     }
 
     /// Ends a cycle (I9): forgets remembered answers, waits for members that may hold one, then disarms the barrier.

@@ -1,0 +1,139 @@
+//! What a cycle may cost: the database must not grow by what a sweep rewrites; and what is freed by punching holes,
+//! for which only some of the rows are read, must be dead.
+
+use std::sync::{Arc, Mutex};
+
+use cairnfs::chunk::{ChunkId, Digest};
+use cairnfs::fs::ROOT_INO;
+use cairnfs::gc::{Collector, CycleRecord, Options, Point};
+use cairnfs::meta::rows::{Extent, RegionEntry, RegionRow, extent_key, id_key};
+use cairnfs::meta::{ReadView, Table};
+use cairnfs::pack::{Location, PackId};
+use cairnfs::store::{MkfsOptions, OpenOptions, Store, mkfs};
+
+use crate::random;
+use crate::world::{World, config, new_disk, protected};
+
+/// Enough for more than forty transactions of a sweep, each of which touches most of the pages of the digests.
+const CHUNKS: u64 = 300_000;
+/// Of so many chunks in a row the first are garbage.
+const RUN: u64 = 20;
+const GARBAGE_OF_RUN: u64 = 12;
+const GARBAGE: u64 = CHUNKS / RUN * GARBAGE_OF_RUN;
+/// The file that has the others.
+const INO: u64 = 99;
+
+/// What was durable before, what the last transactions wrote instead, and that its file is doubled when it is full:
+/// the database needs some times its length, but no more with every transaction.
+const BOUND: f64 = 5.0;
+
+/// Writes rows of chunks whose digests are in no order, and extents that refer to most of them.
+fn write_rows(store: &Store) {
+    let digest = |id: u64| {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&id.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+        Digest(bytes)
+    };
+    let regions = (1..=CHUNKS).step_by(4).map(|first| {
+        let entries = (first..first + 4).map(|id| Some(RegionEntry { len: 1, digest: digest(id) })).collect();
+        let at = Location { pack: PackId(1), offset: 64, len: 4 };
+        (id_key(first), Some(RegionRow { first: ChunkId(first), at, plain: 4, entries }.encode()))
+    });
+    let extents = (1..=CHUNKS).step_by(RUN as usize).map(|first| {
+        let (offset, len) = (first, RUN - GARBAGE_OF_RUN);
+        let lens = vec![1; len as usize];
+        let extent = Extent { offset, len, first: ChunkId(first + GARBAGE_OF_RUN), skip: 0, lens };
+        (extent_key(INO, offset), Some(extent.encode()))
+    });
+    let mut digests: Vec<_> = (1..=CHUNKS).map(|id| (digest(id).0, Some(id_key(id)))).collect();
+    digests.sort_unstable();
+    let written = store.rewrite(true, |txn, _| {
+        txn.apply(Table::Extents, extents)?;
+        txn.apply(Table::Regions, regions)?;
+        txn.apply(Table::Digests, digests)
+    });
+    written.unwrap();
+}
+
+/// How many times its length the database has after a cycle that removes three fifths of the chunks. On the host's disk: the
+/// simulated one remembers every page that was ever written.
+fn growth(hold_a_view: bool) -> f64 {
+    let dir = tempfile::tempdir().unwrap();
+    mkfs(dir.path(), &MkfsOptions { reserve: 1 << 20, ..MkfsOptions::default() }).unwrap();
+    let options = OpenOptions { cache_bytes: 12 << 20, ..OpenOptions::default() };
+    let store = Store::open(dir.path(), &options).unwrap();
+    let collector = Collector::new(store.clone(), Options::default()).unwrap();
+    write_rows(&store);
+    let len = || std::fs::metadata(dir.path().join("meta/cairnfs.redb")).unwrap().len();
+    let before = len();
+    let held: Arc<Mutex<Option<Arc<ReadView>>>> = Arc::default();
+    let (inside, holder) = (store.clone(), held.clone());
+    collector.set_hook(Some(Arc::new(move |point| {
+        if hold_a_view && point == Point::Condemned {
+            holder.lock().unwrap().get_or_insert_with(|| inside.now().view.clone());
+        }
+    })));
+    let record = collector.run_cycle(false).unwrap();
+    collector.set_hook(None);
+    assert_eq!(record.condemned, GARBAGE);
+    drop(held.lock().unwrap().take());
+    let after = len();
+    collector.shutdown();
+    store.close().unwrap();
+    after as f64 / before as f64
+}
+
+#[test]
+fn a_sweep_does_not_grow_the_database_by_what_it_rewrites() {
+    let _all = protected();
+    let without = growth(false);
+    println!("the database has {without:.2} times its length after a sweep");
+    assert!(without < BOUND, "{without}");
+}
+
+#[test]
+fn a_sweep_under_a_view_grows_the_database() {
+    let _all = protected();
+    let with = growth(true);
+    println!("the database has {with:.2} times its length after a sweep with a view held");
+    assert!(with > BOUND, "{with}: the test beside this one would notice nothing");
+}
+
+fn write(world: &World, name: &str, seed: u64, len: usize) {
+    let ino = world.create(ROOT_INO, name);
+    for (number, part) in random::content(seed, len).chunks(64 << 10).enumerate() {
+        world.fs.write(ino, (number << 16) as u64, part, false).unwrap();
+    }
+    world.fs.sync().unwrap();
+}
+
+fn remove_and_collect(world: &World, name: &str) -> CycleRecord {
+    world.remove(ROOT_INO, name);
+    world.collector.run_cycle(false).unwrap()
+}
+
+/// A region with low ids that was moved stands in one pack with high ids; then holes are punched into that pack.
+#[test]
+fn holes_are_punched_only_where_nothing_is_live() {
+    let _all = protected();
+    let (disk, config) = (new_disk(), config());
+    let world = World::open(&disk, &config).unwrap();
+    write(&world, "moves", 1, 60_000);
+    write(&world, "goes first", 2, 850_000);
+    let record = remove_and_collect(&world, "goes first");
+    assert_eq!((record.packs_compacted, record.packs_punched), (1, 0), "{record:?}");
+    write(&world, "goes then", 3, 400_000);
+    write(&world, "stays", 4, 400_000);
+    let record = remove_and_collect(&world, "goes then");
+    assert_eq!((record.packs_compacted, record.packs_punched), (0, 1), "{record:?}");
+    assert!(record.freed_bytes > 300_000, "{record:?}");
+    world.close().unwrap();
+
+    let world = World::open(&disk, &config).unwrap();
+    for (name, seed, len) in [("moves", 1, 60_000), ("stays", 4, 400_000)] {
+        assert!(world.read(world.find(name).unwrap()).unwrap() == random::content(seed, len), "{name}");
+    }
+    let report = world.check();
+    assert!(report.is_clean(), "{:?}", report.findings);
+    world.close().unwrap();
+}
