@@ -8,7 +8,7 @@ mod files;
 mod image;
 mod tree;
 
-pub use files::{Random, walk};
+pub use files::walk;
 
 use std::path::{Path, PathBuf};
 

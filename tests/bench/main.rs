@@ -13,6 +13,7 @@ mod measure;
 mod mounted;
 mod options;
 mod phases;
+mod random;
 mod results;
 mod table;
 mod variants;

@@ -9,9 +9,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::contenders::{Contender, Way};
-use crate::corpus::{BIG, Corpus, Random};
+use crate::corpus::{BIG, Corpus};
 use crate::guard::Work;
 use crate::measure::{Cost, Outcome, drop_caches, quoted, shell};
+use crate::random::Random;
 use crate::results::{Better, Results};
 
 /// How long random reads go on at most, and how many there are.

@@ -6,31 +6,9 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::measure::Outcome;
+use crate::random::Random;
 
 const SEED: u64 = 0x6361_6972_6e66_7321;
-
-/// xorshift64*: as random as data must be that no compressor gains on, and the same everywhere.
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Self {
-        Random(seed | 1)
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    pub fn fill(&mut self, buffer: &mut [u8]) {
-        for word in buffer.chunks_mut(8) {
-            let bytes = self.next().to_le_bytes();
-            word.copy_from_slice(&bytes[..word.len()]);
-        }
-    }
-}
 
 /// A number below `below` that depends on the name only: which files a derived version changes.
 pub fn share(path: &Path, below: u64) -> u64 {
