@@ -35,6 +35,10 @@ pub enum Protection {
     HealOldId,
     /// The sweep reads the rows that it changes in its own transaction.
     SweepReadsAgain,
+    /// A protected directory protects what is below it.
+    WalkUp,
+    /// What the kernel holds of files is written out before they are protected.
+    FlushBeforeHold,
 }
 
 #[cfg(feature = "sim")]
@@ -46,7 +50,7 @@ mod switches {
     static OUT: AtomicU32 = AtomicU32::new(0);
     static FROM_ENVIRONMENT: OnceLock<u32> = OnceLock::new();
 
-    const NAMES: [(&str, Protection); 14] = [
+    const NAMES: [(&str, Protection); 16] = [
         ("mark-on-hit", Protection::MarkOnHit),
         ("one-snapshot", Protection::OneSnapshot),
         ("drain-before-snapshot", Protection::DrainBeforeSnapshot),
@@ -61,6 +65,8 @@ mod switches {
         ("never-reuse-bad", Protection::NeverReuseBad),
         ("heal-old-id", Protection::HealOldId),
         ("sweep-reads-again", Protection::SweepReadsAgain),
+        ("walk-up", Protection::WalkUp),
+        ("flush-before-hold", Protection::FlushBeforeHold),
     ];
 
     fn bit(protection: Protection) -> u32 {

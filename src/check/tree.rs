@@ -5,7 +5,7 @@
 
 use crate::error::Result;
 use crate::meta::kv::CheckedRow;
-use crate::meta::rows::{DirentRow, InodeRow, NameHash, dirent_name, id_key, ino_of, xattr_name};
+use crate::meta::rows::{DirentRow, InodeRow, NameHash, dirent_name, id_key, ino_of, link_count, xattr_name};
 use crate::meta::{Counter, Table};
 use crate::store::FIRST_INO;
 
@@ -20,6 +20,8 @@ use super::run::Run;
 pub(super) const ROOT: u64 = 1;
 /// The longest name, in bytes.
 const NAME_MAX: usize = 255;
+/// The flags of a directory that protects what is below it: immutable, append-only.
+pub(super) const PROTECTING: u32 = 0x30;
 /// The attribute whose presence has a flag of its own.
 const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 
@@ -32,6 +34,8 @@ pub(super) fn check(run: &mut Run<'_>, regions: &Regions) -> Result<()> {
         xattrs: Rows::open(run, Table::Xattrs),
         extents: Rows::open(run, Table::Extents),
         orphans: Rows::open(run, Table::Orphans),
+        links: Rows::open(run, Table::Links),
+        held: Rows::open(run, Table::Held),
         references: References::new(regions),
     };
     let mut rows = Rows::open(run, Table::Inodes);
@@ -97,6 +101,10 @@ struct Has {
     attributes: u64,
     default_acl: bool,
     orphan: bool,
+    /// Names that the table of links counts.
+    links: u64,
+    /// It is in the table of protected directories.
+    held: bool,
     extents: FileExtents,
 }
 
@@ -107,6 +115,8 @@ struct Walk<'a> {
     xattrs: Rows,
     extents: Rows,
     orphans: Rows,
+    links: Rows,
+    held: Rows,
     references: References<'a>,
 }
 
@@ -153,7 +163,35 @@ impl Walk<'_> {
                 false => strays.found(run, owner, "a place in the deletion queue"),
             }
         }
+        self.gather_places(run, ino, &mut has, &mut strays)?;
         Ok(has)
+    }
+
+    /// What is known of the places of an inode's names, and whether it protects what is below it.
+    fn gather_places(
+        &mut self,
+        run: &mut Run<'_>,
+        ino: Option<u64>,
+        has: &mut Has,
+        strays: &mut Strays,
+    ) -> Result<()> {
+        while let Some((owner, (_, value))) = self.links.up_to(run, ino)? {
+            match value.and_then(|value| link_count(&value)) {
+                Ok(count) if Some(owner) == ino => has.links += count,
+                Ok(_) => strays.found(run, owner, "places of names"),
+                Err(error) => run.findings.add(Kind::Row, sentence(&error), Victims::inode(owner)),
+            }
+        }
+        while let Some((owner, (_, value))) = self.held.up_to(run, ino)? {
+            if let Err(error) = value {
+                run.findings.add(Kind::Row, sentence(&error), Victims::inode(owner));
+            }
+            match Some(owner) == ino {
+                true => has.held = true,
+                false => strays.found(run, owner, "a place among the protected directories"),
+            }
+        }
+        Ok(())
     }
 
     fn take_name(
@@ -262,6 +300,14 @@ fn judge(run: &mut Run<'_>, ino: u64, row: &InodeRow, has: &Has) {
             wrong.push("has a name and is in the deletion queue: it would be deleted".to_owned())
         }
         _ => {}
+    }
+    // Rows of one that was linked before places were noted are not there at all.
+    if has.links != 0 && (row.is_dir() || row.nlink < 2 || has.links != u64::from(row.nlink)) {
+        wrong.push(format!("has a link count of {}, places are noted for {} names", row.nlink, has.links));
+    }
+    if has.held != (row.is_dir() && row.flags & PROTECTING != 0) {
+        let what = if has.held { "does not protect what is below it" } else { "protects what is below it" };
+        wrong.push(format!("{what} by its flags, and the table of protected directories says otherwise"));
     }
     if row.is_dir() {
         judge_directory(ino, row, has, &mut wrong);

@@ -23,7 +23,7 @@ impl Fs {
     pub fn setattr(&self, ino: u64, caller: Caller, set: &SetAttr) -> Result<Attr> {
         let inode = self.inode(ino)?;
         // A change of size must not meet a flush half way.
-        let mut state = if set.size.is_some() { inode.lock_settled() } else { inode.lock() };
+        let mut state = self.lock_free(&inode, set.size.is_some())?;
         let only_times = set.mode.is_none() && set.uid.is_none() && set.gid.is_none() && set.size.is_none();
         let held = if only_times { IMMUTABLE } else { IMMUTABLE | APPEND_ONLY };
         if state.row.flags & held != 0 {
@@ -91,12 +91,23 @@ impl Fs {
         if flags & !KEPT_FLAGS != 0 {
             return posix(libc::EOPNOTSUPP);
         }
+        let names = self.names.lock();
         let inode = self.inode(ino)?;
+        let held = self.is_held(&inode)?;
         let mut state = inode.lock();
+        let changed = (state.row.flags ^ flags) & KEPT_FLAGS;
+        // What protects may be set and taken away by whoever the kernel lets; the rest is what is protected.
+        let (own, is_freed) = (state.row.flags & IMMUTABLE != 0, state.row.flags & changed & IMMUTABLE != 0);
+        let is_free = is_freed || !held && !own;
+        if changed & !(IMMUTABLE | APPEND_ONLY) != 0 && !is_free {
+            return posix(libc::EPERM);
+        }
         let member = self.join()?;
+        self.note_flags(&member.rows, ino, &state, flags);
         state.row.flags = state.row.flags & !KEPT_FLAGS | flags;
         state.row.ctime = Timestamp::now();
         state.save(ino, &member.rows);
+        self.flags_changed(&names);
         Ok(())
     }
 }

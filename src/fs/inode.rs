@@ -53,6 +53,8 @@ pub struct InodeState {
     pub next_read: u64,
     /// The extent that was read last.
     pub recent: Option<Extent>,
+    /// Whether a directory above protects it, and the turn of the guard in which that was found out.
+    pub held: (u64, bool),
 }
 
 impl Inode {
@@ -67,6 +69,7 @@ impl Inode {
             dead: false,
             next_read: u64::MAX,
             recent: None,
+            held: (0, false),
         };
         Arc::new(Self { ino, state: Mutex::new(state), flushed: Condvar::new() })
     }
@@ -217,6 +220,14 @@ impl InodeTable {
     /// True if the kernel remembers an inode.
     pub fn is_remembered(&self, ino: u64) -> bool {
         self.shard(ino).references.contains_key(&ino)
+    }
+
+    /// The numbers of all inodes that the kernel remembers.
+    pub fn remembered(&self) -> Vec<u64> {
+        self.shards
+            .iter()
+            .flat_map(|shard| shard.lock().references.keys().copied().collect::<Vec<_>>())
+            .collect()
     }
 
     /// Drops an inode that exists no more.

@@ -2,7 +2,8 @@
 //!
 //! Which file has what: `names` and `rename` change directories, `dir` reads them, `attr` sets attributes, `write`,
 //! `dirty`, `flush` and `sync` take bytes to the store, `read` brings them back, `range` works on stretches of files,
-//! `extents` on their rows, `xattr` on attributes, `orphans` removes what has no name any more.
+//! `extents` on their rows, `xattr` on attributes, `orphans` removes what has no name any more, `guard` refuses what a
+//! protected directory forbids, `links` knows the way up.
 //!
 //! Lock order: the lock of names, then inodes by rising number, then membership in a batch. Nothing waits for an inode
 //! or for memory while it is a member.
@@ -13,7 +14,9 @@ mod dir;
 mod dirty;
 mod extents;
 mod flush;
+mod guard;
 mod inode;
+mod links;
 mod names;
 mod orphans;
 mod range;
@@ -41,6 +44,7 @@ pub use types::{
 };
 
 use dirty::Dirty;
+use guard::Guard;
 use inode::{Inode, InodeTable};
 use orphans::Orphans;
 use sync::Background;
@@ -72,6 +76,7 @@ pub struct Fs {
     inodes: InodeTable,
     /// Held by whoever changes directories: names change one at a time. First in the lock order.
     names: Mutex<()>,
+    guard: Guard,
     dirty: Dirty,
     orphans: Orphans,
     background: Background,
@@ -86,6 +91,7 @@ impl Fs {
             options,
             inodes: InodeTable::default(),
             names: Mutex::new(()),
+            guard: Guard::default(),
             dirty: Dirty::default(),
             orphans: Orphans::default(),
             background: Background::default(),
@@ -93,6 +99,7 @@ impl Fs {
         if fs.store.now().get(Table::Inodes, &id_key(ROOT_INO))?.is_none() {
             fs.make_root()?;
         }
+        fs.load_guard()?;
         fs.start_background()?;
         Ok(fs)
     }

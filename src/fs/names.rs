@@ -37,9 +37,12 @@ impl Fs {
             Error::Posix(libc::ENOENT) => Error::damaged(format!("inode {ino} has a name and is not there")),
             other => other,
         })?;
-        let state = inode.lock();
+        let mut state = inode.lock();
         if state.row.nlink == 0 {
             return posix(if name == b"." { libc::ESTALE } else { libc::ENOENT });
+        }
+        if state.row.nlink == 1 && state.row.parent == 0 && name != b"." {
+            state.row.parent = parent;
         }
         self.inodes.remember(ino);
         Ok(state.attr(ino))
@@ -60,7 +63,7 @@ impl Fs {
             libc::S_IFREG | libc::S_IFIFO | libc::S_IFSOCK | libc::S_IFCHR | libc::S_IFBLK => {}
             _ => return posix(libc::EINVAL),
         }
-        let row = InodeRow { mode, rdev, nlink: 1, ..InodeRow::default() };
+        let row = InodeRow { mode, rdev, nlink: 1, parent, ..InodeRow::default() };
         self.make(parent, name, caller, umask, row)
     }
 
@@ -79,6 +82,7 @@ impl Fs {
         let row = InodeRow {
             mode: libc::S_IFLNK | 0o777,
             nlink: 1,
+            parent,
             target: target.to_vec(),
             ..InodeRow::default()
         };
@@ -87,7 +91,8 @@ impl Fs {
 
     fn make(&self, parent: u64, name: &[u8], caller: Caller, umask: u32, mut row: InodeRow) -> Result<Attr> {
         check_name(name)?;
-        let _names = self.names.lock();
+        let names = self.names.lock();
+        self.refuse_held(&names, &[parent])?;
         let directory = self.inode(parent)?;
         let mut dir = directory.lock();
         may_add(&dir)?;
@@ -117,6 +122,7 @@ impl Fs {
         member.rows.count(Counter::Inodes, 1);
         inherited.save(ino, &member.rows);
         self.add_entry(&member, parent, &mut dir, name, DirentRow { ino, kind: row.kind() }, now);
+        self.directory_came(&dir, row.is_dir());
         let inode = self.inodes.insert_new(ino, row);
         drop(member);
         let attr = inode.lock().attr(ino);
@@ -127,7 +133,8 @@ impl Fs {
     pub fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Result<Attr> {
         check_name(name)?;
         self.claim_row()?;
-        let _names = self.names.lock();
+        let names = self.names.lock();
+        self.refuse_held(&names, &[parent])?;
         let (inode, directory) = (self.inode(ino)?, self.inode(parent)?);
         let (mut state, dir) = super::inode::lock_two(&inode, &directory);
         let Some(mut dir) = dir else {
@@ -148,6 +155,7 @@ impl Fs {
         }
         let now = Timestamp::now();
         let member = self.join()?;
+        self.note_name(&member.rows, ino, &mut state, parent)?;
         state.row.nlink += 1;
         state.row.ctime = now;
         state.save(ino, &member.rows);
@@ -171,8 +179,9 @@ impl Fs {
         if name == b"." || name == b".." {
             return posix(if name == b"." { libc::EINVAL } else { libc::ENOTEMPTY });
         }
-        let _names = self.names.lock();
+        let names = self.names.lock();
         let found = self.entry(&self.now(), parent, name)?.ok_or(Error::Posix(libc::ENOENT))?;
+        self.refuse_held(&names, &[parent])?;
         let (inode, directory) = (self.inode(found.ino)?, self.inode(parent)?);
         let (mut state, dir) = super::inode::lock_two(&inode, &directory);
         let Some(mut dir) = dir else {
@@ -190,8 +199,7 @@ impl Fs {
         let now = Timestamp::now();
         let member = self.join()?;
         self.remove_entry(&member, parent, &mut dir, name, state.row.is_dir(), now);
-        self.drop_name(&member, found.ino, &mut state, now);
-        Ok(())
+        self.drop_name(&member, found.ino, &mut state, parent, now)
     }
 
     /// Puts an entry into a locked directory.
@@ -228,8 +236,18 @@ impl Fs {
         touch(parent, dir, now, &member.rows);
     }
 
-    /// Notes that a locked inode lost a name; after its last it joins the queue of orphans.
-    pub(super) fn drop_name(&self, member: &Member, ino: u64, state: &mut InodeState, now: Timestamp) {
+    /// Notes that a locked inode lost a name in `parent`; after its last it joins the queue of orphans.
+    pub(super) fn drop_name(
+        &self,
+        member: &Member,
+        ino: u64,
+        state: &mut InodeState,
+        parent: u64,
+        now: Timestamp,
+    ) -> Result<()> {
+        if !state.row.is_dir() {
+            self.note_name_gone(&member.rows, ino, state, parent)?;
+        }
         state.row.ctime = now;
         state.row.nlink = if state.row.is_dir() { 0 } else { state.row.nlink.saturating_sub(1) };
         state.save(ino, &member.rows);
@@ -242,6 +260,7 @@ impl Fs {
             }
             self.orphans.unlinked(ino, remembered, member.number);
         }
+        Ok(())
     }
 
     /// Where a symlink points.
@@ -289,3 +308,6 @@ pub(super) fn may_remove(dir: &InodeState, entry: &InodeState) -> Result<()> {
 pub(super) fn is_root(ino: u64) -> bool {
     ino == ROOT_INO
 }
+
+#[cfg(test)]
+mod tests;

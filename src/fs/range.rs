@@ -42,7 +42,7 @@ impl Fs {
             self.promise(len)?;
         }
         let inode = self.inode(ino)?;
-        let mut state = inode.lock_settled();
+        let mut state = self.lock_free(&inode, true)?;
         if !state.row.is_file() {
             return posix(if state.row.is_dir() { libc::EISDIR } else { libc::ENODEV });
         }
@@ -81,9 +81,10 @@ impl Fs {
         for _ in 0..SETTLE_TRIES {
             self.flush(&source, Flush::Wanted)?;
             self.flush(&target, Flush::Wanted)?;
+            let turn = self.refuse_change(&target)?;
             let (mut source_state, mut target_state) = lock_two(&source, &target);
             let settled = is_settled(&source_state) && target_state.as_deref().is_none_or(is_settled);
-            if settled {
+            if settled && self.is_turn(turn) {
                 let both = (&mut *source_state, target_state.as_deref_mut());
                 return self.clone_range(&target, both, (from, from_offset), to_offset, len);
             }

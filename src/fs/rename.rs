@@ -4,14 +4,14 @@
 //! directory never becomes its own ancestor.
 
 use crate::error::{Error, Result};
-use crate::meta::Table;
 use crate::meta::rows::{DirentRow, dirent_key};
+use crate::meta::{Memtable, Table};
 use crate::sync::Arc;
 
 use super::flush::Flush;
 use super::inode::{Inode, InodeState};
 use super::names::{is_root, may_add, may_remove};
-use super::types::{RenameFlags, Timestamp};
+use super::types::{LINK_MAX, RenameFlags, Timestamp};
 use super::{Fs, check_name, posix};
 
 /// One side of a rename.
@@ -39,10 +39,11 @@ impl Fs {
         check_name(newname)?;
         self.claim_row()?;
         self.store_before_replacing(parent, name, newparent, newname)?;
-        let _names = self.names.lock();
+        let names = self.names.lock();
         let layers = self.now();
         let source = self.entry(&layers, parent, name)?.ok_or(Error::Posix(libc::ENOENT))?;
         let target = self.entry(&layers, newparent, newname)?;
+        self.refuse_held(&names, &[parent, newparent])?;
         let (from, to) = (Side { parent, name }, Side { parent: newparent, name: newname });
         match target {
             Some(_) if flags.noreplace => posix(libc::EEXIST),
@@ -94,21 +95,22 @@ impl Fs {
                 return posix(libc::ENOTEMPTY);
             }
             may_remove(locked.see(to.parent)?, old)?;
+        } else if is_dir && from.parent != to.parent && locked.see(to.parent)?.row.nlink >= LINK_MAX {
+            return posix(libc::EMLINK);
         }
         let now = Timestamp::now();
         let member = self.join()?;
         if let Some(target) = target {
             let target_is_dir = locked.see(target.ino)?.row.is_dir();
             self.remove_entry(&member, to.parent, locked.at(to.parent)?, to.name, target_is_dir, now);
-            self.drop_name(&member, target.ino, locked.at(target.ino)?, now);
+            self.drop_name(&member, target.ino, locked.at(target.ino)?, to.parent, now)?;
         }
         self.remove_entry(&member, from.parent, locked.at(from.parent)?, from.name, is_dir, now);
         self.add_entry(&member, to.parent, locked.at(to.parent)?, to.name, source, now);
+        self.directory_came(locked.see(to.parent)?, is_dir);
         let moved = locked.at(source.ino)?;
         moved.row.ctime = now;
-        if is_dir {
-            moved.row.parent = to.parent;
-        }
+        self.note_moved(&member.rows, source.ino, moved, (from.parent, to.parent))?;
         moved.save(source.ino, &member.rows);
         Ok(())
     }
@@ -131,14 +133,27 @@ impl Fs {
             (dir.row.mtime, dir.row.ctime) = (now, now);
             dir.save(side.parent, &member.rows);
         }
-        for (entry, parent) in [(of_a, b.parent), (of_b, a.parent)] {
+        for (entry, from, to) in [(of_a, a.parent, b.parent), (of_b, b.parent, a.parent)] {
             let state = locked.at(entry.ino)?;
             state.row.ctime = now;
-            if state.row.is_dir() {
-                state.row.parent = parent;
-            }
+            self.note_moved(&member.rows, entry.ino, state, (from, to))?;
             state.save(entry.ino, &member.rows);
         }
+        Ok(())
+    }
+
+    fn note_moved(
+        &self,
+        rows: &Memtable,
+        ino: u64,
+        state: &mut InodeState,
+        (from, to): (u64, u64),
+    ) -> Result<()> {
+        if !state.row.is_dir() {
+            return self.note_name_moved(rows, ino, state, (from, to));
+        }
+        state.row.parent = to;
+        self.directory_moved();
         Ok(())
     }
 

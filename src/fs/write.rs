@@ -40,7 +40,7 @@ impl Fs {
             }
         }
         let inode = self.inode(ino)?;
-        let mut state = inode.lock();
+        let mut state = self.lock_free(&inode, false)?;
         if !state.row.is_file() {
             return posix(if state.row.is_dir() { libc::EISDIR } else { libc::EINVAL });
         }

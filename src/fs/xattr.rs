@@ -54,7 +54,7 @@ impl Fs {
             return posix(libc::E2BIG);
         }
         let inode = self.inode(ino)?;
-        let mut state = inode.lock();
+        let mut state = self.lock_free(&inode, false)?;
         may_change(&state)?;
         let key = xattr_key(ino, name);
         let exists =
@@ -117,7 +117,7 @@ impl Fs {
     /// Removes an attribute.
     pub fn removexattr(&self, ino: u64, name: &[u8]) -> Result<()> {
         let inode = self.inode(ino)?;
-        let mut state = inode.lock();
+        let mut state = self.lock_free(&inode, false)?;
         let key = xattr_key(ino, name);
         let there =
             state.row.flags & InodeRow::HAS_XATTRS != 0 && self.now().get(Table::Xattrs, &key)?.is_some();

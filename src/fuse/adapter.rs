@@ -8,6 +8,7 @@ use super::ControlFiles;
 use super::control_dir::{self, ControlDir};
 use super::init::Agreed;
 use super::options::MountOptions;
+use super::protect::Pages;
 use crate::error::{Error, Result};
 use crate::fs::{Attr, Caller, Fs, ROOT_INO, SetAttr};
 
@@ -20,6 +21,8 @@ pub(super) struct Adapter {
     kernel: Arc<OnceLock<Notifier>>,
     /// What was agreed on with the kernel. Filled before the first request is taken.
     agreed: OnceLock<Agreed>,
+    /// What the kernel has to give up.
+    pub(super) pages: Pages,
 }
 
 impl Adapter {
@@ -30,6 +33,7 @@ impl Adapter {
             opts: opts.clone(),
             kernel: Arc::default(),
             agreed: OnceLock::new(),
+            pages: Pages::default(),
         }
     }
 

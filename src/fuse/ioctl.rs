@@ -16,6 +16,9 @@ const FS_SET_XATTR: u32 = 0x401c_5820;
 /// struct fsxattr: xflags, extsize, nextents, projid, cowextsize (32 bits each), 8 bytes of padding.
 const FSXATTR_SIZE: usize = 28;
 
+/// FS_IMMUTABLE_FL and FS_APPEND_FL.
+const PROTECTING: u32 = 0x30;
+
 /// FS_XFLAG_x and the FS_x_FL of the same meaning.
 const FLAG_PAIRS: [(u32, u32); 5] = [
     (0x08, 0x10), // immutable
@@ -28,6 +31,16 @@ const FLAG_PAIRS: [(u32, u32); 5] = [
 /// True for the commands that change an inode.
 pub(super) fn changes(command: u32) -> bool {
     matches!(command, SET_FLAGS | FS_SET_XATTR)
+}
+
+/// True for the commands that set a flag against changes.
+pub(super) fn protects(command: u32, input: &[u8]) -> bool {
+    let flags = match command {
+        SET_FLAGS => word(input, 0),
+        FS_SET_XATTR => from_fsxattr(input),
+        _ => return false,
+    };
+    flags.is_ok_and(|flags| flags & PROTECTING != 0)
 }
 
 /// Answers one ioctl with the bytes to copy out.

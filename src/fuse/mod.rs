@@ -20,6 +20,7 @@ mod ioctl;
 mod mount;
 mod operations;
 mod options;
+mod protect;
 mod requests;
 mod ring;
 mod session;

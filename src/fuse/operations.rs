@@ -3,7 +3,7 @@
 //! Keeps true: the two transports ([`super::requests`] over `/dev/fuse`, [`super::ring`] over io_uring) convert and do
 //! nothing else, so that a mount behaves alike on both.
 
-use fuser::FopenFlags;
+use fuser::{FopenFlags, WriteFlags};
 
 use super::adapter::Adapter;
 use super::control_dir::{self, may_create, may_remove, not_ours};
@@ -72,6 +72,7 @@ impl Adapter {
         umask: u32,
     ) -> Result<Attr> {
         may_create(parent, name)?;
+        self.before_sealing(parent)?;
         self.fs.mkdir(parent, name, caller, mode, umask)
     }
 
@@ -115,6 +116,7 @@ impl Adapter {
         };
         may_remove(parent, name)?;
         may_remove(newparent, newname)?;
+        self.before_sealing(newparent)?;
         self.fs.rename(parent, name, newparent, newname, flags)
     }
 
@@ -129,7 +131,7 @@ impl Adapter {
         flags: i32,
     ) -> Result<(Attr, FopenFlags)> {
         let attr = self.mknod(parent, name, caller, libc::S_IFREG | mode & 0o7777, umask, 0)?;
-        Ok((attr, new_file_flags(flags)))
+        Ok((attr, new_file_flags(flags, self.opts.writeback)))
     }
 
     pub(super) fn read(&self, ino: u64, offset: u64, size: u32) -> Result<Vec<u8>> {
@@ -142,8 +144,9 @@ impl Adapter {
 
     /// Writes all of `data`. With `kill_priv` set-id bits go. The flag comes with every write of a plain user; only
     /// where it takes bits away is the kernel told, which would go on with the old mode, since a WRITE changes size and
-    /// times in its eyes.
-    pub(super) fn write(&self, ino: u64, offset: u64, data: &[u8], kill_priv: bool) -> Result<u32> {
+    /// times in its eyes. A refused write of pages that the kernel has changed already takes the pages along.
+    pub(super) fn write(&self, ino: u64, offset: u64, data: &[u8], flags: WriteFlags) -> Result<u32> {
+        let kill_priv = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let loses_set_ids = kill_priv && self.set_ids(ino) != 0;
         let result = if control_dir::owns(ino) {
             self.control.write(ino, data)
@@ -152,6 +155,9 @@ impl Adapter {
         };
         if loses_set_ids {
             self.attributes_changed(ino);
+        }
+        if result.is_err() && flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
+            self.drop_pages(ino);
         }
         result.map(|()| data.len() as u32)
     }
@@ -220,6 +226,9 @@ impl Adapter {
 
     pub(super) fn ioctl(&self, ino: u64, command: u32, input: &[u8]) -> Result<Vec<u8>> {
         not_ours(ino, libc::ENOTTY)?;
+        if ioctl::protects(command, input) {
+            self.write_out(ino)?;
+        }
         let result = ioctl::answer(&self.fs, ino, command, input);
         if ioctl::changes(command) {
             self.attributes_changed(ino);
@@ -261,10 +270,14 @@ impl Adapter {
 /// How the kernel is to treat a file that was just made. Who makes a file to write it whole does not read it back
 /// through this descriptor: without the page cache it is copied once less, is not asked for its security.capability
 /// first, and a backup does not push everything else out of memory. Later opens use the cache.
-fn new_file_flags(flags: i32) -> FopenFlags {
+///
+/// With the writeback cache the kernel keeps the time of the last change and does not move it for such writes: the file
+/// would end up with the time at which it was made.
+fn new_file_flags(flags: i32, writeback: bool) -> FopenFlags {
     // With O_SYNC each write has to end with an FSYNC, which the kernel sends only on its way through the page cache.
     let synchronous = flags & (libc::O_SYNC | libc::O_DSYNC) != 0;
-    if !synchronous && (flags & libc::O_ACCMODE == libc::O_WRONLY || flags & libc::O_EXCL != 0) {
+    if !synchronous && !writeback && (flags & libc::O_ACCMODE == libc::O_WRONLY || flags & libc::O_EXCL != 0)
+    {
         FopenFlags::FOPEN_DIRECT_IO
     } else {
         FopenFlags::FOPEN_KEEP_CACHE

@@ -20,7 +20,7 @@ use fuser::{
 
 use super::adapter::Adapter;
 use super::answer::{Asked, KEEP, keep};
-use super::{convert, init, xattr};
+use super::{convert, init, ioctl, protect, xattr};
 use crate::fs::{Attr, Caller, DirEntry, SetAttr};
 
 /// The adapter as fuser calls it.
@@ -28,6 +28,19 @@ pub(super) struct DevFuse {
     pub adapter: Arc<Adapter>,
     /// Requests can be taken over io_uring as well; then only forgetting and a few others come here.
     pub rings: bool,
+}
+
+impl DevFuse {
+    /// Does `work` here, or where it waits for requests that come here, in a thread of its own. A reply that it holds
+    /// is an error if there can be none.
+    fn apart_if(&self, waits: bool, work: impl FnOnce(&Adapter) + Send + 'static) {
+        if waits {
+            let adapter = Arc::clone(&self.adapter);
+            protect::start("cairn-protect", move || work(&adapter));
+        } else {
+            work(&self.adapter);
+        }
+    }
 }
 
 fn caller(req: &Request) -> Caller {
@@ -120,8 +133,11 @@ impl Filesystem for DevFuse {
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        let result = self.adapter.mkdir(parent.0, name.as_bytes(), caller(req), mode, umask);
-        asked("mkdir", parent).entry(result, reply);
+        let (name, caller) = (name.to_owned(), caller(req));
+        self.apart_if(self.adapter.fs.seals(parent.0), move |adapter| {
+            let result = adapter.mkdir(parent.0, name.as_bytes(), caller, mode, umask);
+            asked("mkdir", parent).entry(result, reply);
+        });
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
@@ -151,9 +167,12 @@ impl Filesystem for DevFuse {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let (name, newname) = (name.as_bytes(), newname.as_bytes());
-        let result = self.adapter.rename(parent.0, name, newparent.0, newname, flags.bits());
-        asked("rename", parent).empty(result, reply);
+        let (name, newname) = (name.to_owned(), newname.to_owned());
+        self.apart_if(self.adapter.fs.seals(newparent.0), move |adapter| {
+            let (name, newname) = (name.as_bytes(), newname.as_bytes());
+            let result = adapter.rename(parent.0, name, newparent.0, newname, flags.bits());
+            asked("rename", parent).empty(result, reply);
+        });
     }
 
     fn open(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -212,8 +231,7 @@ impl Filesystem for DevFuse {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let kill_priv = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        asked("write", ino).written(self.adapter.write(ino.0, offset, data, kill_priv), reply);
+        asked("write", ino).written(self.adapter.write(ino.0, offset, data, write_flags), reply);
     }
 
     fn flush(
@@ -331,10 +349,13 @@ impl Filesystem for DevFuse {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        match self.adapter.ioctl(ino.0, cmd, in_data) {
-            Ok(data) => reply.ioctl(0, &data),
-            Err(error) => reply.error(asked("ioctl", ino).errno(&error)),
-        }
+        let input = in_data.to_owned();
+        self.apart_if(ioctl::protects(cmd, in_data), move |adapter| {
+            match adapter.ioctl(ino.0, cmd, &input) {
+                Ok(data) => reply.ioctl(0, &data),
+                Err(error) => reply.error(asked("ioctl", ino).errno(&error)),
+            }
+        });
     }
 
     fn poll(

@@ -41,11 +41,15 @@ pub enum Table {
     State,
     /// ChunkId that did not read back -> the pack it was in.
     Bad,
+    /// Inode with several names, directory -> how many of them are in it.
+    Links,
+    /// Directory that is immutable or append-only -> nothing.
+    Held,
 }
 
 impl Table {
     /// All tables, in the order of their numbers.
-    pub const ALL: [Table; 9] = [
+    pub const ALL: [Table; 11] = [
         Table::Inodes,
         Table::Dirents,
         Table::Xattrs,
@@ -55,6 +59,8 @@ impl Table {
         Table::Orphans,
         Table::State,
         Table::Bad,
+        Table::Links,
+        Table::Held,
     ];
 
     /// The table's name in the database and in messages.
@@ -69,6 +75,8 @@ impl Table {
             Table::Orphans => "orphans",
             Table::State => "state",
             Table::Bad => "bad",
+            Table::Links => "links",
+            Table::Held => "held",
         }
     }
 

@@ -5,6 +5,7 @@ mod growth;
 mod heal;
 mod model;
 mod power;
+mod protect;
 mod races;
 mod random;
 mod repair;

@@ -54,6 +54,8 @@ fn store() -> (SimMedia, StoreConfig, Files) {
         world.remove(old, &format!("f{number}"));
         files.remove(&format!("old/f{number}"));
     }
+    // Append-only: who is protected is known again afterwards, too.
+    world.fs.set_inode_flags(old, 0x20).unwrap();
     let ino = world.find("s0/f1").unwrap();
     world.fs.link(ino, ROOT_INO, b"link").unwrap();
     files.insert("link".to_owned(), files["s0/f1"].clone());

@@ -7,6 +7,7 @@
 //!
 //! `cargo test --features sim --test mount -- --nocapture` runs all of them and prints the advisory's table.
 
+mod calls;
 mod data;
 #[cfg(feature = "sim")]
 mod pause;
@@ -19,10 +20,12 @@ mod backup;
 mod control;
 mod crash;
 mod full;
+mod handles;
 mod heal;
 mod helpers;
 mod posix;
 mod posix_names;
+mod protect;
 mod refuse;
 #[cfg(feature = "sim")]
 mod sabotage;

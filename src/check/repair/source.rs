@@ -223,7 +223,7 @@ pub(super) fn lost_whole(view: &ReadView, table: Table) -> bool {
         Table::Extents => Counter::ReferencedBytes,
         Table::Regions | Table::Digests => Counter::Chunks,
         Table::Orphans => Counter::Orphans,
-        Table::Xattrs | Table::State | Table::Bad => return false,
+        Table::Xattrs | Table::State | Table::Bad | Table::Links | Table::Held => return false,
     };
     let state = view.get(Table::State, STATE_KEY).ok().flatten().and_then(|row| State::decode(&row).ok());
     // The root has no name, nor has what waits in the deletion queue.
@@ -323,7 +323,7 @@ fn sound(table: Table, key: &[u8], value: &[u8]) -> Result<()> {
         Table::Orphans => exactly(key, 8).ok_or_else(wrong),
         Table::State if key == STATE_KEY => State::decode(value).map(drop),
         Table::State => Ok(()),
-        Table::Regions | Table::Digests | Table::Bad => Ok(()),
+        Table::Regions | Table::Digests | Table::Bad | Table::Links | Table::Held => Ok(()),
     }
 }
 

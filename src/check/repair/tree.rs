@@ -13,12 +13,12 @@ use crate::chunk::ChunkId;
 use crate::error::Result;
 use crate::meta::rows::{
     DirentRow, Extent, InodeRow, NameHash, Piece, Timestamp, dirent_key, dirent_name, extent_key, id_key,
-    ino_of, split_extent_key,
+    ino_of, link_count, link_row, split_extent_key,
 };
 use crate::meta::{Counter, Kv, Table};
 
 use super::super::ids::IdSet;
-use super::super::tree::ROOT;
+use super::super::tree::{PROTECTING, ROOT};
 use super::packs::Chunks;
 use super::report::RepairReport;
 use super::sink::Sink;
@@ -102,6 +102,7 @@ impl<'a, 's> Mend<'a, 's> {
         self.orphans(sums)?;
         self.plan_moves(names)?;
         self.do_moves()?;
+        self.places()?;
         self.write_inodes(sums)?;
         self.attributes()?;
         self.sink.settle()?;
@@ -372,6 +373,25 @@ impl<'a, 's> Mend<'a, 's> {
         Ok(())
     }
 
+    /// Notes where the names of all inodes are: what these rows say is in the names, so they are made anew.
+    fn places(&mut self) -> Result<()> {
+        self.sink.settle()?;
+        self.kv.read()?.scan(Table::Dirents, Bound::Unbounded, Bound::Unbounded, |key, row| {
+            let (dir, entry) = (ino_of(key)?, DirentRow::decode(row)?);
+            match self.nodes.get_mut(&entry.ino) {
+                Some(node) if node.kind != libc::S_IFDIR && node.names == 1 => node.parent = dir,
+                Some(node) if node.kind != libc::S_IFDIR => {
+                    node.parent = 0;
+                    let (key, txn) = (extent_key(entry.ino, dir), self.sink.txn()?);
+                    let count = txn.get(Table::Links, &key)?.map_or(Ok(0), |row| link_count(&row))?;
+                    txn.put(Table::Links, &key, &link_row(count + 1))?;
+                }
+                _ => {}
+            }
+            Ok(true)
+        })
+    }
+
     /// Brings the rows of all inodes in line with what was found.
     fn write_inodes(&mut self, sums: &mut [i64; Counter::ALL.len()]) -> Result<()> {
         let (view, now) = (self.kv.read()?, Timestamp::now());
@@ -391,8 +411,11 @@ impl<'a, 's> Mend<'a, 's> {
             });
             if node.kind == libc::S_IFDIR {
                 (row.nlink, row.entries, row.parent) = (2 + node.subdirs, node.entries, node.parent);
+                if row.flags & PROTECTING != 0 {
+                    self.sink.put(Table::Held, &key, &[])?;
+                }
             } else {
-                row.nlink = node.names;
+                (row.nlink, row.parent) = (node.names, node.parent);
             }
             if node.kind == libc::S_IFREG {
                 (row.size, row.allocated) = (node.size, node.allocated);

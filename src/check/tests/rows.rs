@@ -3,7 +3,7 @@
 use super::place::{Place, TARGET, noise, open};
 use super::*;
 use crate::chunk::ChunkId;
-use crate::meta::rows::{DirentRow, dirent_key, extent_key, id_key, xattr_key};
+use crate::meta::rows::{DirentRow, dirent_key, extent_key, id_key, link_row, xattr_key};
 
 #[test]
 fn a_wrong_link_count_is_found() {
@@ -13,6 +13,19 @@ fn a_wrong_link_count_is_found() {
     place.change_inode(place.b, |row| row.nlink = 1);
     place.change_inode(place.dir, |row| row.nlink = 2);
     place.finds(false, &[("has a link count of 2, with its directories it should be 3", &["dir"])]);
+}
+
+#[test]
+fn places_of_names_and_protection_that_do_not_agree_are_found() {
+    let place = Place::new();
+    place.put(Table::Links, &extent_key(place.a, place.sub), &link_row(3));
+    place.finds(false, &[("has a link count of 2, places are noted for 4 names", &["dir/a"])]);
+    let place = Place::new();
+    place.put(Table::Held, &id_key(place.sub), &[]);
+    place.finds(false, &[("does not protect what is below it by its flags", &["dir/sub"])]);
+    place.remove(Table::Held, &id_key(place.sub));
+    place.change_inode(place.sub, |row| row.flags |= 0x20);
+    place.finds(false, &[("protects what is below it by its flags", &["dir/sub"])]);
 }
 
 #[test]

@@ -133,9 +133,6 @@ pub mod fattr {
     pub const CTIME: u32 = 1 << 10;
 }
 
-/// The bit of `WriteIn::write_flags` with which set-id bits have to go.
-pub const WRITE_KILL_SUIDGID: u32 = 1 << 2;
-
 impl From<&FsAttr> for AttrFields {
     fn from(attr: &FsAttr) -> Self {
         Self {

@@ -13,7 +13,7 @@ use crate::fs::{Attr, Caller, DirEntry, SetAttr, SetTime, Timestamp};
 use crate::fuse::adapter::Adapter;
 use crate::fuse::answer::Asked;
 use crate::fuse::xattr::{self, Fitted};
-use fuser::FopenFlags;
+use fuser::{FopenFlags, WriteFlags};
 
 /// Serves one request. The payload holds what came and takes what goes; the result is how many bytes go, or an errno.
 pub(super) fn answer(adapter: &Adapter, request: &Request, payload: &mut [u8]) -> Result<usize, i32> {
@@ -201,8 +201,8 @@ impl Call<'_> {
     fn write(&self, payload: &mut [u8]) -> Result<usize> {
         let asked: abi::WriteIn = self.operation()?;
         let data = self.came(payload).get(..asked.size as usize).ok_or(Error::Posix(libc::EIO))?;
-        let kill_priv = asked.write_flags & abi::WRITE_KILL_SUIDGID != 0;
-        let size = self.adapter.write(self.ino, asked.offset, data, kill_priv)?;
+        let flags = WriteFlags::from_bits_retain(asked.write_flags);
+        let size = self.adapter.write(self.ino, asked.offset, data, flags)?;
         put(payload, &abi::WriteOut { size, ..Default::default() })
     }
 

@@ -58,3 +58,19 @@ impl DirentRow {
         Ok(Self { ino, kind: u32::from(kind) << 12 })
     }
 }
+
+/// The row of a directory in which an inode has some of its several names: how many.
+pub fn link_row(count: u64) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1);
+    varint::put(&mut out, count);
+    out
+}
+
+/// How many names a row of the table of links stands for.
+pub fn link_count(mut row: &[u8]) -> Result<u64> {
+    let count = varint::take(&mut row)?;
+    if count == 0 || !row.is_empty() {
+        return Err(Error::damaged("a count of names does not decode"));
+    }
+    Ok(count)
+}

@@ -53,7 +53,8 @@ pub struct InodeRow {
     pub allocated: u64,
     /// For a directory: entries in it.
     pub entries: u64,
-    /// For a directory: the directory it is in. The root's is itself.
+    /// The directory it is in; the root's is itself. 0 for what has several names, or had when only one was left of
+    /// them that nobody knew the place of: those stand in the table of links.
     pub parent: u64,
     /// The store's generation when it was made.
     pub generation: u64,

@@ -11,7 +11,7 @@ mod scrub;
 mod state;
 
 pub use bad::{bad_pack, bad_row};
-pub use dirent::{DirentRow, NameHash};
+pub use dirent::{DirentRow, NameHash, link_count, link_row};
 pub use extent::{Extent, MAX_EXTENT_CHUNKS, Piece};
 pub use inode::{InodeRow, Timestamp};
 pub use keys::{

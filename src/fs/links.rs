@@ -1,0 +1,132 @@
+//! In which directories an inode has its names.
+//!
+//! Keeps true: a directory, and whatever else has one name, says in its own row where it is; what has several names
+//! has a row for each directory with how many of them are in it, written in the batch that changes the names. So the
+//! way up from any inode is known without a look at a name, also after a restart.
+//!
+//! Rows written before this was kept say nothing; then nobody guesses, and [`Fs::parents`] says that it is not known.
+
+use std::ops::Bound;
+
+use crate::error::Result;
+use crate::meta::rows::{extent_key, id_key, link_count, link_row, split_extent_key};
+use crate::meta::{Memtable, Table};
+
+use super::Fs;
+use super::inode::InodeState;
+
+impl Fs {
+    /// Notes one more name in `parent` of anything but a directory. `nlink` still counts the names before.
+    pub(super) fn note_name(
+        &self,
+        rows: &Memtable,
+        ino: u64,
+        state: &mut InodeState,
+        parent: u64,
+    ) -> Result<()> {
+        if state.row.nlink == 1 {
+            let first = std::mem::take(&mut state.row.parent);
+            if first == 0 {
+                return Ok(());
+            }
+            rows.put(Table::Links, &extent_key(ino, first), &link_row(1));
+        } else if !self.has_links(ino)? {
+            return Ok(());
+        }
+        let count = self.links_in(ino, parent)?;
+        rows.put(Table::Links, &extent_key(ino, parent), &link_row(count + 1));
+        Ok(())
+    }
+
+    /// Notes that a name in `parent` goes. `nlink` still counts it.
+    pub(super) fn note_name_gone(
+        &self,
+        rows: &Memtable,
+        ino: u64,
+        state: &mut InodeState,
+        parent: u64,
+    ) -> Result<()> {
+        if state.row.nlink < 2 {
+            return Ok(());
+        }
+        let key = extent_key(ino, parent);
+        match self.links_in(ino, parent)? {
+            0 => return Ok(()),
+            1 => rows.delete(Table::Links, &key),
+            count => rows.put(Table::Links, &key, &link_row(count - 1)),
+        }
+        if state.row.nlink == 2 {
+            // The one that is left goes back into the inode's own row.
+            for (directory, _) in self.links(ino)? {
+                rows.delete(Table::Links, &extent_key(ino, directory));
+                state.row.parent = directory;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that a name of anything but a directory moves from one directory to another.
+    pub(super) fn note_name_moved(
+        &self,
+        rows: &Memtable,
+        ino: u64,
+        state: &mut InodeState,
+        (from, to): (u64, u64),
+    ) -> Result<()> {
+        if state.row.nlink == 1 {
+            state.row.parent = to;
+            return Ok(());
+        }
+        if from == to {
+            return Ok(());
+        }
+        let (left, there) = (self.links_in(ino, from)?, self.links_in(ino, to)?);
+        match left {
+            0 => return Ok(()),
+            1 => rows.delete(Table::Links, &extent_key(ino, from)),
+            count => rows.put(Table::Links, &extent_key(ino, from), &link_row(count - 1)),
+        }
+        rows.put(Table::Links, &extent_key(ino, to), &link_row(there + 1));
+        Ok(())
+    }
+
+    /// The directories in which a locked inode has names; `None` if that is not known.
+    pub(super) fn parents(&self, ino: u64, state: &InodeState) -> Result<Option<Vec<u64>>> {
+        let row = &state.row;
+        if row.nlink == 0 {
+            return Ok(Some(Vec::new()));
+        }
+        if row.is_dir() || row.nlink == 1 {
+            return Ok((row.parent != 0).then(|| vec![row.parent]));
+        }
+        let links = self.links(ino)?;
+        let known: u64 = links.iter().map(|(_, count)| count).sum();
+        let directories = links.into_iter().map(|(directory, _)| directory).collect();
+        Ok((known == u64::from(row.nlink)).then_some(directories))
+    }
+
+    fn links_in(&self, ino: u64, directory: u64) -> Result<u64> {
+        let row = self.now().get(Table::Links, &extent_key(ino, directory))?;
+        row.map_or(Ok(0), |row| link_count(&row))
+    }
+
+    fn has_links(&self, ino: u64) -> Result<bool> {
+        let mut found = false;
+        let (from, to) = (id_key(ino), id_key(ino + 1));
+        self.now().scan(Table::Links, Bound::Included(&from), Bound::Excluded(&to), |_, _| {
+            found = true;
+            Ok(false)
+        })?;
+        Ok(found)
+    }
+
+    fn links(&self, ino: u64) -> Result<Vec<(u64, u64)>> {
+        let mut found = Vec::new();
+        let (from, to) = (id_key(ino), id_key(ino + 1));
+        self.now().scan(Table::Links, Bound::Included(&from), Bound::Excluded(&to), |key, row| {
+            found.push((split_extent_key(key)?.1, link_count(row)?));
+            Ok(true)
+        })?;
+        Ok(found)
+    }
+}

@@ -1,0 +1,99 @@
+//! What the kernel holds of files that are about to be protected, or that are.
+//!
+//! A page that a program changed (with the writeback cache, or through mapped memory) comes as a WRITE at some later
+//! time. So before chattr(1) is answered, and before a new directory seals its neighbour, the kernel is made to write
+//! out what it has of the files concerned: what was acknowledged before is kept. What is changed in the kernel's
+//! memory afterwards is refused when it comes, and the pages are dropped, so that nobody goes on reading what the
+//! store does not have.
+//!
+//! The kernel's answer to both is WRITE requests of its own, which somebody must be left to take. Over `/dev/fuse` a
+//! thread of its own waits for them. Over io_uring each queue has two threads at least, so one of all may wait, and who
+//! comes meanwhile is told EBUSY.
+
+use std::collections::HashSet;
+use std::sync::{Arc, OnceLock};
+
+use fuser::{INodeNo, Notifier};
+use parking_lot::Mutex;
+
+use super::adapter::Adapter;
+use crate::error::{Error, Result};
+use crate::sabotage::{Protection, out};
+
+/// What is to be had from the kernel.
+#[derive(Debug, Default)]
+pub(super) struct Pages {
+    /// Held by whoever waits for pages to be written out.
+    writing_out: Mutex<()>,
+    /// Inodes whose pages are to be dropped. While there are any, one thread is at it.
+    stale: Arc<Mutex<HashSet<u64>>>,
+}
+
+type Kernel = Arc<OnceLock<Notifier>>;
+
+impl Adapter {
+    /// A directory that is about to come to `parent` may seal another one there.
+    pub(super) fn before_sealing(&self, parent: u64) -> Result<()> {
+        if self.fs.seals(parent) { self.write_out(parent) } else { Ok(()) }
+    }
+
+    /// Waits until the kernel has written out what it holds of `ino` or, if that is a directory, of what is below it.
+    pub(super) fn write_out(&self, ino: u64) -> Result<()> {
+        if out(Protection::FlushBeforeHold) {
+            return Ok(());
+        }
+        let _one = if self.rings_agreed() {
+            self.pages.writing_out.try_lock().ok_or(Error::Posix(libc::EBUSY))?
+        } else {
+            self.pages.writing_out.lock()
+        };
+        let is_dir = self.fs.getattr(ino)?.mode & libc::S_IFMT == libc::S_IFDIR;
+        let files = if is_dir { self.fs.remembered_below(ino)? } else { vec![ino] };
+        let kernel = self.kernel();
+        for file in files {
+            drop_pages(&kernel, file);
+        }
+        Ok(())
+    }
+
+    /// Has the kernel drop the pages of a file: it took a change that was refused here. Does not wait for it.
+    pub(super) fn drop_pages(&self, ino: u64) {
+        let is_first = {
+            let mut stale = self.pages.stale.lock();
+            let is_first = stale.is_empty();
+            stale.insert(ino);
+            is_first
+        };
+        if is_first {
+            let (stale, kernel) = (Arc::clone(&self.pages.stale), self.kernel());
+            start("cairn-drop", move || {
+                // An inode stays in the set until it was seen to, so that no second thread is started for it.
+                while let Some(ino) = next_of(&stale) {
+                    drop_pages(&kernel, ino);
+                    stale.lock().remove(&ino);
+                }
+            });
+        }
+    }
+}
+
+fn next_of(stale: &Mutex<HashSet<u64>>) -> Option<u64> {
+    stale.lock().iter().next().copied()
+}
+
+/// Starts a thread; if there can be none, `work` is dropped with all it holds.
+pub(super) fn start(name: &str, work: impl FnOnce() + Send + 'static) {
+    if let Err(error) = std::thread::Builder::new().name(name.to_owned()).spawn(work) {
+        tracing::error!("starting a thread: {error}");
+    }
+}
+
+/// The kernel writes changed pages out, waits for that, and drops all.
+fn drop_pages(kernel: &Kernel, ino: u64) {
+    if let Some(kernel) = kernel.get()
+        && let Err(error) = kernel.inval_inode(INodeNo(ino), 0, 0)
+    {
+        // It has forgotten the inode meanwhile: then it holds nothing.
+        tracing::debug!(ino, "having the kernel drop pages: {error}");
+    }
+}
