@@ -1,14 +1,17 @@
 //! The parts of cairnfs one by one: `cargo bench --bench micro`.
 //!
 //! On a store below the temporary directory (`TMPDIR` decides where), through the library as `fs/` and `gc/` use it.
-//! A pattern can be given to run only some: `cargo bench --bench micro -- 'cut|mark'`. Times are the clock's; on a
+//! The table of all medians comes last. A pattern can be given to run only some: `cargo bench --bench micro -- 'cut|mark'`. Times are the clock's; on a
 //! machine that does other things as well, they say little.
 
 #[path = "../random.rs"]
 mod random;
 mod store;
+mod summary;
 #[path = "../scale/synthetic.rs"]
 mod synthetic;
+#[path = "../table.rs"]
+mod table;
 
 /// What `synthetic` tells of a failure.
 mod measure {
@@ -19,13 +22,13 @@ use std::cell::RefCell;
 use std::hint::black_box;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use cairnfs::chunk::{CutParams, Cutter, Digest};
 use cairnfs::gc::{Collector, Options, Point};
 use cairnfs::meta::Table;
 use cairnfs::meta::rows::{Piece, id_key};
-use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group};
 
 use random::Random;
 use store::TempStore;
@@ -219,4 +222,10 @@ fn sweep_garbage(c: &mut Criterion) {
 }
 
 criterion_group!(benches, cut, put, get, commit, scan, collect, sweep_garbage);
-criterion_main!(benches);
+
+fn main() {
+    let began = SystemTime::now();
+    benches();
+    Criterion::default().configure_from_args().final_summary();
+    summary::print(began);
+}
