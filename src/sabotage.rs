@@ -39,6 +39,10 @@ pub enum Protection {
     WalkUp,
     /// What the kernel holds of files is written out before they are protected.
     FlushBeforeHold,
+    /// A store is opened by the holder of its lock only.
+    StoreLock,
+    /// A pack that is still written to is not looked at: the names of its bytes may still be on their way.
+    UnsealedStays,
 }
 
 #[cfg(feature = "sim")]
@@ -67,6 +71,8 @@ mod switches {
         ("sweep-reads-again", Protection::SweepReadsAgain),
         ("walk-up", Protection::WalkUp),
         ("flush-before-hold", Protection::FlushBeforeHold),
+        ("store-lock", Protection::StoreLock),
+        ("unsealed-stays", Protection::UnsealedStays),
     ];
 
     fn bit(protection: Protection) -> u32 {

@@ -7,13 +7,12 @@ use std::collections::{HashMap, HashSet};
 
 use crate::error::Result;
 use crate::meta::Table;
-use crate::meta::rows::{DirentRow, Extent, dirent_name, ino_of, split_extent_key};
+use crate::meta::rows::{DirentRow, Extent, ROOT_INO, dirent_name, ino_of, split_extent_key};
 
 use super::Finding;
 use super::findings::{Findings, NAMED, Pending, Victims};
 use super::rows::Rows;
 use super::run::Run;
-use super::tree::ROOT;
 
 /// More directories than this are above none; beyond it there is a circle.
 const DEEPEST: usize = 4096;
@@ -96,7 +95,7 @@ impl Names {
         let mut parts: Vec<String> = Vec::new();
         let part = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
         parts.extend(name.map(part));
-        while ino != ROOT {
+        while ino != ROOT_INO {
             match self.of.get(&ino).filter(|_| parts.len() < DEEPEST) {
                 Some((dir, name)) => {
                     parts.push(part(name));

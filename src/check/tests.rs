@@ -7,6 +7,7 @@ mod stored;
 use std::cell::{Cell, RefCell};
 
 use super::*;
+use crate::meta::rows::ROOT_INO;
 use place::Place;
 
 #[test]
@@ -74,5 +75,3 @@ fn a_cancelled_check_ends_and_says_so() {
     assert_eq!(error.unwrap_err().errno(), libc::EINTR);
     assert_eq!(asked.get(), 1);
 }
-
-const ROOT_INO: u64 = tree::ROOT;

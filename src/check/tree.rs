@@ -5,7 +5,9 @@
 
 use crate::error::Result;
 use crate::meta::kv::CheckedRow;
-use crate::meta::rows::{DirentRow, InodeRow, NameHash, dirent_name, id_key, ino_of, link_count, xattr_name};
+use crate::meta::rows::{
+    DirentRow, InodeRow, NAME_MAX, NameHash, ROOT_INO, dirent_name, id_key, ino_of, link_count, xattr_name,
+};
 use crate::meta::{Counter, Table};
 use crate::store::FIRST_INO;
 
@@ -16,10 +18,6 @@ use super::ids::{Directory, Inodes};
 use super::rows::{Rows, get};
 use super::run::Run;
 
-/// The root directory's inode number.
-pub(super) const ROOT: u64 = 1;
-/// The longest name, in bytes.
-const NAME_MAX: usize = 255;
 /// The flags of a directory that protects what is below it: immutable, append-only.
 pub(super) const PROTECTING: u32 = 0x30;
 /// The attribute whose presence has a flag of its own.
@@ -78,7 +76,7 @@ fn read_inodes(run: &mut Run<'_>) -> Result<Inodes> {
             Ok(row) => {
                 let names = match row.is_dir() {
                     // The root is nobody's entry.
-                    true => u32::from(row.nlink > 0 && ino != ROOT),
+                    true => u32::from(row.nlink > 0 && ino != ROOT_INO),
                     false => row.nlink,
                 };
                 inodes.push(ino, (row.kind() >> 12) as u8, names);
@@ -291,7 +289,7 @@ fn judge(run: &mut Run<'_>, ino: u64, row: &InodeRow, has: &Has) {
     if kind_name(kind) == UNKNOWN_KIND {
         wrong.push(format!("has the mode {:o}, which is of no type", row.mode));
     }
-    if ino != ROOT && !(FIRST_INO..run.next_ino).contains(&ino) {
+    if ino != ROOT_INO && !(FIRST_INO..run.next_ino).contains(&ino) {
         wrong.push(format!("was never given: the next number is {}", run.next_ino));
     }
     match (row.nlink == 0, has.orphan) {
@@ -330,11 +328,11 @@ fn judge_directory(ino: u64, row: &InodeRow, has: &Has, wrong: &mut Vec<String>)
     if row.entries != has.names {
         wrong.push(format!("counts {} names in it, there are {}", row.entries, has.names));
     }
-    let links = if row.nlink == 0 && ino != ROOT { 0 } else { 2 + has.directories };
+    let links = if row.nlink == 0 && ino != ROOT_INO { 0 } else { 2 + has.directories };
     if row.nlink != links && !has.unsure {
         wrong.push(format!("has a link count of {}, with its directories it should be {links}", row.nlink));
     }
-    if ino == ROOT && row.parent != ROOT {
+    if ino == ROOT_INO && row.parent != ROOT_INO {
         wrong.push(format!("is the root and says it is in directory {}", row.parent));
     }
 }
@@ -385,7 +383,7 @@ fn check_names(run: &mut Run<'_>, inodes: &Inodes) -> Result<()> {
             }
         };
         let what = if row.is_dir() {
-            let expected = u32::from(row.nlink > 0 && ino != ROOT);
+            let expected = u32::from(row.nlink > 0 && ino != ROOT_INO);
             let found = inodes.found(ino, expected);
             format!("directory {ino} has {found} names, it should have {expected}")
         } else {
@@ -400,7 +398,7 @@ fn check_names(run: &mut Run<'_>, inodes: &Inodes) -> Result<()> {
 /// Tells of a missing root, and of directories from which no way up leads to it.
 fn check_directories(run: &mut Run<'_>, inodes: &Inodes) -> Result<()> {
     // A store that was never mounted has no inode at all.
-    if inodes.find(ROOT).is_none() && (run.report.inodes > 0 || run.report.dirents > 0) {
+    if inodes.find(ROOT_INO).is_none() && (run.report.inodes > 0 || run.report.dirents > 0) {
         run.findings.add(Kind::Inode, "the root directory is not there".to_owned(), Victims::default());
     }
     let directories = &inodes.directories;
@@ -413,7 +411,7 @@ fn check_directories(run: &mut Run<'_>, inodes: &Inodes) -> Result<()> {
         while let Some(index) = next.filter(|index| !is_known[*index]) {
             if is_on_way[index] {
                 let ino = directories[index].ino;
-                if ino != ROOT {
+                if ino != ROOT_INO {
                     let what = format!("directory {ino} is in a circle of directories, off the root");
                     run.findings.add(Kind::Inode, what, Victims::inode(ino));
                 }

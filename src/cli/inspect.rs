@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 pub(super) fn status(args: &StatusArgs) -> Result<()> {
     let report = match reach(&args.path, true, "status")? {
-        Target::Live(mut client) => client.status()?,
+        Target::Live(client) => client.greeting()?,
         Target::Opened(store) => with_close(&store, closed_status)?,
     };
     if args.json { output::print_json(&report) } else { output::print(&output::status(&report)) }
@@ -68,7 +68,7 @@ fn gc_in_background(args: &GcArgs) -> Result<()> {
 
 fn closed_gc(store: &Arc<Store>, dry_run: bool, progress: &mut dyn FnMut(Progress)) -> Result<CycleRecord> {
     let filesystem = Fs::new(Arc::clone(store), FsOptions::default())?;
-    let collector = crate::daemon::collector(store, &filesystem, false)?;
+    let collector = crate::daemon::collector(store, &filesystem, false, None)?;
     let record = run_cycle(&collector, dry_run, progress);
     collector.shutdown();
     let ended = filesystem.shutdown();

@@ -88,6 +88,7 @@ fn serve(args: &MountArgs, wanted: &Wanted) -> Result<()> {
         open: open_options(wanted, who),
         fs: fs_options(wanted),
         collect: wanted.gc_auto && !wanted.read_only,
+        collect_interval: wanted.gc_interval.filter(|_| !wanted.read_only),
         scrub: wanted.scrub.filter(|_| !wanted.read_only),
         fuse: fuse_options(wanted, &places.store),
         store: places.store.clone(),

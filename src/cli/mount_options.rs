@@ -23,6 +23,7 @@ pub(super) struct Wanted {
     pub commit: Option<Duration>,
     pub cache: Option<u64>,
     pub gc_auto: bool,
+    pub gc_interval: Option<Duration>,
     pub scrub: Option<Duration>,
     pub threads: Option<usize>,
     pub io_uring: IoUring,
@@ -43,6 +44,7 @@ impl Default for Wanted {
             commit: None,
             cache: None,
             gc_auto: true,
+            gc_interval: None,
             scrub: Some(DAY * 30),
             threads: None,
             io_uring: IoUring::Auto,
@@ -52,7 +54,7 @@ impl Default for Wanted {
 
 /// The words for people, as the message about an unknown one lists them.
 const KNOWN: &str = "ro, rw, noatime, relatime, allow_other, default_permissions, nodefault_permissions, \
-                     commit=SECONDS, cache=SIZE, gc=auto|off, scrub=TIME|off, threads=N, \
+                     commit=SECONDS, cache=SIZE, gc=auto|off, gc_interval=TIME, scrub=TIME|off, threads=N, \
                      io_uring=auto|on|off, acl, noacl, writeback, nowriteback, suid, nosuid, dev, nodev, exec, \
                      noexec";
 
@@ -99,6 +101,11 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The longest time that written data may stay in memory only.
 const LONGEST_COMMIT: u64 = 3600;
+
+/// More often, a store would do little else.
+const SHORTEST_GC_INTERVAL: Duration = Duration::from_secs(60);
+/// The same for reading all of it.
+const SHORTEST_SCRUB: Duration = Duration::from_secs(3600);
 
 /// More threads than this only wake each other.
 const MOST_THREADS: usize = 64;
@@ -193,6 +200,7 @@ fn apply_value(wanted: &mut Wanted, word: &str) -> Result<bool> {
                 }
             };
         }
+        "gc_interval" => wanted.gc_interval = Some(gc_interval(word, value)?),
         "io_uring" => {
             wanted.io_uring = match value {
                 "auto" => IoUring::Auto,
@@ -210,20 +218,36 @@ fn apply_value(wanted: &mut Wanted, word: &str) -> Result<bool> {
     Ok(true)
 }
 
+/// A time such as `90s`, `30m`, `12h`, `30d`.
+fn time(value: &str) -> Option<Duration> {
+    let (at, unit) = value.char_indices().next_back()?;
+    let unit = match unit {
+        's' => DAY / 86_400,
+        'm' => DAY / 1_440,
+        'h' => DAY / 24,
+        'd' => DAY,
+        _ => return None,
+    };
+    unit.checked_mul(value[..at].parse().ok()?)
+}
+
 /// `30d`, `12h`, or `off`.
 fn scrub_period(word: &str, value: &str) -> Result<Option<Duration>> {
-    let unit = match value.char_indices().next_back() {
-        _ if value == "off" => return Ok(None),
-        Some((at, 'd')) => Some((&value[..at], DAY)),
-        Some((at, 'h')) => Some((&value[..at], DAY / 24)),
-        _ => None,
-    };
-    let parsed =
-        unit.and_then(|(number, unit)| Some(unit * number.parse::<u16>().ok().filter(|n| *n > 0)?.into()));
-    parsed.map(Some).ok_or_else(|| {
+    if value == "off" {
+        return Ok(None);
+    }
+    time(value).filter(|time| *time >= SHORTEST_SCRUB).map(Some).ok_or_else(|| {
         Error::Usage(format!(
             "the mount option `{word}`: write the time in which all data is to be read, such as scrub=30d or scrub=12h, \
              or scrub=off"
+        ))
+    })
+}
+
+fn gc_interval(word: &str, value: &str) -> Result<Duration> {
+    time(value).filter(|time| *time >= SHORTEST_GC_INTERVAL).ok_or_else(|| {
+        Error::Usage(format!(
+            "the mount option `{word}`: write a time of at least a minute, such as gc_interval=12h or gc_interval=1d"
         ))
     })
 }
@@ -251,8 +275,8 @@ mod tests {
     #[test]
     fn every_known_word_has_its_effect() {
         let wanted = words(
-            "ro,noatime,allow_other,nodefault_permissions,noacl,writeback,commit=30,cache=256M,gc=off,scrub=12h,threads=3,\
-             io_uring=off,nosuid,nodev,noexec",
+            "ro,noatime,allow_other,nodefault_permissions,noacl,writeback,commit=30,cache=256M,gc=off,gc_interval=12h,\
+             scrub=12h,threads=3,io_uring=off,nosuid,nodev,noexec",
         )
         .unwrap();
         assert_eq!(
@@ -270,6 +294,7 @@ mod tests {
                 commit: Some(Duration::from_secs(30)),
                 cache: Some(256 << 20),
                 gc_auto: false,
+                gc_interval: Some(Duration::from_secs(12 * 3600)),
                 scrub: Some(DAY / 2),
                 threads: Some(3),
                 io_uring: IoUring::Off,
@@ -320,6 +345,11 @@ mod tests {
             ("cache=lots", "`lots` is not a size"),
             ("cache=1K", "at least 1.00 MiB"),
             ("gc=maybe", "gc=auto or gc=off"),
+            ("gc_interval=soon", "at least a minute"),
+            ("gc_interval=59s", "at least a minute"),
+            ("gc_interval=", "at least a minute"),
+            ("gc_interval=99999999999999999d", "at least a minute"),
+            ("gc_interval=1\u{e9}", "at least a minute"),
             ("scrub=0d", "such as scrub=30d"),
             ("scrub=30", "such as scrub=30d"),
             ("scrub=é", "such as scrub=30d"),

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use super::show;
 use crate::control::Client;
-use crate::daemon::{MountTable, real_path};
 use crate::error::{Error, Result};
+use crate::fuse::{MountTable, real_path};
 use crate::store::{CONFIG_FILE, OpenOptions, Store};
 
 /// How long a daemon may hold the lock without listening.

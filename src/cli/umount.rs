@@ -13,8 +13,8 @@ use rustix::fs::FlockOperation;
 use super::args::UmountArgs;
 use super::show;
 use crate::control::Client;
-use crate::daemon::{Detach, Entry, MountTable, detach, real_path};
 use crate::error::{Error, Result};
+use crate::fuse::{Detach, Entry, MountTable, detach, real_path};
 
 /// How often the lock is looked at where the daemon cannot be asked.
 const LOCK_POLL: Duration = Duration::from_millis(20);

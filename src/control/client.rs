@@ -13,6 +13,8 @@ use crate::gc::CycleRecord;
 /// A connection to the process that has a store open.
 pub struct Client {
     stream: BufReader<UnixStream>,
+    /// The answer that showed that somebody lives there.
+    greeting: Option<Box<StatusReport>>,
 }
 
 impl Client {
@@ -24,13 +26,24 @@ impl Client {
         // The kernel takes connections for a process that was killed a moment ago; only an answer shows one that lives.
         match client.status() {
             Err(Error::Environment(_)) => Ok(None),
-            _ => Ok(Some(client)),
+            answer => {
+                client.greeting = answer.ok().map(Box::new);
+                Ok(Some(client))
+            }
         }
     }
 
     /// Speaks over a stream that stands already.
     pub fn over(stream: UnixStream) -> Self {
-        Self { stream: BufReader::new(stream) }
+        Self { stream: BufReader::new(stream), greeting: None }
+    }
+
+    /// The figures of the store as they were told at [`Client::connect`]; asked for if they were not.
+    pub fn greeting(mut self) -> Result<StatusReport> {
+        match self.greeting.take() {
+            Some(report) => Ok(*report),
+            None => self.status(),
+        }
     }
 
     /// The figures of the store.

@@ -285,6 +285,52 @@ mod tests {
         thread.join().unwrap();
     }
 
+    /// Answers status only, and counts how often it is asked.
+    struct Counting(AtomicUsize);
+
+    impl ControlHandler for Counting {
+        fn status(&self) -> Result<StatusReport> {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            Ok(StatusReport {
+                version: String::new(),
+                path: String::new(),
+                holder: None,
+                stage: Stage::Idle,
+                last_cycle: None,
+                scrub: Default::default(),
+                store: Default::default(),
+            })
+        }
+        fn gc(&self, _: bool, _: &mut dyn FnMut(Progress)) -> Result<CycleRecord> {
+            Ok(CycleRecord::default())
+        }
+        fn gc_soon(&self) -> Result<()> {
+            Ok(())
+        }
+        fn check(&self, _: bool, _: Option<u64>, _: &mut dyn FnMut(Progress) -> bool) -> Result<CheckReport> {
+            Ok(CheckReport::default())
+        }
+        fn sync(&self) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn who_connects_and_wants_the_figures_asks_once() {
+        let tmp = tempfile::tempdir().unwrap();
+        let handler = Arc::new(Counting(AtomicUsize::new(0)));
+        let server = Server::start(tmp.path(), handler.clone()).unwrap();
+        let client = Client::connect(tmp.path()).unwrap().unwrap();
+        client.greeting().unwrap();
+        assert_eq!(handler.0.load(Ordering::SeqCst), 1);
+        let mut client = Client::connect(tmp.path()).unwrap().unwrap();
+        client.gc_soon().unwrap();
+        client.status().unwrap();
+        assert_eq!(handler.0.load(Ordering::SeqCst), 3, "what has changed since is asked for");
+        drop(client);
+        server.stop().tell(&Ok(()));
+    }
+
     #[test]
     fn a_check_ends_when_nobody_listens() {
         let (mut here, there) = UnixStream::pair().unwrap();

@@ -5,10 +5,8 @@ mod keeper;
 mod log;
 mod run;
 mod signals;
-mod unmount;
 
 pub(crate) use handler::{run_check, run_cycle};
 pub use log::{SharedLog, start_logging};
 pub(crate) use run::collector;
 pub use run::{Setup, serve};
-pub use unmount::{Detach, Entry, MountTable, detach, real_path};

@@ -32,8 +32,10 @@ pub struct Setup {
     pub open: OpenOptions,
     /// How the filesystem behaves.
     pub fs: FsOptions,
-    /// Cycles start by themselves.
+    /// Cycles start by themselves, soon after enough was deleted.
     pub collect: bool,
+    /// A cycle starts by itself when the last one is this long ago and there may be garbage.
+    pub collect_interval: Option<Duration>,
     /// All data is read and compared once in this time; none: only on command.
     pub scrub: Option<Duration>,
     /// What the kernel is told.
@@ -62,10 +64,15 @@ pub fn serve(setup: Setup, ready: impl FnOnce() -> Result<()> + Send) -> Result<
 }
 
 /// The collector of a store that is served: its cycles begin with working off what was deleted.
-pub(crate) fn collector(store: &Arc<Store>, filesystem: &Arc<Fs>, auto: bool) -> Result<Arc<Collector>> {
+pub(crate) fn collector(
+    store: &Arc<Store>,
+    filesystem: &Arc<Fs>,
+    auto: bool,
+    interval: Option<Duration>,
+) -> Result<Arc<Collector>> {
     let drained = Arc::clone(filesystem);
     let drain = Arc::new(move || drained.drain_orphans());
-    Collector::new(Arc::clone(store), gc::Options { auto, drain })
+    Collector::new(Arc::clone(store), gc::Options { auto, interval, drain, ..gc::Options::default() })
 }
 
 /// What is between opening and closing the store. An error on the way up has already undone what came before it.
@@ -76,7 +83,7 @@ fn serve_store(
     ready: impl FnOnce() -> Result<()> + Send,
 ) -> Result<(control::Closing, Result<()>)> {
     let filesystem = Fs::new(Arc::clone(store), setup.fs.clone())?;
-    let collector = collector(store, &filesystem, setup.collect)?;
+    let collector = collector(store, &filesystem, setup.collect, setup.collect_interval)?;
     let scrub = Arc::new(Scrub::of(store));
     let parts = (Arc::clone(store), Arc::clone(&filesystem), Arc::clone(&collector), Arc::clone(&scrub));
     let handler = Arc::new(Handler::new(setup, parts));
@@ -152,7 +159,7 @@ fn greet(mountpoint: &Path, ready: impl FnOnce() -> Result<()>) -> Result<()> {
     match &answered {
         Ok(()) => tracing::info!("mounted at {}", mountpoint.display()),
         Err(_) => {
-            if let Err(e) = super::detach(mountpoint, super::Detach::Lazily) {
+            if let Err(e) = fuse::detach(mountpoint, fuse::Detach::Lazily) {
                 tracing::warn!("{e}");
             }
         }

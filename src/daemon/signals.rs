@@ -12,10 +12,9 @@ use std::thread::{self, JoinHandle};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Handle;
 
-use super::{Detach, detach};
 use crate::error::{Error, Result};
 use crate::fs::Fs;
-use crate::fuse::Unmounter;
+use crate::fuse::{Detach, MountTable, Unmounter, detach};
 
 /// Signals that are caught but not acted on yet.
 pub(super) struct Signals(signal_hook::iterator::Signals);
@@ -100,7 +99,7 @@ struct Connection(Option<u32>);
 impl Connection {
     /// Asks the table of mounts, not the mount: at this moment nobody answers there yet.
     fn of(mountpoint: &Path) -> Self {
-        let table = super::MountTable::read();
+        let table = MountTable::read();
         Self(table.ok().and_then(|t| t.at(mountpoint).map(|e| e.minor)))
     }
 

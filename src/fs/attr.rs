@@ -70,7 +70,7 @@ impl Fs {
             state.staging.discard(size, u64::MAX);
             self.dirty.sub(staged - state.staging.bytes());
             if size < state.disk_size {
-                extents::replace(&self.store, member, &self.now(), ino, state, (size, u64::MAX), Vec::new())?;
+                extents::replace(member, &self.now(), ino, state, (size, u64::MAX), Vec::new())?;
                 state.disk_size = size;
             }
         }

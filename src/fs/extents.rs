@@ -8,7 +8,7 @@ use std::ops::Bound;
 use crate::error::{Error, Result};
 use crate::meta::rows::{Extent, MAX_EXTENT_CHUNKS, Piece, extent_key, split_extent_key};
 use crate::meta::{Counter, Layers, Table};
-use crate::store::{Member, Store};
+use crate::store::Member;
 
 use super::inode::InodeState;
 
@@ -65,7 +65,6 @@ pub(super) fn pieces(layers: &Layers, ino: u64, from: u64, to: u64) -> Result<Ve
 
 /// Puts `new` in the place of whatever stands in `[from, to)`; what of it is not covered by `new` becomes a hole.
 pub(super) fn replace(
-    store: &Store,
     member: &Member,
     layers: &Layers,
     ino: u64,
@@ -104,6 +103,6 @@ pub(super) fn replace(
     state.row.allocated =
         sum.ok_or_else(|| Error::damaged(format!("inode {ino} has fewer bytes than were taken out of it")))?;
     member.rows.count(Counter::ReferencedBytes, added as i64 - removed as i64);
-    store.note_deleted(removed);
+    member.rows.count(Counter::Deleted, removed as i64);
     Ok(())
 }

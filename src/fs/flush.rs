@@ -204,7 +204,7 @@ impl Fs {
                 at += cut.len as usize;
             }
             let end = block.start + at as u64;
-            extents::replace(&self.store, &member, &layers, ino, state, (block.start, end), pieces)?;
+            extents::replace(&member, &layers, ino, state, (block.start, end), pieces)?;
             state.disk_size = state.disk_size.max(end);
             state.content_cut = None;
             if at < block.data.len() {

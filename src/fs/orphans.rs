@@ -71,7 +71,7 @@ impl Fs {
             return Ok((0, false));
         }
         let mut gone = Vec::new();
-        let bytes = self.store.rewrite(false, |txn, sums| {
+        self.store.rewrite(false, |txn, sums| {
             let mut budget = ROWS_AT_A_TIME;
             let mut bytes = 0;
             for &ino in &ready {
@@ -85,11 +85,11 @@ impl Fs {
                 }
             }
             sums[Counter::ReferencedBytes as usize] -= bytes as i64;
+            sums[Counter::Deleted as usize] += bytes as i64;
             sums[Counter::Inodes as usize] -= gone.len() as i64;
             sums[Counter::Orphans as usize] -= gone.len() as i64;
-            Ok(bytes)
+            Ok(())
         })?;
-        self.store.note_deleted(bytes);
         let mut known = self.orphans.inodes.lock();
         for ino in &gone {
             known.remove(ino);

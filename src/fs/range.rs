@@ -55,7 +55,7 @@ impl Fs {
             let staged = state.staging.bytes();
             state.staging.discard(offset, end);
             self.dirty.sub(staged - state.staging.bytes());
-            extents::replace(&self.store, &member, &self.now(), ino, &mut state, (offset, end), Vec::new())?;
+            extents::replace(&member, &self.now(), ino, &mut state, (offset, end), Vec::new())?;
         }
         if !keeps_size {
             state.row.size = state.row.size.max(end);
@@ -139,7 +139,7 @@ impl Fs {
                     .map(|piece| Piece { offset: piece.offset - from_offset + to_offset, ..piece }),
             );
         }
-        extents::replace(&self.store, &member, &layers, target.ino, state, (to_offset, to_end), pieces)?;
+        extents::replace(&member, &layers, target.ino, state, (to_offset, to_end), pieces)?;
         state.row.size = state.row.size.max(to_end);
         state.settle_size();
         let now = Timestamp::now();

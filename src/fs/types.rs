@@ -1,11 +1,7 @@
 //! What the filesystem takes and gives: the words of POSIX, without the words of any protocol.
 
-pub use crate::meta::rows::Timestamp;
+pub use crate::meta::rows::{NAME_MAX, ROOT_INO, Timestamp};
 
-/// The root directory's inode number.
-pub const ROOT_INO: u64 = 1;
-/// The longest name, in bytes.
-pub const NAME_MAX: usize = 255;
 /// The largest file: 16 TiB.
 pub const SIZE_MAX: u64 = 16 << 40;
 /// The most names an inode can have.

@@ -18,6 +18,7 @@ mod convert;
 mod init;
 mod ioctl;
 mod mount;
+mod mount_table;
 mod operations;
 mod options;
 mod protect;
@@ -32,7 +33,8 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::fs::Fs;
 
-pub use mount::nobody_answers;
+pub use mount::{Detach, detach, nobody_answers};
+pub use mount_table::{Entry, MountTable, real_path};
 pub use options::{IoUring, MountOptions};
 pub use session::{Notifier, Session, Unmounter};
 

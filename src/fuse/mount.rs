@@ -11,7 +11,6 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, IoSliceMut, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -169,29 +168,38 @@ fn receive(socket: &UnixStream) -> Result<Option<OwnedFd>> {
     }))
 }
 
-/// Takes the mount away. Busy is [`Error::Busy`]; that nothing is mounted there is success.
-pub(super) fn detach(mountpoint: &Path) -> Result<()> {
-    match rustix::mount::unmount(mountpoint, UnmountFlags::NOFOLLOW) {
-        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
-        Err(Errno::BUSY) => Err(busy(mountpoint)),
-        Err(Errno::PERM) => detach_with_helper(mountpoint, &["-u"]),
-        Err(error) => Err(not_unmounted(mountpoint, error.into())),
-    }
+/// How to give up a mount point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detach {
+    /// Refused while a program uses it.
+    Plainly,
+    /// Out of sight at once, gone when the last program has left it.
+    Lazily,
+    /// Even if the daemon does not answer.
+    Forcibly,
 }
 
-/// Takes the mount out of the tree although files in it are open. For when nobody answers any more.
-pub(super) fn detach_busy(mountpoint: &Path) -> Result<()> {
-    match rustix::mount::unmount(mountpoint, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH) {
+/// Takes the mount away: by the system call, or where that is not permitted through fusermount3. Busy is
+/// [`Error::Busy`]; that nothing is mounted there is success.
+pub fn detach(mountpoint: &Path, how: Detach) -> Result<()> {
+    let flags = match how {
+        Detach::Plainly => UnmountFlags::empty(),
+        Detach::Lazily => UnmountFlags::DETACH,
+        Detach::Forcibly => UnmountFlags::FORCE,
+    };
+    match rustix::mount::unmount(mountpoint, flags | UnmountFlags::NOFOLLOW) {
         Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
-        Err(Errno::PERM) => detach_with_helper(mountpoint, &["-u", "-z"]),
-        Err(error) => Err(not_unmounted(mountpoint, error.into())),
+        Err(Errno::BUSY) => Err(busy(mountpoint)),
+        Err(Errno::PERM) if how == Detach::Lazily => detach_with_helper(mountpoint, &["-u", "-z"]),
+        Err(Errno::PERM) => detach_with_helper(mountpoint, &["-u"]),
+        Err(error) => Err(not_unmounted(mountpoint, error)),
     }
 }
 
 /// Ends the connection: who waits for an answer gets ECONNABORTED.
 pub(super) fn abort(mountpoint: &Path) -> Result<()> {
     rustix::mount::unmount(mountpoint, UnmountFlags::NOFOLLOW | UnmountFlags::FORCE)
-        .map_err(|error| not_unmounted(mountpoint, error.into()))
+        .map_err(|error| not_unmounted(mountpoint, error))
 }
 
 fn detach_with_helper(mountpoint: &Path, flags: &[&str]) -> Result<()> {
@@ -208,83 +216,24 @@ fn detach_with_helper(mountpoint: &Path, flags: &[&str]) -> Result<()> {
     } else if complaint.contains("busy") {
         Err(busy(mountpoint))
     } else {
-        let reason = io::Error::other(complaint.trim().to_owned());
-        Err(not_unmounted(mountpoint, reason))
+        Err(Error::Environment(format!("unmounting {}: {}", mountpoint.display(), complaint.trim())))
     }
 }
 
-fn not_unmounted(mountpoint: &Path, error: io::Error) -> Error {
-    Error::io(format!("unmounting {}", mountpoint.display()), error)
+fn not_unmounted(mountpoint: &Path, error: Errno) -> Error {
+    Error::io(format!("unmounting {}", mountpoint.display()), error.into())
 }
 
 fn busy(mountpoint: &Path) -> Error {
-    let shown = mountpoint.display();
     Error::Busy(format!(
-        "{shown} is in use; end what has files open there (`fuser -vm {shown}` lists it), then \
-         unmount it"
+        "{0} is in use: a program has a file open or its working directory there (`fuser -vm {0}` shows which)",
+        mountpoint.display()
     ))
-}
-
-/// Undoes the octal escapes of the mount table.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let [first, tail @ ..] = rest {
-        let code = tail
-            .get(..3)
-            .filter(|digits| *first == b'\\' && digits.iter().all(|d| (b'0'..=b'7').contains(d)));
-        match code {
-            Some(digits) => {
-                let value = digits.iter().fold(0_u32, |value, digit| value * 8 + u32::from(digit - b'0'));
-                plain.push(value as u8);
-                rest = &tail[3..];
-            }
-            None => {
-                plain.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    plain
-}
-
-/// The `major:minor` of the topmost mount at `mountpoint`, from the text of `/proc/self/mountinfo`. Asking the mount
-/// itself would be a request to a daemon that may not answer yet.
-pub(super) fn device_of(mountinfo: &[u8], mountpoint: &Path) -> Option<String> {
-    mountinfo
-        .split(|byte| *byte == b'\n')
-        .filter_map(|line| {
-            let mut fields = line.split(|byte| *byte == b' ').skip(2);
-            let device = fields.next()?;
-            let target = fields.nth(1)?;
-            (unescape(target) == mountpoint.as_os_str().as_bytes()).then_some(device)
-        })
-        .next_back()
-        .map(|device| String::from_utf8_lossy(device).into_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const TABLE: &[u8] = b"22 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
-        40 22 0:35 / /mnt/a\\040b rw,nosuid - fuse.cairnfs /srv/s rw,user_id=0\n\
-        41 22 0:36 / /mnt/x rw - tmpfs tmpfs rw\n\
-        42 41 0:37 / /mnt/x rw - fuse.cairnfs /srv/t rw\n";
-
-    #[test]
-    fn the_topmost_mount_counts() {
-        let device = |path: &str| device_of(TABLE, Path::new(path));
-        assert_eq!(device("/mnt/a b").as_deref(), Some("0:35"));
-        assert_eq!(device("/mnt/x").as_deref(), Some("0:37"));
-        assert_eq!(device("/mnt/y"), None);
-    }
-
-    #[test]
-    fn octal_escapes_are_undone() {
-        assert_eq!(unescape(b"a\\040b\\134\\011"), b"a b\\\t");
-        assert_eq!(unescape(b"\\04"), b"\\04", "too short to be one");
-    }
 
     #[test]
     fn complaints_become_sentences_with_a_way_out() {

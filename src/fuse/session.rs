@@ -14,7 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use fuser::{Config, INodeNo, SessionACL};
 
 use super::adapter::Adapter;
-use super::mount;
+use super::mount::{self, Detach};
+use super::mount_table::MountTable;
 use super::options::MountOptions;
 use super::requests::DevFuse;
 use super::ring::{self, Rings};
@@ -88,8 +89,8 @@ pub(super) fn start(adapter: Adapter, mountpoint: &Path, opts: &MountOptions) ->
 }
 
 fn device_at(mountpoint: &Path) -> Option<String> {
-    let table = fs::read("/proc/self/mountinfo").ok()?;
-    mount::device_of(&table, mountpoint)
+    let table = MountTable::read().ok()?;
+    table.at(mountpoint).map(|entry| format!("{}:{}", entry.major, entry.minor))
 }
 
 impl Session {
@@ -142,7 +143,7 @@ impl Unmounter {
     /// Unmounts as umount(8) does. While files are open that is [`Error::Busy`] and the mount goes on; where the
     /// mount is gone already it is success.
     pub fn unmount(&self) -> Result<()> {
-        if self.is_ours() { mount::detach(&self.mountpoint) } else { Ok(()) }
+        if self.is_ours() { mount::detach(&self.mountpoint, Detach::Plainly) } else { Ok(()) }
     }
 
     fn is_ours(&self) -> bool {
@@ -154,7 +155,7 @@ impl Unmounter {
     /// The end of the session: a mount without a daemon would only hang or fail.
     fn clear_away(&self) {
         if self.is_ours()
-            && let Err(error) = mount::detach_busy(&self.mountpoint)
+            && let Err(error) = mount::detach(&self.mountpoint, Detach::Lazily)
         {
             tracing::warn!("{error}");
         }

@@ -9,6 +9,7 @@ pub mod pause;
 mod plan;
 mod reclaim;
 mod record;
+mod start;
 mod sweep;
 
 use std::thread::JoinHandle;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::error::{Error, Result};
-use crate::meta::ReadView;
+use crate::meta::{Counter, ReadView};
 use crate::meta::rows::Timestamp;
 use crate::sabotage::{Protection, out};
 use crate::store::cells::Cells;
@@ -27,29 +28,33 @@ use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
 pub use pause::Point;
 pub use record::{CycleRecord, Stage};
 
+use start::{Last, Look, Starter};
+
 /// What a cycle begins with: working off the queue of deleted files, which is not the collector's to know.
 pub type Drain = Arc<dyn Fn() -> Result<()> + Send + Sync>;
 
 /// How the collector works.
 #[derive(Clone)]
 pub struct Options {
-    /// Cycles start by themselves.
+    /// Cycles start by themselves, soon after enough was deleted.
     pub auto: bool,
+    /// A cycle starts by itself when the last one is this long ago and there may be garbage.
+    pub interval: Option<Duration>,
     /// What to do before a flip.
     pub drain: Drain,
+    /// Extents marked between two looks at whether to go on, and chunks whose rows one transaction of the sweep
+    /// removes: bounds how long it holds up a commit.
+    pub step: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { auto: false, drain: Arc::new(|| Ok(())) }
+        Self { auto: false, interval: None, drain: Arc::new(|| Ok(())), step: 4096 }
     }
 }
 
 /// How often the automatic start looks at the store.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// With this much deleted a cycle starts at once, as it does when the disk runs short; with less, once nothing more was
-/// deleted between two looks.
-const DELETED_LIMIT: u64 = 4 << 30;
 
 /// The collector of one store.
 pub struct Collector {
@@ -59,6 +64,7 @@ pub struct Collector {
     running: Mutex<()>,
     stage: Mutex<Stage>,
     last: Mutex<Option<CycleRecord>>,
+    tried: Mutex<Last>,
     stopping: AtomicBool,
     wake: Sender<()>,
     hook: Mutex<Option<pause::Hook>>,
@@ -75,6 +81,7 @@ impl Collector {
             running: Mutex::new(()),
             stage: Mutex::new(Stage::Idle),
             last: Mutex::new(None),
+            tried: Mutex::new(Last { at: Instant::now(), whole: false }),
             stopping: AtomicBool::new(false),
             wake,
             hook: Mutex::new(None),
@@ -122,15 +129,14 @@ impl Collector {
     }
 
     fn start_cycles(&self, wanted: &Receiver<()>) {
-        let mut deleted_before = 0;
+        let mut starter = Starter::new(self.options.auto, self.options.interval);
         while !self.stopping.load(Ordering::Acquire) {
             let asked = wanted.recv_timeout(LOOK_EVERY).is_ok();
-            let deleted = self.store.deleted_bytes();
-            let settled = deleted > 0 && deleted == deleted_before;
-            deleted_before = deleted;
+            let deleted = self.store.counter(Counter::Deleted);
             let short =
                 deleted > 0 && self.store.host_space().is_ok_and(|space| space.available < space.total / 50);
-            let due = self.options.auto && (settled || short || deleted >= DELETED_LIMIT);
+            let look = Look { deleted, short };
+            let due = starter.is_due(Instant::now(), *self.tried.lock(), look);
             if self.stopping.load(Ordering::Acquire) || !(asked || due) {
                 continue;
             }
@@ -155,6 +161,7 @@ impl Collector {
             let text = serde_json::to_string(&record).unwrap_or_default();
             tracing::info!("cycle {text}");
             *self.last.lock() = Some(record.clone());
+            *self.tried.lock() = Last { at: Instant::now(), whole: result.is_ok() };
         }
         result.map(|()| record)
     }
@@ -165,8 +172,8 @@ impl Collector {
         let cells = Cells::new(self.store.next_chunk());
         record.generation = self.store.generation();
         record.watermark = cells.watermark().0;
-        mark::mark(&view, &cells, record, |_| self.go_on())?;
-        sweep::sweep(&self.store, &cells, true, record, |_| self.go_on())?;
+        mark::mark(&view, &cells, self.options.step, record, || self.go_on())?;
+        sweep::sweep(&self.store, &cells, (self.options.step, true), record, |_| self.go_on())?;
         Ok(())
     }
 
@@ -174,7 +181,7 @@ impl Collector {
         self.pass(Point::Begin)?;
         let mut clock = self.enter(Stage::Drain);
         (self.options.drain)()?;
-        let deleted = self.store.take_deleted();
+        let deleted = self.store.counter(Counter::Deleted);
         record.drain_ms = elapsed(&mut clock);
 
         self.pass(Point::BeforeFlip)?;
@@ -186,11 +193,13 @@ impl Collector {
         record.longest_hold_us = flip.held.as_micros() as u64;
         record.flip_ms = elapsed(&mut clock);
 
-        let result = self.after_flip(&flip, view, record, &mut clock);
+        let result = self
+            .after_flip(&flip, view, record, &mut clock)
+            .and_then(|()| self.store.forget_deleted(deleted));
         self.pass_always(Point::Reclaimed);
         // The barrier has to come down however the cycle ended; cells that were condemned stay refused until it does.
         let ended = self.store.end_cycle();
-        result.and(ended).inspect_err(|_| self.store.note_deleted(deleted))
+        result.and(ended)
     }
 
     fn after_flip(
@@ -208,7 +217,7 @@ impl Collector {
         self.pass(Point::Marked)?;
 
         self.enter(Stage::Sweep);
-        let usage = sweep::sweep(&self.store, &flip.cells, false, record, |removed| {
+        let usage = sweep::sweep(&self.store, &flip.cells, (self.options.step, false), record, |removed| {
             self.pass(if removed { Point::MidSweep } else { Point::Condemned })
         })?;
         record.sweep_ms = elapsed(clock);
@@ -225,11 +234,13 @@ impl Collector {
     }
 
     fn mark(&self, flip: &FlipInfo, view: &ReadView, record: &mut CycleRecord) -> Result<()> {
-        let go_on = |_| self.pass(Point::MidMark);
+        let go_on = || self.pass(Point::MidMark);
+        #[cfg(feature = "sim")]
         if out(Protection::OneSnapshot) {
-            return mark::mark_late(&self.store, view, &flip.cells, record, go_on);
+            return mark::late::mark(&self.store, view, &flip.cells, record, go_on);
         }
-        mark::mark(view, &flip.cells, record, go_on)
+        mark::mark(view, &flip.cells, self.options.step, record, go_on)
+    }
     }
 
     fn enter(&self, stage: Stage) -> Instant {

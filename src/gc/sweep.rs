@@ -18,8 +18,6 @@ use crate::sync::Arc;
 
 use super::CycleRecord;
 
-/// Chunks whose rows one transaction removes: bounds how long it holds up a commit.
-const CHUNKS_AT_A_TIME: usize = 4096;
 /// One transaction in so many is durable: pages that a transaction replaced can be used again only after a durable one,
 /// and until then the database keeps account of them in memory.
 const DURABLE_EVERY: u64 = 8;
@@ -71,11 +69,12 @@ struct Doomed {
     stored: u64,
 }
 
-/// Condemns and removes; with `dry_run`, only counts. `go_on` is asked before each transaction and after each.
+/// Condemns and removes, `step` chunks or a few more a transaction; with `dry_run`, only counts. `go_on` is asked before
+/// each transaction and after each.
 pub(super) fn sweep(
     store: &Arc<Store>,
     cells: &Cells,
-    dry_run: bool,
+    (step, dry_run): (usize, bool),
     record: &mut CycleRecord,
     mut go_on: impl FnMut(bool) -> Result<()>,
 ) -> Result<Usage> {
@@ -83,7 +82,7 @@ pub(super) fn sweep(
     let (mut from, mut transactions) = (ChunkId(0), 0);
     loop {
         let mut doomed = Doomed::default();
-        let next = look(store, from, cells, dry_run, &mut usage, &mut doomed)?;
+        let next = look(store, from, cells, (step, dry_run), &mut usage, &mut doomed)?;
         go_on(false)?;
         transactions += 1;
         let durable = transactions % DURABLE_EVERY == 0;
@@ -105,7 +104,7 @@ fn look(
     store: &Store,
     from: ChunkId,
     cells: &Cells,
-    dry_run: bool,
+    (step, dry_run): (usize, bool),
     usage: &mut Usage,
     doomed: &mut Doomed,
 ) -> Result<Option<ChunkId>> {
@@ -118,7 +117,7 @@ fn look(
         let removed = condemn(cells, &mut row, doomed, dry_run);
         usage.note(&row);
         // Not the next key: a row that is split meanwhile leaves a part behind this one, which was looked at.
-        next = (doomed.digests.len() >= CHUNKS_AT_A_TIME).then(|| row.end());
+        next = (doomed.digests.len() >= step).then(|| row.end());
         if removed {
             doomed.regions.push(row);
         }

@@ -27,17 +27,20 @@ pub enum Counter {
     ReferencedBytes,
     /// Inodes without a name that wait for the deletion queue.
     Orphans,
+    /// Bytes that files stopped referring to since the last whole cycle began. No sum of rows: a reason for a cycle.
+    Deleted,
 }
 
 impl Counter {
     /// All counters in the order of their numbers.
-    pub const ALL: [Counter; 6] = [
+    pub const ALL: [Counter; 7] = [
         Counter::Inodes,
         Counter::Chunks,
         Counter::PlainBytes,
         Counter::StoredBytes,
         Counter::ReferencedBytes,
         Counter::Orphans,
+        Counter::Deleted,
     ];
 }
 

@@ -39,7 +39,11 @@ impl Store {
         self.writer.seal()?;
         // In this order: whatever opens or rolls over meanwhile, no pack below the result is still written to.
         let next = self.writer.next_pack();
-        let packs_below = self.writer.open_pack().map_or(next, |open| open.min(next));
+        let packs_below = match self.writer.open_pack() {
+            _ if out(Protection::UnsealedStays) => PackId(u64::MAX),
+            Some(open) => open.min(next),
+            None => next,
+        };
         let early = out(Protection::DrainBeforeSnapshot).then(|| self.meta.kv().read()).transpose()?;
         let mut armed = None;
         let held = self.commit_with(|| {
@@ -58,6 +62,13 @@ impl Store {
         let (generation, cells) =
             armed.ok_or_else(|| Error::CycleEnded("the flip did not happen".to_owned()))?;
         Ok((FlipInfo { generation, cells, packs_below, held }, view))
+    }
+
+    /// A cycle has found all that was garbage when `bytes` were counted as deleted: they are a reason for another no
+    /// more. It is recorded with the end of the cycle, and after a crash the reason still stands.
+    pub fn forget_deleted(&self, bytes: u64) -> Result<()> {
+        self.join()?.rows.count(Counter::Deleted, -(bytes as i64));
+        Ok(())
     }
 
     /// Ends a cycle (I9): forgets remembered answers, waits for members that may hold one, then disarms the barrier.

@@ -117,8 +117,6 @@ pub struct Store {
     settled: AtomicU64,
     /// The batch that is being committed.
     sealed: RwLock<Option<Arc<Batch>>>,
-    /// Bytes that files stopped referring to since the last cycle began.
-    deleted: AtomicU64,
     /// One commit at a time.
     committing: Mutex<CommitState>,
     /// Number of the last batch that is durable.
@@ -200,7 +198,6 @@ impl Store {
             pending_bytes: AtomicU64::new(0),
             settled: AtomicU64::new(state.next_chunk),
             sealed: RwLock::new(None),
-            deleted: AtomicU64::new(0),
             committing: Mutex::new(CommitState::default()),
             committed: AtomicU64::new(0),
             changed: AtomicU64::new(0),
@@ -341,21 +338,6 @@ impl Store {
     /// True if inodes without a name wait to be removed.
     pub fn has_orphans(&self) -> bool {
         self.counter(Counter::Orphans) > 0
-    }
-
-    /// Notes that files no longer refer to `bytes`; the collector's reason to start.
-    pub fn note_deleted(&self, bytes: u64) {
-        self.deleted.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Bytes that files no longer refer to since the last cycle began.
-    pub fn deleted_bytes(&self) -> u64 {
-        self.deleted.load(Ordering::Relaxed)
-    }
-
-    /// The same, and the count starts anew: a cycle begins.
-    pub fn take_deleted(&self) -> u64 {
-        self.deleted.swap(0, Ordering::Relaxed)
     }
 
     /// Queues work for the pool.

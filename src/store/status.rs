@@ -23,6 +23,9 @@ pub struct StoreStatus {
     pub deletion_queue: u64,
     /// Bytes that files refer to.
     pub referenced_bytes: u64,
+    /// Bytes that files stopped referring to since the last whole cycle began.
+    #[serde(default)]
+    pub deleted_bytes: u64,
     /// Chunks.
     pub chunks: u64,
     /// Plain bytes of all chunks.
@@ -53,6 +56,7 @@ impl Store {
             inodes: self.counter(Counter::Inodes),
             deletion_queue: self.counter(Counter::Orphans),
             referenced_bytes: self.counter(Counter::ReferencedBytes),
+            deleted_bytes: self.counter(Counter::Deleted),
             chunks: self.counter(Counter::Chunks),
             plain_bytes: self.counter(Counter::PlainBytes),
             stored_bytes: self.counter(Counter::StoredBytes),

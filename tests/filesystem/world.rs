@@ -77,6 +77,11 @@ pub fn new_disk() -> SimMedia {
 
 impl World {
     pub fn open(disk: &SimMedia, config: &StoreConfig) -> Result<Self> {
+        Self::stepping(disk, config, 8)
+    }
+
+    /// The same with a collector that comes to a pause point after `step` extents, and `step` chunks.
+    pub fn stepping(disk: &SimMedia, config: &StoreConfig, step: usize) -> Result<Self> {
         let options = OpenOptions { cache_bytes: 12 << 20, workers: 2, ..OpenOptions::default() };
         let path = PathBuf::from("/simulated");
         let store = Store::on_media(Arc::new(disk.clone()), config.clone(), path, None, &options)?;
@@ -85,7 +90,7 @@ impl World {
         let fs = Fs::new(store.clone(), FsOptions { commit_interval: interval, ..FsOptions::default() })?;
         let drained = fs.clone();
         let drain = Arc::new(move || drained.drain_orphans());
-        let collector = Collector::new(store.clone(), Options { auto: false, drain })?;
+        let collector = Collector::new(store.clone(), Options { drain, step, ..Options::default() })?;
         Ok(Self { store, fs, collector })
     }
 

@@ -85,6 +85,8 @@ fn build(media: &Arc<dyn Media>, config: &StoreConfig, kv: &Kv, report: &mut Rep
     let mut state = first_state(&copied, &chunks);
     let mend = tree::Mend::new(kv, &mut sink, report, config.name_seed, (state.next_ino, state.generation));
     state.next_ino = mend.run(&chunks, &mut sums)?;
+    // No sum of anything that is there: the reason for a cycle stays.
+    sums[Counter::Deleted as usize] = state.counters[Counter::Deleted as usize];
     state.counters = sums;
     sink.put(Table::State, STATE_KEY, &state.encode())?;
     sink.finish()

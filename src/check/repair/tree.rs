@@ -12,13 +12,13 @@ use std::ops::Bound;
 use crate::chunk::ChunkId;
 use crate::error::Result;
 use crate::meta::rows::{
-    DirentRow, Extent, InodeRow, NameHash, Piece, Timestamp, dirent_key, dirent_name, extent_key, id_key,
-    ino_of, link_count, link_row, split_extent_key,
+    DirentRow, Extent, InodeRow, NameHash, Piece, ROOT_INO, Timestamp, dirent_key, dirent_name, extent_key,
+    id_key, ino_of, link_count, link_row, split_extent_key,
 };
 use crate::meta::{Counter, Kv, Table};
 
 use super::super::ids::IdSet;
-use super::super::tree::{PROTECTING, ROOT};
+use super::super::tree::PROTECTING;
 use super::packs::Chunks;
 use super::report::RepairReport;
 use super::sink::Sink;
@@ -174,7 +174,7 @@ impl<'a, 's> Mend<'a, 's> {
     fn end_file(&mut self, ino: u64, covered: &[(u64, u64)], hurt: bool) -> Result<()> {
         let end = covered.last().map_or(0, |last| last.1);
         let sum: u64 = covered.iter().map(|(from, to)| to.saturating_sub(*from)).sum();
-        let node = self.node(ino, libc::S_IFREG, ROOT);
+        let node = self.node(ino, libc::S_IFREG, ROOT_INO);
         node.hurt |= hurt;
         if node.made_up {
             // Nothing says that it had holes.
@@ -207,7 +207,7 @@ impl<'a, 's> Mend<'a, 's> {
         self.kv.read()?.scan(Table::Dirents, Bound::Unbounded, Bound::Unbounded, |key, row| {
             let (dir, (_, name), entry) = (ino_of(key)?, dirent_name(key)?, DirentRow::decode(row)?);
             let is_dir = entry.kind == libc::S_IFDIR;
-            let in_dir = self.node(dir, libc::S_IFDIR, ROOT).kind == libc::S_IFDIR;
+            let in_dir = self.node(dir, libc::S_IFDIR, ROOT_INO).kind == libc::S_IFDIR;
             if is_dir && !self.nodes.contains_key(&entry.ino) {
                 self.node(entry.ino, libc::S_IFDIR, dir);
             }
@@ -227,7 +227,7 @@ impl<'a, 's> Mend<'a, 's> {
             } else if target.hurt || target.made_up {
                 of_hurt.push((dir, name.to_vec(), entry.ino));
             }
-            let parent = self.node(dir, libc::S_IFDIR, ROOT);
+            let parent = self.node(dir, libc::S_IFDIR, ROOT_INO);
             parent.entries += 1;
             parent.subdirs += u32::from(is_dir);
             Ok(true)
@@ -261,7 +261,7 @@ impl<'a, 's> Mend<'a, 's> {
     /// The names of a path, from the root; what is above a directory that has lost its name is its number.
     fn path(&self, mut dir: u64, name: &[u8]) -> Vec<Vec<u8>> {
         let mut parts = vec![name.to_vec()];
-        while dir != ROOT && parts.len() < DEEPEST {
+        while dir != ROOT_INO && parts.len() < DEEPEST {
             match self.dirs.get(&dir) {
                 Some((above, name)) => {
                     parts.push(name.to_vec());
@@ -294,7 +294,7 @@ impl<'a, 's> Mend<'a, 's> {
             lists.add(|| show(&to));
             self.moves.push(Move { from: Some((dir, name)), ino, to });
         }
-        let is_lost = |(ino, node): &(&u64, &Node)| **ino != ROOT && node.names == 0 && !node.is_orphan;
+        let is_lost = |(ino, node): &(&u64, &Node)| **ino != ROOT_INO && node.names == 0 && !node.is_orphan;
         let mut nameless: Vec<u64> = self.nodes.iter().filter(is_lost).map(|(ino, _)| *ino).collect();
         nameless.sort_unstable();
         for ino in nameless {
@@ -306,19 +306,19 @@ impl<'a, 's> Mend<'a, 's> {
     }
 
     fn do_moves(&mut self) -> Result<()> {
-        self.node(ROOT, libc::S_IFDIR, ROOT).names = 1;
+        self.node(ROOT_INO, libc::S_IFDIR, ROOT_INO).names = 1;
         if self.moves.is_empty() {
             return Ok(());
         }
         let top = self.free_name()?;
         self.report.lost_found = Some(String::from_utf8_lossy(&top).into_owned());
-        let top_ino = self.new_dir(ROOT, &top)?;
+        let top_ino = self.new_dir(ROOT_INO, &top)?;
         let mut made: BTreeMap<Vec<Vec<u8>>, u64> = BTreeMap::from([(Vec::new(), top_ino)]);
         for step in std::mem::take(&mut self.moves) {
             let kind = self.nodes.get(&step.ino).map_or(libc::S_IFREG, |node| node.kind);
             if let Some((dir, name)) = &step.from {
                 self.sink.remove(Table::Dirents, &dirent_key(*dir, self.hash.of(name), name))?;
-                self.node(*dir, libc::S_IFDIR, ROOT).entries -= 1;
+                self.node(*dir, libc::S_IFDIR, ROOT_INO).entries -= 1;
             } else if let Some(node) = self.nodes.get_mut(&step.ino) {
                 node.names = 1;
             }
@@ -345,7 +345,7 @@ impl<'a, 's> Mend<'a, 's> {
         let view = self.kv.read()?;
         for number in 1u64.. {
             let name = if number == 1 { "lost+found".to_owned() } else { format!("lost+found.{number}") };
-            let key = dirent_key(ROOT, self.hash.of(name.as_bytes()), name.as_bytes());
+            let key = dirent_key(ROOT_INO, self.hash.of(name.as_bytes()), name.as_bytes());
             if view.get(Table::Dirents, &key)?.is_none() {
                 return Ok(name.into_bytes());
             }
@@ -367,7 +367,7 @@ impl<'a, 's> Mend<'a, 's> {
         if is_dir && let Some(node) = self.nodes.get_mut(&ino) {
             node.parent = dir;
         }
-        let node = self.node(dir, libc::S_IFDIR, ROOT);
+        let node = self.node(dir, libc::S_IFDIR, ROOT_INO);
         node.entries += 1;
         node.subdirs += u32::from(is_dir);
         Ok(())

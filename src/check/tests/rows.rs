@@ -375,7 +375,8 @@ fn a_damaged_page_of_the_database_is_a_finding_and_no_panic() {
 
 #[test]
 fn wrong_sums_are_found() {
-    for counter in Counter::ALL {
+    // What was deleted is no sum of anything that is there.
+    for counter in Counter::ALL.into_iter().filter(|counter| *counter != Counter::Deleted) {
         let place = Place::new();
         place.add_to_counter(counter, 3);
         place.finds(false, &[("the state row counts", &[])]);

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use super::run::Runner;
 use crate::cli::{show, size::show_size};
-use crate::daemon::{Detach, MountTable, detach};
 use crate::error::{Error, Result};
+use crate::fuse::{Detach, MountTable, detach};
 
 /// A directory with the store, the mount point, the files to back up and the restored ones.
 pub(super) struct Place {

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use super::super::show;
 use crate::control::Client;
-use crate::daemon::{Detach, MountTable, detach, real_path};
 use crate::error::{Error, Result};
+use crate::fuse::{Detach, MountTable, detach, real_path};
 use crate::store::StoreConfig;
 
 /// A store and a mount point that fit together; absolute and without symbolic links.

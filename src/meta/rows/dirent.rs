@@ -8,6 +8,9 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::error::{Error, Result};
 use crate::meta::varint;
 
+/// The longest name, in bytes.
+pub const NAME_MAX: usize = 255;
+
 /// The hash of names, keyed by the store so that nobody can choose names that collide.
 #[derive(Debug, Clone, Copy)]
 pub struct NameHash {

@@ -5,6 +5,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::error::{Error, Result};
 use crate::meta::varint;
 
+/// The root directory's inode number.
+pub const ROOT_INO: u64 = 1;
+
 /// A point in time, as POSIX has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Timestamp {

@@ -11,9 +11,9 @@ mod scrub;
 mod state;
 
 pub use bad::{bad_pack, bad_row};
-pub use dirent::{DirentRow, NameHash, link_count, link_row};
+pub use dirent::{DirentRow, NAME_MAX, NameHash, link_count, link_row};
 pub use extent::{Extent, MAX_EXTENT_CHUNKS, Piece};
-pub use inode::{InodeRow, Timestamp};
+pub use inode::{InodeRow, ROOT_INO, Timestamp};
 pub use keys::{
     chunk_of, dirent_end, dirent_key, dirent_name, dirent_start, extent_key, id_key, ino_of,
     split_extent_key, xattr_end, xattr_key, xattr_name,

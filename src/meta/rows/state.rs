@@ -21,7 +21,10 @@ pub struct State {
     pub counters: [i64; Counter::ALL.len()],
 }
 
-const WORDS: usize = 4 + Counter::ALL.len();
+/// Numbers before the counters.
+const OTHERS: usize = 4;
+/// Counters that a row has had from the first: one that was added later reads as nothing where it is not there.
+const FIRST_COUNTERS: usize = 6;
 
 impl State {
     /// The row's bytes: 64-bit numbers, little-endian.
@@ -36,11 +39,24 @@ impl State {
         let (words, []) = from.as_chunks::<8>() else {
             return Err(Error::damaged("the state row has a wrong length"));
         };
-        let words: [[u8; 8]; WORDS] =
-            words.try_into().map_err(|_| Error::damaged("the state row has a wrong length"))?;
-        let words = words.map(u64::from_le_bytes);
-        let [generation, next_chunk, next_ino, next_pack, counters @ ..] = words;
-        Ok(Self { generation, next_chunk, next_ino, next_pack, counters: counters.map(|word| word as i64) })
+        let lengths = OTHERS + FIRST_COUNTERS..=OTHERS + Counter::ALL.len();
+        let ([generation, next_chunk, next_ino, next_pack, sums @ ..], true) =
+            (words, lengths.contains(&words.len()))
+        else {
+            return Err(Error::damaged("the state row has a wrong length"));
+        };
+        let mut counters = [0; Counter::ALL.len()];
+        for (counter, word) in counters.iter_mut().zip(sums) {
+            *counter = i64::from_le_bytes(*word);
+        }
+        let number = |word: &[u8; 8]| u64::from_le_bytes(*word);
+        Ok(Self {
+            generation: number(generation),
+            next_chunk: number(next_chunk),
+            next_ino: number(next_ino),
+            next_pack: number(next_pack),
+            counters,
+        })
     }
 
     /// One of the sums; a sum below nothing, which only damage can make, reads as nothing.

@@ -1,14 +1,13 @@
-//! The kernel's table of mounts, and how a mount point is given up.
+//! The kernel's table of mounts, and the names that stand in it. It is asked where asking the mount itself would be a
+//! request to a daemon that does not answer yet, or no more.
 
 use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use rustix::mount::UnmountFlags;
-
+use super::mount::nobody_answers;
 use crate::error::{Error, Result};
 
 /// The type the kernel shows for our mounts.
@@ -112,7 +111,7 @@ pub fn real_path(path: &Path) -> io::Result<PathBuf> {
         Ok(real) => return Ok(real),
         Err(e) => e,
     };
-    if !crate::fuse::nobody_answers(&first) {
+    if !nobody_answers(&first) {
         return Err(first);
     }
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
@@ -120,64 +119,6 @@ pub fn real_path(path: &Path) -> io::Result<PathBuf> {
     };
     let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
     Ok(fs::canonicalize(parent)?.join(name))
-}
-
-/// How to give up a mount point.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Detach {
-    /// Refused while a program uses it.
-    Plainly,
-    /// Out of sight at once, gone when the last program has left it.
-    Lazily,
-    /// Even if the daemon does not answer.
-    Forcibly,
-}
-
-/// Unmounts: as root by the system call, else through fusermount3.
-pub fn detach(mountpoint: &Path, how: Detach) -> Result<()> {
-    if rustix::process::geteuid().is_root() {
-        let flags = match how {
-            Detach::Plainly => UnmountFlags::empty(),
-            Detach::Lazily => UnmountFlags::DETACH,
-            Detach::Forcibly => UnmountFlags::FORCE,
-        };
-        return rustix::mount::unmount(mountpoint, flags | UnmountFlags::NOFOLLOW).map_err(|e| {
-            if e == rustix::io::Errno::BUSY {
-                busy(mountpoint)
-            } else {
-                Error::io(format!("unmounting {}", mountpoint.display()), e.into())
-            }
-        });
-    }
-    let mut command = Command::new("fusermount3");
-    command.arg("-u");
-    if how == Detach::Lazily {
-        command.arg("-z");
-    }
-    let output = command.arg("--").arg(mountpoint).output().map_err(|_| no_fusermount())?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    if said.contains("busy") {
-        return Err(busy(mountpoint));
-    }
-    Err(Error::Environment(format!("unmounting {}: {}", mountpoint.display(), said.trim())))
-}
-
-fn busy(mountpoint: &Path) -> Error {
-    Error::Busy(format!(
-        "{0} is in use: a program has a file open or its working directory there (`fuser -vm {0}` shows which)",
-        mountpoint.display()
-    ))
-}
-
-fn no_fusermount() -> Error {
-    Error::Environment(
-        "fusermount3 is not there, which a plain user needs to mount and unmount; install the package fuse3, or do \
-         it as root"
-            .into(),
-    )
 }
 
 #[cfg(test)]

@@ -1,0 +1,37 @@
+//! The mark as it must not be, for negative controls: the files are listed once, and each one's extents are read when it
+//! is reached. What vanished meanwhile is skipped, what came meanwhile is not seen.
+
+use std::ops::Bound;
+
+use crate::error::Result;
+use crate::gc::CycleRecord;
+use crate::meta::rows::{Extent, extent_key, ino_of, split_extent_key};
+use crate::meta::{ReadView, Table};
+use crate::store::Store;
+use crate::store::cells::Cells;
+
+/// Marks what the files in `listed` refer to by the time that they are reached; `go_on` is asked before each.
+pub(in crate::gc) fn mark(
+    store: &Store,
+    listed: &ReadView,
+    cells: &Cells,
+    record: &mut CycleRecord,
+    mut go_on: impl FnMut() -> Result<()>,
+) -> Result<()> {
+    let mut inodes = Vec::new();
+    listed.scan(Table::Inodes, Bound::Unbounded, Bound::Unbounded, |key, _| {
+        inodes.push(ino_of(key)?);
+        Ok(true)
+    })?;
+    for ino in inodes {
+        go_on()?;
+        let (from, to) = (extent_key(ino, 0), extent_key(ino, u64::MAX));
+        store.now().view.scan(Table::Extents, Bound::Included(&from), Bound::Excluded(&to), |key, row| {
+            let extent = Extent::decode(split_extent_key(key)?.1, row)?;
+            record.marked += cells.mark_run(extent.first, extent.lens.len() as u64).0;
+            record.extents += 1;
+            Ok(true)
+        })?;
+    }
+    Ok(())
+}

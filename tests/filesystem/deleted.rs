@@ -1,0 +1,98 @@
+//! What was deleted is a reason for a cycle until a cycle has found it, whatever happens in between.
+
+use cairnfs::fs::ROOT_INO;
+use cairnfs::gc::Point;
+use cairnfs::media::sim::SimMedia;
+use cairnfs::meta::rows::extent_key;
+use cairnfs::meta::{Counter, Table};
+
+use std::sync::Arc;
+
+use crate::random;
+use crate::world::{World, config, new_disk, protected};
+
+const LEN: usize = 200_000;
+
+fn deleted(world: &World) -> u64 {
+    world.store.counter(Counter::Deleted)
+}
+
+/// A store in which a file of [`LEN`] bytes was written and removed.
+fn store_with_garbage() -> SimMedia {
+    let disk = new_disk();
+    let world = World::open(&disk, &config()).unwrap();
+    for (name, kind) in [("f", 1), ("stays", 2)] {
+        let ino = world.create(ROOT_INO, name);
+        world.fs.write(ino, 0, &random::content(kind, LEN), false).unwrap();
+    }
+    world.fs.sync().unwrap();
+    assert_eq!(deleted(&world), 0);
+    world.remove(ROOT_INO, "f");
+    world.fs.drain_orphans().unwrap();
+    assert_eq!(deleted(&world), LEN as u64);
+    world.close().unwrap();
+    disk
+}
+
+#[test]
+fn what_was_deleted_counts_after_a_remount_and_until_a_whole_cycle() {
+    let _all = protected();
+    let disk = store_with_garbage();
+    let world = World::open(&disk, &config()).unwrap();
+    assert_eq!(deleted(&world), LEN as u64, "before the remount");
+    world.collector.run_cycle(true).unwrap();
+    assert_eq!(deleted(&world), LEN as u64, "a look is no cycle");
+    assert!(world.collector.run_cycle(false).unwrap().condemned > 0);
+    assert_eq!(deleted(&world), 0);
+    assert!(world.check().is_clean());
+    world.close().unwrap();
+    let world = World::open(&disk, &config()).unwrap();
+    assert_eq!(deleted(&world), 0, "and stays found");
+    world.close().unwrap();
+}
+
+#[test]
+fn it_counts_after_a_cycle_that_was_cut_off_or_failed() {
+    let _all = protected();
+    for point in Point::ALL {
+        let disk = store_with_garbage();
+        let world = World::open(&disk, &config()).unwrap();
+        let cut = Arc::new(parking_lot::Mutex::new(None));
+        let (held, at_point) = (disk.clone(), cut.clone());
+        world.collector.set_hook(Some(Arc::new(move |at| {
+            if at == point {
+                at_point.lock().get_or_insert_with(|| held.cut_at(held.op_count(), 1));
+            }
+        })));
+        world.collector.run_cycle(false).unwrap();
+        world.close().unwrap();
+        let after_cut = World::open(&cut.lock().take().unwrap(), &config()).unwrap();
+        assert_eq!(deleted(&after_cut), LEN as u64, "the power was cut at {point}");
+        assert!(after_cut.check().is_clean());
+        after_cut.close().unwrap();
+    }
+    let disk = store_with_garbage();
+    let world = World::open(&disk, &config()).unwrap();
+    let ino = world.create(ROOT_INO, "g");
+    let key = extent_key(ino, 0);
+    world.store.rewrite(true, |txn, _| txn.put(Table::Extents, &key, b"\xff\xff")).unwrap();
+    assert!(world.collector.run_cycle(false).is_err());
+    assert_eq!(deleted(&world), LEN as u64, "the cycle ended before its end");
+    world.close().unwrap();
+}
+
+#[test]
+fn what_is_overwritten_or_cut_off_counts_too() {
+    let _all = protected();
+    let disk = new_disk();
+    let world = World::open(&disk, &config()).unwrap();
+    let ino = world.create(ROOT_INO, "f");
+    world.fs.write(ino, 0, &random::content(1, LEN), false).unwrap();
+    world.fs.sync().unwrap();
+    world.fs.write(ino, 0, &random::content(2, LEN), false).unwrap();
+    world.fs.sync().unwrap();
+    assert_eq!(deleted(&world), LEN as u64);
+    world.collector.run_cycle(false).unwrap();
+    assert_eq!(deleted(&world), 0);
+    world.close().unwrap();
+}
