@@ -241,7 +241,6 @@ impl Collector {
         }
         mark::mark(view, &flip.cells, self.options.step, record, go_on)
     }
-    }
 
     fn enter(&self, stage: Stage) -> Instant {
         *self.stage.lock() = stage;

@@ -1,6 +1,10 @@
 //! The filesystem in one process, without a mount: against a model that is simpler than it, over a disk that loses
 //! power at every write, and with a collector that is held at every point of its cycle.
 
+mod advisory;
+mod classes;
+mod clocks;
+mod counts;
 mod deleted;
 mod growth;
 mod heal;

@@ -149,7 +149,7 @@ fn cut_everywhere(seed: u64, stride: u64) -> (u64, Option<String>) {
 }
 
 #[test]
-fn a_power_cut_at_any_operation_breaks_no_promise() {
+fn class_11_a_power_cut_at_any_operation_breaks_no_promise() {
     let _all = protected();
     let first = seed("power", 100);
     let mut cuts = 0;

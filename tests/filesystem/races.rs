@@ -13,9 +13,9 @@ use cairnfs::sabotage::Protection;
 use crate::random;
 use crate::world::{CALLER, World, config, new_disk, protected, without};
 
-const FILES: u64 = 6;
+pub const FILES: u64 = 6;
 
-fn content(number: u64) -> Vec<u8> {
+pub fn content(number: u64) -> Vec<u8> {
     random::content(1000 + number, 30_000 + number as usize * 777)
 }
 
@@ -32,6 +32,8 @@ enum Race {
     LinkThenPrune,
     /// The group is renamed.
     RenameGroup,
+    /// The files are renamed into another directory, one by one, and the old one removed.
+    RenameFiles,
     /// Two prunes in a row with a snapshot between them.
     PruneTwice,
     /// The base is truncated and overwritten after S1 was written.
@@ -48,12 +50,13 @@ enum Race {
     WrittenAfter,
 }
 
-const RACES: [Race; 12] = [
+const RACES: [Race; 13] = [
     Race::CopyThenPrune,
     Race::CloneThenPrune,
     Race::CopyAcrossThenPrune,
     Race::LinkThenPrune,
     Race::RenameGroup,
+    Race::RenameFiles,
     Race::PruneTwice,
     Race::OverwriteBase,
     Race::RevivedGarbage,
@@ -63,7 +66,7 @@ const RACES: [Race; 12] = [
     Race::WrittenAfter,
 ];
 
-fn write_snapshot(world: &World, name: &str, numbers: impl Iterator<Item = u64>) -> u64 {
+pub fn write_snapshot(world: &World, name: &str, numbers: impl Iterator<Item = u64>) -> u64 {
     let dir = world.find(name).unwrap_or_else(|_| world.mkdir(ROOT_INO, name));
     for number in numbers {
         let ino = world.create(dir, &format!("f{number}"));
@@ -72,7 +75,7 @@ fn write_snapshot(world: &World, name: &str, numbers: impl Iterator<Item = u64>)
     dir
 }
 
-fn prune(world: &World, name: &str) {
+pub fn prune(world: &World, name: &str) {
     let dir = world.find(name).unwrap();
     for number in 0..FILES {
         if world.find(&format!("{name}/f{number}")).is_ok() {
@@ -85,7 +88,7 @@ fn prune(world: &World, name: &str) {
     world.fs.drain_orphans().unwrap();
 }
 
-fn clone_snapshot(world: &World, from: &str, to: &str) {
+pub fn clone_snapshot(world: &World, from: &str, to: &str) {
     let dir = world.mkdir(ROOT_INO, to);
     for number in 0..FILES {
         let source = world.find(&format!("{from}/f{number}")).unwrap();
@@ -149,6 +152,14 @@ fn race_at_point(world: &World, race: Race) {
         }
         Race::RenameGroup => {
             world.fs.rename(ROOT_INO, b"s0", ROOT_INO, b"s1", RenameFlags::default()).unwrap();
+        }
+        Race::RenameFiles => {
+            let (from, to) = (world.find("s0").unwrap(), world.mkdir(ROOT_INO, "s1"));
+            for number in 0..FILES {
+                let name = format!("f{number}");
+                world.fs.rename(from, name.as_bytes(), to, name.as_bytes(), RenameFlags::default()).unwrap();
+            }
+            prune(world, "s0");
         }
         Race::PruneTwice => {
             clone_snapshot(world, "s0", "middle");

@@ -36,12 +36,17 @@ pub struct Tree(pub BTreeMap<PathBuf, Vec<u8>>);
 impl Tree {
     /// 40 files, 3 MB, several chunks in each.
     pub fn small(seed: u64) -> Self {
+        Self::of(seed, 40)
+    }
+
+    /// As many files, in four directories, each of several chunks.
+    pub fn of(seed: u64, files: u64) -> Self {
         let mut numbers = Numbers::new(seed);
         let file = |n: u64| {
             let len = 30_000 + numbers.below(90_000) as usize;
             (format!("d{}/f{n:02}", n % 4).into(), noise(seed << 16 | n, len))
         };
-        Self((0..40).map(file).collect())
+        Self((0..files).map(file).collect())
     }
 
     /// Writes all files below `dir`.

@@ -17,6 +17,8 @@ mod world;
 #[cfg(feature = "sim")]
 mod advisory;
 mod backup;
+#[cfg(feature = "sim")]
+mod classes;
 mod control;
 mod crash;
 mod edges;

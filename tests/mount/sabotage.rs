@@ -11,11 +11,11 @@ use crate::sys;
 use crate::world::{Setup, World, tool, wait_for};
 
 /// What a schedule leaves behind: a snapshot that has to be whole.
-type Schedule = fn(&World, &Tree) -> PathBuf;
+pub type Schedule = fn(&World, &Tree) -> PathBuf;
 
 /// Runs a schedule with everything in place and with `sabotage`; the first must keep all data, the second must not,
 /// and `check --data` must say so.
-fn lost_only_without(sabotage: &'static str, setup: fn() -> Setup, schedule: Schedule) {
+pub fn lost_only_without(sabotage: &'static str, setup: fn() -> Setup, schedule: Schedule) {
     let tree = Tree::small(0x5ab0);
     let Some(world) = World::new(setup()) else { return };
     let snapshot = schedule(&world, &tree);
@@ -41,46 +41,43 @@ fn lost_only_without(sabotage: &'static str, setup: fn() -> Setup, schedule: Sch
 }
 
 /// S0 in the store, durable.
-fn base(world: &World, tree: &Tree) -> PathBuf {
+pub fn base(world: &World, tree: &Tree) -> PathBuf {
     let base = world.mnt.join("s0");
     tree.write(&base);
     world.sync();
     base
 }
 
+/// Writes a snapshot while a cycle is held at `point`, and does `then` before the cycle goes on.
+fn written_at(world: &World, tree: &Tree, point: &str, then: impl FnOnce()) -> PathBuf {
+    let cycle = world.hold_cycle(point);
+    let snapshot = world.mnt.join("s1");
+    tree.write(&snapshot);
+    then();
+    cycle.finish();
+    snapshot
+}
+
 /// Class 2: what was garbage at the flip is found by its digest between mark and sweep.
 fn garbage_is_hit_after_the_mark(world: &World, tree: &Tree) -> PathBuf {
     tool!("rm", "-rf", base(world, tree));
     world.deletions_done();
-    let cycle = world.hold_cycle("marked");
-    let snapshot = world.mnt.join("s1");
-    tree.write(&snapshot);
-    world.sync();
-    cycle.finish();
-    snapshot
+    written_at(world, tree, "marked", || world.sync())
 }
 
 /// Class 1, the four steps of the advisory.
 fn base_is_pruned_after_the_flip(world: &World, tree: &Tree) -> PathBuf {
     let base = base(world, tree);
-    let cycle = world.hold_cycle("flipped");
-    let snapshot = world.mnt.join("s1");
-    tree.write(&snapshot);
-    tool!("rm", "-rf", base);
-    world.deletions_done();
-    cycle.finish();
-    snapshot
+    written_at(world, tree, "flipped", || {
+        tool!("rm", "-rf", base);
+        world.deletions_done();
+    })
 }
 
 /// Class 3: new data is written and committed while a cycle runs.
 fn new_data_between_mark_and_sweep(world: &World, tree: &Tree) -> PathBuf {
     base(world, &Tree::small(1));
-    let cycle = world.hold_cycle("marked");
-    let snapshot = world.mnt.join("s1");
-    tree.write(&snapshot);
-    world.sync();
-    cycle.finish();
-    snapshot
+    written_at(world, tree, "marked", || world.sync())
 }
 
 /// Class 3: new data is in the open batch when the flip comes, and nothing but the flip commits it.

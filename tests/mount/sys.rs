@@ -28,6 +28,13 @@ pub fn is_alive(pid: i32) -> bool {
     !matches!(state, None | Some('Z' | 'X'))
 }
 
+/// True while a process is stopped, as by SIGSTOP.
+#[cfg(feature = "sim")]
+pub fn is_stopped(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+}
+
 /// renameat2(2).
 pub fn rename(from: &Path, to: &Path, flags: u32) -> io::Result<()> {
     let (from, to) = (c_path(from), c_path(to));
