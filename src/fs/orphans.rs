@@ -99,10 +99,12 @@ impl Fs {
 
     /// Orphans in the database that may go, and whether there may be more.
     fn ready_orphans(&self) -> Result<(Vec<u64>, bool)> {
-        let committed = self.store.settled_batch();
         // The view first: whatever it has lost its name before, and what is known of it is at least as new.
         let view = self.now().view.clone();
         let known = self.orphans.inodes.lock().clone();
+        // Last: an empty open batch counts as durable, and a flush may be about to fill it. Whatever was written for an
+        // inode that is known to be forgotten is in its batch by now.
+        let committed = self.store.settled_batch();
         let (mut ready, mut more) = (Vec::new(), false);
         view.scan(Table::Orphans, Bound::Unbounded, Bound::Unbounded, |key, _| {
             let ino = ino_of(key)?;

@@ -328,6 +328,7 @@ impl Store {
     }
 
     /// The number of the last batch all of whose rows are durable: that of the open one while there are none in it.
+    /// Who is inside the open one may still add some, so ask after those who matter have left.
     pub fn settled_batch(&self) -> u64 {
         let open = self.gate.open();
         let committed = self.committed.load(Ordering::Acquire);
