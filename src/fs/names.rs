@@ -34,7 +34,7 @@ impl Fs {
         let inode = self.inode(ino).map_err(|error| match error {
             // A name without an inode is damage; a handle without one is merely old.
             Error::Posix(libc::ENOENT) if name == b"." || name == b".." => Error::Posix(libc::ESTALE),
-            Error::Posix(libc::ENOENT) => Error::damaged(format!("inode {ino} has a name and is not there")),
+            Error::Posix(libc::ENOENT) => self.why_missing(parent, name, ino),
             other => other,
         })?;
         let mut state = inode.lock();
@@ -46,6 +46,17 @@ impl Fs {
         }
         self.inodes.remember(ino);
         Ok(state.attr(ino))
+    }
+
+    /// What it means that a name's inode is not there: it was removed since the name was read, or it is damage.
+    fn why_missing(&self, parent: u64, name: &[u8], ino: u64) -> Error {
+        match self.entry(&self.now(), parent, name) {
+            Ok(Some(entry)) if entry.ino == ino => {
+                Error::damaged(format!("inode {ino} has a name and is not there"))
+            }
+            Ok(_) => Error::Posix(libc::ENOENT),
+            Err(error) => error,
+        }
     }
 
     /// Makes a regular file, fifo, socket or device.
