@@ -27,6 +27,14 @@ pub enum Protection {
     ForgetRemembered,
     /// Packs are synced before the rows that name their bytes are committed (I1).
     BytesBeforeNames,
+    /// A cell is decided by compare-and-swap (I6).
+    OneDecision,
+    /// The end of a cycle waits for those who may hold an answer from before its sweep (I9).
+    Grace,
+    /// A chunk whose place is gone is looked up once more.
+    SecondLook,
+    /// An orphan is removed only after the batches that may have rows for it are in the database.
+    WaitForBatches,
     /// An orphan is removed only after the kernel has forgotten it.
     WaitForForget,
     /// Who refers to a chunk that is known to be bad brings its bytes along.
@@ -65,6 +73,10 @@ mod switches {
         ("error-ends-cycle", Protection::ErrorEndsCycle),
         ("forget-remembered", Protection::ForgetRemembered),
         ("bytes-before-names", Protection::BytesBeforeNames),
+        ("one-decision", Protection::OneDecision),
+        ("grace", Protection::Grace),
+        ("second-look", Protection::SecondLook),
+        ("wait-for-batches", Protection::WaitForBatches),
         ("wait-for-forget", Protection::WaitForForget),
         ("never-reuse-bad", Protection::NeverReuseBad),
         ("heal-old-id", Protection::HealOldId),

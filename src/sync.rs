@@ -1,9 +1,21 @@
-//! Locks and atomics for the code whose schedules matter: the barrier, the batches, the commit.
+//! Locks, atomics, threads and channels for the code whose schedules matter: the barrier, the batches, the commit, and
+//! what lies right above and below them.
 //!
-//! Everything in `store/` and `gc/` takes its primitives from here and from nowhere else, so that a schedule
-//! explorer can stand in for all of them at once.
+//! Everything in `store/`, `gc/`, `fs/`, `pack/` and `meta/` takes its primitives from here and from nowhere else, so
+//! that a schedule explorer can stand in for all of them at once (`tests/schedules`). The exceptions are what must be
+//! one step for it: `meta/kv.rs` around the database, and the simulated disk.
 
 pub use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 pub use std::sync::{Arc, OnceLock};
 
 pub use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// Threads.
+pub mod thread {
+    pub use std::thread::{Builder, JoinHandle};
+}
+
+/// Channels.
+pub mod channel {
+    pub use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+}

@@ -5,12 +5,10 @@
 //! the first two and waits for the third ([`Flush::Wanted`](super::flush::Flush::Wanted)). With the queue alone it
 //! would miss what another thread took a moment before, and promise bytes that are in no batch.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
-
-use crate::sync::{Arc, AtomicU64, Ordering};
+use crate::sync::{Arc, AtomicU64, Condvar, Mutex, Ordering};
 
 use super::inode::{Inode, InodeState};
 
@@ -22,7 +20,7 @@ struct Queue {
     /// Oldest first.
     waiting: VecDeque<Arc<Inode>>,
     /// By number: taken to be flushed, and how often.
-    taken: HashMap<u64, (Arc<Inode>, u64)>,
+    taken: BTreeMap<u64, (Arc<Inode>, u64)>,
 }
 
 impl Queue {

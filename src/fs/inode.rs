@@ -7,12 +7,11 @@
 use std::collections::HashMap;
 
 use lru::LruCache;
-use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::error::{Error, Result};
 use crate::meta::rows::{Extent, InodeRow, id_key};
 use crate::meta::{Layers, Memtable, Table};
-use crate::sync::Arc;
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use super::staging::{Run, Staging};
 use super::types::Attr;

@@ -30,13 +30,11 @@ mod xattr;
 
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
 use crate::error::{Error, Result};
 use crate::meta::rows::{DirentRow, InodeRow, NameHash, dirent_key, id_key};
 use crate::meta::{Counter, Layers, Table};
 use crate::store::{Member, Store};
-use crate::sync::Arc;
+use crate::sync::{Arc, Mutex};
 
 pub use types::{
     Attr, Caller, DirEntry, FsStat, LINK_MAX, NAME_MAX, ROOT_INO, RenameFlags, SIZE_MAX, SetAttr, SetTime,

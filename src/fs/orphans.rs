@@ -7,13 +7,11 @@
 use std::collections::HashMap;
 use std::ops::Bound;
 
-use parking_lot::Mutex;
-
 use crate::error::Result;
 use crate::meta::rows::{Extent, extent_key, id_key, ino_of, split_extent_key, xattr_end, xattr_key};
 use crate::meta::{Counter, Table, WriteTxn};
 use crate::sabotage::{Protection, out};
-use crate::sync::Arc;
+use crate::sync::{Arc, Mutex};
 
 use super::Fs;
 use super::inode::InodeState;
@@ -110,7 +108,7 @@ impl Fs {
             let ino = ino_of(key)?;
             match known.get(&ino) {
                 Some(None) if !out(Protection::WaitForForget) => {}
-                Some(Some(batch)) if *batch > committed => {}
+                Some(Some(batch)) if *batch > committed && !out(Protection::WaitForBatches) => {}
                 _ => ready.push(ino),
             }
             more = ready.len() >= ROWS_AT_A_TIME / 4;
@@ -134,7 +132,7 @@ impl Fs {
 }
 
 /// Removes up to `budget` rows of an inode; true once its last is gone, and the bytes it referred to.
-fn remove_rows(txn: &mut WriteTxn, ino: u64, budget: &mut usize) -> Result<(bool, u64)> {
+fn remove_rows(txn: &mut WriteTxn<'_>, ino: u64, budget: &mut usize) -> Result<(bool, u64)> {
     let mut bytes = 0;
     let removed = txn.remove_range(Table::Extents, &extent_key(ino, 0), &id_key(ino + 1), *budget)?;
     for (key, row) in &removed {

@@ -188,7 +188,7 @@ impl Fs {
 
 /// Several inodes, locked in the order of their numbers.
 struct Locked<'a> {
-    states: Vec<(u64, parking_lot::MutexGuard<'a, InodeState>)>,
+    states: Vec<(u64, crate::sync::MutexGuard<'a, InodeState>)>,
 }
 
 impl<'a> Locked<'a> {

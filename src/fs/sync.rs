@@ -4,14 +4,12 @@
 //! what was written is durable after the commit interval. The thread that commits large batches takes no lock of an
 //! inode, so whoever waits for it may hold one.
 
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-use parking_lot::Mutex;
-
 use crate::error::{Error, Result};
-use crate::sync::{Arc, OnceLock};
+use crate::sync::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crate::sync::thread::{Builder, JoinHandle};
+use crate::sync::{Arc, Mutex};
 
 use super::Fs;
 use super::flush::Flush;
@@ -26,7 +24,8 @@ const BATCH_LIMIT: u64 = 64 << 20;
 #[derive(Debug, Default)]
 pub(super) struct Background {
     threads: Mutex<Vec<JoinHandle<()>>>,
-    commit: OnceLock<Sender<()>>,
+    /// Gone once the background is to end, as is `stop`.
+    commit: Mutex<Option<Sender<()>>>,
     stop: Mutex<Option<Sender<()>>>,
 }
 
@@ -96,8 +95,9 @@ impl Fs {
         if bytes < BATCH_BYTES {
             return Ok(());
         }
-        if let Some(commit) = self.background.commit.get() {
-            // Full means that one is asked for already; disconnected, that the mount is ending and commits itself.
+        // None: the mount is ending and commits itself.
+        if let Some(commit) = self.background.commit.lock().as_ref() {
+            // Full means that one is asked for already.
             let _ = commit.try_send(());
         }
         if bytes < BATCH_LIMIT { Ok(()) } else { self.store.commit() }
@@ -106,18 +106,13 @@ impl Fs {
     pub(super) fn start_background(self: &Arc<Self>) -> Result<()> {
         let (commit, wanted) = bounded(1);
         let (stop, stopped) = bounded::<()>(0);
-        // Set once, here.
-        let _ = self.background.commit.set(commit);
+        *self.background.commit.lock() = Some(commit);
         *self.background.stop.lock() = Some(stop);
         let mut threads = self.background.threads.lock();
         let failed = |error| Error::io("starting a thread", error);
-        let builder = |name: &str| std::thread::Builder::new().name(name.to_owned());
-        let (fs, also_stopped) = (self.clone(), stopped.clone());
-        threads.push(
-            builder("cairn-commit")
-                .spawn(move || fs.commit_on_demand(&wanted, &also_stopped))
-                .map_err(failed)?,
-        );
+        let builder = |name: &str| Builder::new().name(name.to_owned());
+        let fs = self.clone();
+        threads.push(builder("cairn-commit").spawn(move || fs.commit_on_demand(&wanted)).map_err(failed)?);
         let (fs, also_stopped) = (self.clone(), stopped.clone());
         threads.push(builder("cairn-flush").spawn(move || fs.commit_on_time(&also_stopped)).map_err(failed)?);
         let fs = self.clone();
@@ -125,19 +120,17 @@ impl Fs {
         Ok(())
     }
 
-    fn commit_on_demand(self: &Arc<Self>, wanted: &Receiver<()>, stopped: &Receiver<()>) {
-        loop {
-            crossbeam_channel::select! {
-                recv(wanted) -> _ => report("commit", self.store.commit()),
-                recv(stopped) -> _ => return,
-            }
+    /// Commits when asked to, until nobody can ask any more.
+    fn commit_on_demand(self: &Arc<Self>, wanted: &Receiver<()>) {
+        while wanted.recv().is_ok() {
+            report("commit", self.store.commit());
         }
     }
 
     /// Commits every interval.
     fn commit_on_time(self: &Arc<Self>, stopped: &Receiver<()>) {
         let tick = self.tick();
-        while let Err(crossbeam_channel::RecvTimeoutError::Timeout) = stopped.recv_timeout(tick) {
+        while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(tick) {
             if self.store.writable().is_err() {
                 continue;
             }
@@ -150,7 +143,7 @@ impl Fs {
     /// Works off the queue of inodes without a name.
     fn reap_on_time(&self, stopped: &Receiver<()>) {
         let mut tick = self.tick();
-        while let Err(crossbeam_channel::RecvTimeoutError::Timeout) = stopped.recv_timeout(tick) {
+        while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(tick) {
             tick = self.tick();
             if self.store.writable().is_err() || !self.store.has_orphans() {
                 continue;
@@ -171,6 +164,7 @@ impl Fs {
 
     /// Ends the background and makes everything durable. What could not be stored is said, and lost.
     pub fn shutdown(self: &Arc<Self>) -> Result<()> {
+        drop(self.background.commit.lock().take());
         drop(self.background.stop.lock().take());
         for thread in self.background.threads.lock().drain(..) {
             // A thread that panicked has said so on stderr.

@@ -12,10 +12,7 @@ mod record;
 mod start;
 mod sweep;
 
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::error::{Error, Result};
 use crate::meta::{Counter, ReadView};
@@ -23,6 +20,8 @@ use crate::meta::rows::Timestamp;
 use crate::sabotage::{Protection, out};
 use crate::store::cells::Cells;
 use crate::store::{FlipInfo, Store};
+use crate::sync::channel::{Receiver, Sender, bounded};
+use crate::sync::thread::{Builder, JoinHandle};
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
 
 pub use pause::Point;
@@ -88,7 +87,7 @@ impl Collector {
             thread: Mutex::new(None),
         });
         let this = collector.clone();
-        let thread = std::thread::Builder::new()
+        let thread = Builder::new()
             .name("cairn-collect".to_owned())
             .spawn(move || this.start_cycles(&wanted))
             .map_err(|error| Error::io("starting the collector", error))?;

@@ -18,6 +18,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::error::{Error, Result};
 use crate::media::MediaFile;
+use crate::sync::{Mutex, MutexGuard};
 
 /// The tables of a store. `docs/format.md` gives the keys and rows of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,6 +162,9 @@ impl redb::StorageBackend for Backend {
 pub struct Kv {
     /// Gone once it was closed.
     db: RwLock<Option<Database>>,
+    /// Held by the one write transaction. The engine would make others wait as well, but inside its own locks, where
+    /// nobody sees who waits for whom.
+    writing: Mutex<()>,
 }
 
 impl Kv {
@@ -170,7 +174,7 @@ impl Kv {
             let mut builder = Database::builder();
             builder.set_cache_size(cache_bytes).create_with_backend(Backend(file)).map_err(db_error)
         })?;
-        let kv = Self { db: RwLock::new(Some(db)) };
+        let kv = Self { db: RwLock::new(Some(db)), writing: Mutex::new(()) };
         let txn = kv.write()?;
         guarded(|| {
             for table in Table::ALL {
@@ -209,11 +213,12 @@ impl Kv {
     }
 
     /// Begins the one write transaction; waits while another is under way.
-    pub fn write(&self) -> Result<WriteTxn> {
+    pub fn write(&self) -> Result<WriteTxn<'_>> {
+        let turn = self.writing.lock();
         let mut txn = self.with_db(|db| db.begin_write().map_err(db_error))?;
         // Opening after a crash must not depend on the store's size.
         txn.set_quick_repair(true);
-        Ok(WriteTxn { txn })
+        Ok(WriteTxn { txn, _turn: turn })
     }
 }
 
@@ -323,11 +328,12 @@ pub(crate) fn range_is_empty(from: Bound<&[u8]>, to: Bound<&[u8]>) -> bool {
 }
 
 /// A write transaction; dropped without a commit, it changes nothing.
-pub struct WriteTxn {
+pub struct WriteTxn<'a> {
     txn: WriteTransaction,
+    _turn: MutexGuard<'a, ()>,
 }
 
-impl WriteTxn {
+impl WriteTxn<'_> {
     /// The value under `key`, with this transaction's own changes.
     pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
         let open = self.txn.open_table(table.definition()).map_err(db_error)?;

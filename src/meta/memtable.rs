@@ -5,9 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-use parking_lot::Mutex;
+use crate::sync::{AtomicI64, AtomicU64, Mutex, Ordering};
 
 use super::kv::{Table, range_is_empty};
 

@@ -8,10 +8,8 @@
 
 use std::io;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 
 use lru::LruCache;
-use parking_lot::Mutex;
 
 use super::format::{self, HEADER_LEN, TRAILER_LEN};
 use super::region::{FIXED_LEN, MAX_RECORD};
@@ -19,6 +17,7 @@ use super::{Location, PackId, Region, RegionHeader, decode_header, decode_region
 use crate::chunk::is_zero;
 use crate::error::{Error, Result};
 use crate::media::{Media, MediaFile};
+use crate::sync::{Arc, Mutex};
 
 /// What a walk reads of a record at once: a head with about ninety chunks.
 const HEAD_READ: u64 = 4096;

@@ -15,14 +15,12 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::Arc;
-
-use parking_lot::Mutex;
 
 use super::format::{self, IndexEntry};
 use super::{Location, PACKS, PackId, decode_header};
 use crate::error::{Error, Result};
 use crate::media::{Media, MediaFile};
+use crate::sync::{Arc, Mutex};
 
 /// The one writer of a store's packs.
 #[derive(Debug)]

@@ -5,6 +5,7 @@
 //! and never reused cost nothing.
 
 use crate::chunk::ChunkId;
+use crate::sabotage::{Protection, out};
 use crate::sync::{AtomicU64, OnceLock, Ordering};
 
 /// Cells in one 64-bit word.
@@ -75,7 +76,7 @@ impl Cells {
                 _ => return Cell::Condemned,
             }
             let wanted = seen | decision << shift;
-            match word.compare_exchange(seen, wanted, Ordering::AcqRel, Ordering::Acquire) {
+            match replace(word, seen, wanted) {
                 Ok(_) if decision == MARKED => return Cell::Marked,
                 Ok(_) => return Cell::Condemned,
                 Err(now) => seen = now,
@@ -124,7 +125,7 @@ impl Cells {
                 if white == 0 {
                     break;
                 }
-                match word.compare_exchange(seen, seen | white, Ordering::AcqRel, Ordering::Acquire) {
+                match replace(word, seen, seen | white) {
                     Ok(_) => {
                         newly += u64::from(white.count_ones());
                         break;
@@ -136,6 +137,14 @@ impl Cells {
         }
         (newly, condemned)
     }
+}
+
+/// Writes `wanted` where `seen` still stands (I6); else what stands there.
+fn replace(word: &AtomicU64, seen: u64, wanted: u64) -> Result<u64, u64> {
+    if out(Protection::OneDecision) {
+        return Ok(word.swap(wanted, Ordering::AcqRel));
+    }
+    word.compare_exchange(seen, wanted, Ordering::AcqRel, Ordering::Acquire)
 }
 
 #[cfg(test)]

@@ -77,7 +77,9 @@ impl Store {
         if !out(Protection::ForgetRemembered) {
             self.locality.forget_all();
         }
-        self.commit_with(|| {})?;
+        if !out(Protection::Grace) {
+            self.commit_with(|| {})?;
+        }
         self.barrier.disarm();
         Ok(())
     }
@@ -86,7 +88,7 @@ impl Store {
     pub fn rewrite<R>(
         &self,
         durable: bool,
-        change: impl FnOnce(&mut WriteTxn, &mut [i64; Counter::ALL.len()]) -> Result<R>,
+        change: impl FnOnce(&mut WriteTxn<'_>, &mut [i64; Counter::ALL.len()]) -> Result<R>,
     ) -> Result<R> {
         self.writable()?;
         let mut txn = self.meta.kv().write()?;

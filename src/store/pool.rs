@@ -4,8 +4,8 @@
 //! never waits for another worker, so the pool cannot lock itself up.
 
 use std::collections::VecDeque;
-use std::thread::JoinHandle;
 
+use crate::sync::thread::{Builder, JoinHandle};
 use crate::sync::{Arc, Condvar, Mutex};
 
 /// How far workers stand back; see nice(2).
@@ -39,11 +39,10 @@ impl Pool {
         let mut running = Vec::new();
         for number in 0..threads {
             let shared = shared.clone();
-            let worker =
-                std::thread::Builder::new().name(format!("cairn-work-{number}")).spawn(move || {
-                    step_back();
-                    shared.work();
-                })?;
+            let worker = Builder::new().name(format!("cairn-work-{number}")).spawn(move || {
+                step_back();
+                shared.work();
+            })?;
             running.push(worker);
         }
         Ok(Self { shared, threads: Mutex::new(running) })

@@ -10,7 +10,7 @@ const STEP: usize = 20_000;
 /// [`Sink::finish`].
 pub(super) struct Sink<'a> {
     kv: &'a Kv,
-    txn: Option<WriteTxn>,
+    txn: Option<WriteTxn<'a>>,
     changes: usize,
 }
 
@@ -20,7 +20,7 @@ impl<'a> Sink<'a> {
     }
 
     /// The open transaction, with everything that was put.
-    pub fn txn(&mut self) -> Result<&mut WriteTxn> {
+    pub fn txn(&mut self) -> Result<&mut WriteTxn<'a>> {
         if self.changes >= STEP {
             self.commit(false)?;
         }

@@ -85,7 +85,7 @@ impl Place {
     }
 
     /// Changes rows as no code of the store would.
-    pub fn damage(&self, change: impl FnOnce(&mut WriteTxn) -> Result<()>) {
+    pub fn damage(&self, change: impl FnOnce(&mut WriteTxn<'_>) -> Result<()>) {
         self.store.rewrite(true, |txn, _| change(txn)).unwrap();
     }
 

@@ -1,0 +1,286 @@
+//! The races.
+//!
+//! Files are named by what happens to them; the numbers are contents, see `world.rs`. `garbage` below is content whose
+//! chunks still have their rows, and that nothing refers to any more: what a cycle is about to free, and what a put of
+//! the same bytes finds.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::Error;
+use crate::meta::Table;
+use crate::meta::rows::extent_key;
+use crate::sync::Arc;
+
+use super::crash::power_fails;
+use super::explore::{Scenario, Threads};
+use super::oracle::{chunk_reads, references, settles};
+use super::world::{Outcome, World, broken, content};
+
+/// All scenarios.
+pub const ALL: &[&Scenario] =
+    &[&ADVISORY, &REVIVED, &FRESH, &REMEMBERED, &CLONE, &OPEN, &POWER, &MOVED, &BAD_ROW];
+
+/// Makes these contents garbage: their chunks are in the store, and no file has them.
+fn garbage(world: &World, numbers: &[u64]) -> Outcome {
+    for number in numbers {
+        world.save(&format!("g{number}"), *number)?;
+    }
+    world.fs.sync()?;
+    for number in numbers {
+        world.remove(&format!("g{number}"))?;
+    }
+    Ok(world.fs.drain_orphans()?)
+}
+
+/// The advisory's four steps in whatever order comes: a cycle begins, S1 is written with the bytes of S0, S0 is
+/// pruned, the cycle goes on.
+pub const ADVISORY: Scenario = Scenario {
+    name: "the_advisory_loses_nothing",
+    before: |world| {
+        world.save("s0", 1)?;
+        world.save("bystander", 2)?;
+        Ok(world.fs.sync()?)
+    },
+    race: |world| {
+        let mut threads = Threads::default();
+        threads.start(world, |world| world.cycle());
+        threads.start(world, |world| {
+            world.save_durably("s1", 1)?;
+            world.remove("s0")?;
+            Ok(world.fs.drain_orphans()?)
+        });
+        threads.start(world, |world| world.expect("bystander", 2));
+        threads.join()?;
+        settles(world, &[("s1", 1), ("bystander", 2)])
+    },
+};
+
+/// Garbage is found by its digest while it is marked, swept and freed: two writers of the same bytes, one of others
+/// whose cells are in the same word, and a commit in between.
+pub const REVIVED: Scenario = Scenario {
+    name: "revived_garbage_stays_or_is_stored_anew",
+    before: |world| {
+        world.save("kept", 3)?;
+        garbage(world, &[1, 2])
+    },
+    race: |world| {
+        let mut threads = Threads::default();
+        threads.start(world, |world| world.cycle());
+        threads.start(world, |world| Ok(world.save_durably("one", 1)?));
+        threads.start(world, |world| {
+            world.save("two", 1)?;
+            Ok(world.store.commit()?)
+        });
+        threads.start(world, |world| Ok(world.save_durably("three", 2)?));
+        threads.join()?;
+        settles(world, &[("kept", 3), ("one", 1), ("two", 1), ("three", 2)])
+    },
+};
+
+/// Two writers of equal bytes that the store never had, commits, and two cycles.
+pub const FRESH: Scenario = Scenario {
+    name: "new_chunks_outlive_the_cycles_they_are_born_in",
+    before: |world| {
+        world.save("kept", 3)?;
+        garbage(world, &[4])
+    },
+    race: |world| {
+        let mut threads = Threads::default();
+        threads.start(world, |world| {
+            world.cycle()?;
+            world.cycle()
+        });
+        threads.start(world, |world| {
+            world.save("one", 5)?;
+            Ok(world.save_durably("other", 6)?)
+        });
+        threads.start(world, |world| {
+            world.save("two", 5)?;
+            Ok(world.fs.sync()?)
+        });
+        threads.join()?;
+        settles(world, &[("kept", 3), ("one", 5), ("two", 5), ("other", 6)])
+    },
+};
+
+/// Digests that are remembered from before the sweep are not answered after the cycle.
+pub const REMEMBERED: Scenario = Scenario {
+    name: "what_is_remembered_does_not_outlive_a_sweep",
+    before: |world| {
+        // In one region, so that whoever finds one of them remembers all.
+        world.save("kept", 3)?;
+        garbage(world, &[1, 2])
+    },
+    race: |world| {
+        world.save_durably("again", 3)?;
+        let mut threads = Threads::default();
+        threads.start(world, |world| {
+            world.cycle()?;
+            Ok(world.save("after", 1)?)
+        });
+        threads.start(world, |world| {
+            world.save_durably("beside", 2)?;
+            Ok(world.save_durably("again too", 3)?)
+        });
+        threads.join()?;
+        settles(world, &[("kept", 3), ("again", 3), ("again too", 3), ("after", 1), ("beside", 2)])
+    },
+};
+
+/// A clone whose source is pruned, and files of many chunks whose batches span flip and end of a cycle.
+pub const CLONE: Scenario = Scenario {
+    name: "a_clone_outlives_its_source",
+    before: |world| {
+        world.save("source", 51)?;
+        garbage(world, &[4, 53])
+    },
+    race: |world| {
+        let cloned = Arc::new(AtomicBool::new(false));
+        let mut threads = Threads::default();
+        threads.start(world, |world| world.cycle());
+        let done = cloned.clone();
+        threads.start(world, move |world| {
+            // An open file, if the prune has not come first.
+            let source = match world.lookup("source") {
+                Err(Error::Posix(libc::ENOENT)) => return Ok(()),
+                other => other?,
+            };
+            let target = world.create("clone")?;
+            world.fs.copy_file_range(source, 0, target, 0, 1 << 20)?;
+            world.forget(source);
+            world.forget(target);
+            done.store(true, Ordering::SeqCst);
+            Ok(())
+        });
+        threads.start(world, |world| {
+            world.remove("source")?;
+            Ok(world.fs.drain_orphans()?)
+        });
+        threads.start(world, |world| {
+            world.save("large", 53)?;
+            Ok(world.save_durably("small", 4)?)
+        });
+        threads.join()?;
+        let mut files = vec![("large", 53), ("small", 4)];
+        files.extend(cloned.load(Ordering::SeqCst).then_some(("clone", 51)));
+        settles(world, &files)
+    },
+};
+
+/// A file that is open when it loses its name is read and written on, then forgotten: until then it has all its bytes,
+/// and afterwards nothing is left of it.
+pub const OPEN: Scenario = Scenario {
+    name: "an_open_file_without_a_name_keeps_its_bytes",
+    before: |world| {
+        world.save("open", 1)?;
+        Ok(world.fs.sync()?)
+    },
+    race: |world| {
+        let ino = world.lookup("open")?;
+        let mut threads = Threads::default();
+        threads.start(world, |world| world.cycle());
+        threads.start(world, |world| {
+            world.remove("open")?;
+            Ok(world.fs.drain_orphans()?)
+        });
+        threads.start(world, move |world| {
+            let (old, new) = (content(1), content(2));
+            for _ in 0..2 {
+                if world.read(ino)? != old {
+                    return broken("the open file has other bytes than before");
+                }
+            }
+            world.fs.write(ino, 0, &new, false)?;
+            world.fs.file_closed(ino);
+            if world.read(ino)? != new {
+                return broken("the open file has other bytes than were written");
+            }
+            world.forget(ino);
+            Ok(())
+        });
+        threads.join()?;
+        settles(world, &[])
+    },
+};
+
+/// Power fails at any operation of backups, a prune and a cycle.
+pub const POWER: Scenario = Scenario {
+    name: "a_power_cut_in_any_schedule_breaks_no_promise",
+    before: |world| {
+        // A cycle seals the pack, so that the one of the garbage can go as a whole.
+        garbage(world, &[4])?;
+        world.store.flip()?;
+        world.store.end_cycle()?;
+        world.save("s0", 1)?;
+        world.save("kept", 3)?;
+        Ok(world.fs.sync()?)
+    },
+    race: power_fails,
+};
+
+/// Regions move while they are read: most of the pack is garbage.
+pub const MOVED: Scenario = Scenario {
+    name: "a_region_that_moves_can_be_read",
+    before: |world| {
+        // A region of its own, with nothing dead in it.
+        world.save_durably("whole", 51)?;
+        // A region that is mostly dead.
+        world.save("part", 3)?;
+        garbage(world, &[52])?;
+        for number in 53..60 {
+            garbage(world, &[number])?;
+        }
+        Ok(())
+    },
+    race: |world| {
+        let ids = references(world)?;
+        let mut threads = Threads::default();
+        threads.start(world, |world| world.cycle());
+        // Below the files, which would gather the whole range once more.
+        threads.start(world, move |world| ids.into_iter().try_for_each(|id| chunk_reads(&world, id)));
+        threads.start(world, |world| world.expect("part", 3));
+        threads.start(world, |world| {
+            world.save_durably("again", 52)?;
+            world.expect("whole", 51)
+        });
+        threads.join()?;
+        settles(world, &[("whole", 51), ("part", 3), ("again", 52)])
+    },
+};
+
+/// A row that does not decode: the cycle ends and frees nothing, whatever else goes on.
+pub const BAD_ROW: Scenario = Scenario {
+    name: "a_row_that_does_not_decode_ends_the_cycle",
+    before: |world| {
+        world.save("kept", 3)?;
+        world.save("bad", 1)?;
+        garbage(world, &[4])?;
+        let ino = world.lookup("bad")?;
+        world.forget(ino);
+        Ok(world.store.rewrite(true, |txn, _| txn.put(Table::Extents, &extent_key(ino, 0), b"\xff\xff"))?)
+    },
+    race: |world| {
+        let digests = |world: &World| {
+            let all = std::ops::Bound::Unbounded;
+            let mut digests = 0;
+            let count = |_: &[u8], _: &[u8]| {
+                digests += 1;
+                Ok(true)
+            };
+            world.store.now().scan(Table::Digests, all, all, count).map(|()| digests)
+        };
+        let had = digests(world)?;
+        let mut threads = Threads::default();
+        threads.start(world, |world| match world.cycle() {
+            Ok(()) => broken("the cycle says nothing of the row"),
+            Err(_) => Ok(()),
+        });
+        threads.start(world, |world| Ok(world.save_durably("one", 1)?));
+        threads.start(world, |world| Ok(world.save_durably("two", 4)?));
+        threads.join()?;
+        for (name, number) in [("kept", 3), ("one", 1), ("two", 4)] {
+            world.expect(name, number)?;
+        }
+        if digests(world)? < had { broken("the cycle freed something all the same") } else { Ok(()) }
+    },
+};
