@@ -1,9 +1,9 @@
 //! Which files have staged bytes.
 //!
-//! Keeps true: an inode with staged bytes is in the queue, or somebody has taken it from there and has not flushed it
-//! yet, or a flush of it is under way and will put it back if anything stays staged. Who makes everything durable gets
-//! the first two and waits for the third ([`Flush::Wanted`](super::flush::Flush::Wanted)). With the queue alone it
-//! would miss what another thread took a moment before, and promise bytes that are in no batch.
+//! Keeps true: an inode with staged bytes is in the queue, or it is in somebody's hands: taken from the queue and not
+//! flushed yet, or being flushed, in which case it is put back if anything stays staged. Who makes everything durable
+//! gets all of them, and waits for flushes that are under way ([`Flush::Wanted`](super::flush::Flush::Wanted)). With the
+//! queue alone it would miss what another thread took a moment before, and promise bytes that are in no batch.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -19,7 +19,7 @@ const STUCK_SECONDS: u32 = 60;
 struct Queue {
     /// Oldest first.
     waiting: VecDeque<Arc<Inode>>,
-    /// By number: taken to be flushed, and how often.
+    /// By number: in somebody's hands, and in how many.
     taken: BTreeMap<u64, (Arc<Inode>, u64)>,
 }
 
@@ -92,6 +92,11 @@ impl Dirty {
         all
     }
 
+    /// A flush of the inode begins, whoever had it begun. To be followed by [`Dirty::flushed`].
+    pub fn flushing(&self, inode: &Arc<Inode>) {
+        self.queue.lock().take(inode);
+    }
+
     /// What was staged of an inode when it was taken has been flushed, or the inode was put back.
     pub fn flushed(&self, inode: &Inode) {
         let mut queue = self.queue.lock();
@@ -129,6 +134,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::fs::flush::Flush;
     use crate::fs::{Caller, Fs, FsOptions, ROOT_INO};
     use crate::media::Media;
     use crate::media::sim::SimMedia;
@@ -192,5 +198,32 @@ mod tests {
             assert!(fs.dirty.take_all().is_empty(), "flushed once, it is in nobody's hand");
             close(&fs);
         }
+    }
+
+    /// While one flush of a growing file is under way, another that finds nothing to do lets go of it.
+    #[test]
+    fn a_sync_covers_files_that_are_being_flushed() {
+        let config = StoreConfig::new(&MkfsOptions::default()).unwrap();
+        let disk = new_disk();
+        let fs = open(&disk, &config);
+        write(&fs, b"file", &b"stone".repeat(2000));
+        let inode = fs.dirty.pop().unwrap();
+        assert!(fs.begin_flush(&inode, Flush::Growing).unwrap().is_some(), "there is something to flush");
+        fs.write(inode.ino, 10_000, b"more", false).unwrap();
+        // The one who popped it finds it in another's hands, and so does the next.
+        for popped in [Some(inode.clone()), fs.dirty.pop()] {
+            assert!(fs.flush_in_background(popped.as_ref().unwrap(), Flush::Aged));
+            fs.dirty.flushed(&inode);
+        }
+        let found: Vec<u64> = fs.dirty.take_all().iter().map(|inode| inode.ino).collect();
+        assert_eq!(found, [inode.ino], "what is staged is in nobody's hands");
+        fs.dirty.flushed(&inode);
+        fs.end_flush(&inode, &mut inode.lock(), false);
+        close(&fs);
+
+        let after = open(&disk, &config);
+        let ino = after.lookup(ROOT_INO, b"file").unwrap().ino;
+        assert_eq!(after.read(ino, 9_995, 100).unwrap(), b"stonemore");
+        close(&after);
     }
 }

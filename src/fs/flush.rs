@@ -18,7 +18,7 @@ use super::staging::{Run, copy_part};
 use super::{Fs, extents};
 
 /// A stretch of a file that is cut as one: runs, and what of old chunks has to be cut again with them.
-struct Block {
+pub(super) struct Block {
     start: u64,
     end: u64,
     runs: Vec<Run>,
@@ -74,7 +74,11 @@ impl Fs {
     }
 
     /// Moves the staged bytes into the flush, and says what has to be cut.
-    fn begin_flush(self: &Arc<Self>, inode: &Arc<Inode>, how: Flush) -> Result<Option<Vec<Block>>> {
+    pub(super) fn begin_flush(
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
+        how: Flush,
+    ) -> Result<Option<Vec<Block>>> {
         let mut state = if how == Flush::Wanted { inode.lock_settled() } else { inode.lock() };
         if !state.flushing.is_empty() || state.staging.is_empty() || state.dead {
             return Ok(None);
@@ -86,6 +90,7 @@ impl Fs {
         match self.plan(&layers, inode.ino, &state, &runs) {
             Ok(blocks) => {
                 state.flushing = runs;
+                self.dirty.flushing(inode);
                 Ok(Some(blocks))
             }
             Err(error) => {
@@ -219,7 +224,7 @@ impl Fs {
         Ok(())
     }
 
-    fn end_flush(&self, inode: &Arc<Inode>, state: &mut InodeState, stored: bool) {
+    pub(super) fn end_flush(&self, inode: &Arc<Inode>, state: &mut InodeState, stored: bool) {
         let runs = std::mem::take(&mut state.flushing);
         let bytes: u64 = runs.iter().map(|run| run.data.len() as u64).sum();
         if !stored && !state.dead {
@@ -233,6 +238,7 @@ impl Fs {
         if !state.staging.is_empty() {
             self.dirty.push(inode, state);
         }
+        self.dirty.flushed(inode);
         inode.flushed.notify_all();
     }
 }
