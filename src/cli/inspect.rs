@@ -6,7 +6,7 @@ use super::progress::Display;
 use super::target::{Target, reach, store_of};
 use super::{output, show};
 use crate::check::{CheckReport, Scrub};
-use crate::control::{Client, Progress, StatusReport};
+use crate::control::{Client, Progress, StatusReport, closed_in_order};
 use crate::daemon::{run_check, run_cycle};
 use crate::error::{Error, Result};
 use crate::fs::{Fs, FsOptions};
@@ -107,11 +107,10 @@ fn checked(args: &CheckArgs) -> Result<CheckReport> {
 }
 
 pub(super) fn sync(args: &SyncArgs) -> Result<()> {
-    let store = store_of(&args.path)?;
-    match Client::connect(&store)? {
-        Some(mut client) => client.sync(),
-        // Nobody has it open: everything was made durable when it was closed.
-        None => Ok(()),
+    match reach(&args.path, true, "sync")? {
+        Target::Live(mut client) => client.sync(),
+        // Nobody has it open: everything was made durable when it was closed, if it was.
+        Target::Opened(store) => with_close(&store, |store| closed_in_order(store.path())),
     }
 }
 

@@ -12,7 +12,7 @@ use rustix::fs::FlockOperation;
 
 use super::args::UmountArgs;
 use super::show;
-use crate::control::Client;
+use crate::control::{Client, closed_in_order};
 use crate::error::{Error, Result};
 use crate::fuse::{Detach, Entry, MountTable, detach, real_path};
 
@@ -46,7 +46,10 @@ pub(super) fn run(args: &UmountArgs) -> Result<()> {
     }
     match daemon {
         Some(mut daemon) => daemon.closed()?,
-        None => wait_for_lock(&entry.source),
+        None => {
+            wait_for_lock(&entry.source);
+            closed_in_order(&entry.source)?;
+        }
     }
     say("everything is durable");
     Ok(())

@@ -82,6 +82,19 @@ pub(super) fn connect(store: &Path) -> Result<Option<UnixStream>> {
     }
 }
 
+/// An error if the process that had the store open ended without closing it: its socket is there, and nobody listens.
+pub fn closed_in_order(store: &Path) -> Result<()> {
+    let is_left = fs::symlink_metadata(store.join(NAME)).is_ok() && matches!(connect(store), Ok(None));
+    if !is_left {
+        return Ok(());
+    }
+    Err(Error::Environment(format!(
+        "the process that had {} open ended without closing it (killed, or with the machine): what was written last \
+         and not synced may be lost; mount it again and look at what was being written",
+        store.display()
+    )))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,11 +107,18 @@ mod tests {
         for store in [tmp.path(), &long] {
             fs::create_dir_all(store).unwrap();
             assert!(connect(store).unwrap().is_none(), "nobody listens yet");
+            closed_in_order(store).unwrap();
             drop(listen(store).unwrap());
+            assert_eq!(
+                closed_in_order(store).unwrap_err().exit_code(),
+                7,
+                "the listener has gone and left it"
+            );
             assert!(store.join(NAME).exists());
             assert!(connect(store).unwrap().is_none(), "a stale socket is nobody");
             let _listener = listen(store).unwrap();
             assert!(connect(store).unwrap().is_some());
+            closed_in_order(store).unwrap();
             let mode = fs::metadata(store.join(NAME)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
             remove(store).unwrap();

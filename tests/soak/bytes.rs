@@ -180,14 +180,14 @@ impl Worker {
     /// copy_file_range(2) of a stretch, until all of it is there.
     pub fn clone_stretch(
         &mut self,
-        from: (&File, Fid, usize),
+        from: (&File, &[u8], usize),
         to: (&File, Fid, usize),
         len: usize,
     ) -> Res<()> {
         let mut done = 0;
         while done < len {
             let (at, into, left) = (from.2 + done, to.2 + done, len - done);
-            let source = self.oracle.content(from.1).now();
+            let source = from.1;
             let data = source[at.min(source.len())..(at + left).min(source.len())].to_vec();
             let result = sys::copy_range(from.0, at as i64, to.0, into as i64, left);
             let copied = match &result {
@@ -218,15 +218,16 @@ impl Worker {
             len = len.min(at.abs_diff(into));
         }
         let (input, output) = (self.open_for_writing(from)?, self.open_for_writing(to)?);
-        self.clone_stretch((&input, source, at), (&output, target, into), len)
+        let bytes = self.oracle.content(source).now().clone();
+        self.clone_stretch((&input, &bytes, at), (&output, target, into), len)
     }
 
     /// A whole file, as `cp` does it.
     pub fn clone_file(&mut self, from: &str, to: &str) -> Res<()> {
-        let (source, size) = self.sized(from);
+        let bytes = self.oracle.content(self.oracle.names().fid(from)).now().clone();
         let input = self.open_for_writing(from)?;
         self.create_as(to, |worker, output, fid| {
-            worker.clone_stretch((&input, source, 0), (output, fid, 0), size)
+            worker.clone_stretch((&input, &bytes, 0), (output, fid, 0), bytes.len())
         })?;
         Ok(())
     }

@@ -27,7 +27,7 @@ impl Worker {
             self.compare_nameless(at)?;
         }
         self.count("compare all");
-        Ok(())
+        self.compare_all_shared()
     }
 
     /// A file that is open and has no name.
@@ -60,7 +60,7 @@ impl Worker {
         }
         self.stats.after_crashes += 1;
         self.oracle.adopt(cut, &found, contents);
-        Ok(())
+        self.compare_all_shared()
     }
 
     pub fn loss(&self, fid: Fid, path: &str, text: &str) -> Stop {

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::clock::Clock;
 use crate::options::Plan;
+use crate::shared::SHARED;
 use crate::worker::{Order, Stats, Word};
 use crate::world::{Outcome, Setup, World};
 
@@ -73,6 +74,15 @@ impl Report {
             self.stats.files_compared, self.left
         );
     }
+}
+
+/// Why a run did not come to its end.
+#[derive(Debug)]
+pub enum Failure {
+    /// Something that must be there is not.
+    Loss(String),
+    /// The run itself: a process that ended or hangs, a clock that does not move.
+    Trouble(String),
 }
 
 enum Event {
@@ -192,9 +202,9 @@ struct Run<'a> {
 }
 
 /// Runs to the end or to the first loss, which is the error. `None` where there is no FUSE.
-pub fn run(plan: &Plan) -> Result<Option<Report>, String> {
+pub fn run(plan: &Plan) -> Result<Option<Report>, Failure> {
     println!("seed {}, {} s, {} workers{}", plan.seed, plan.seconds, plan.workers, plan.words());
-    let dir = tempfile::TempDir::with_prefix("cairnfs-soak-").map_err(|e| e.to_string())?;
+    let dir = tempfile::TempDir::with_prefix("cairnfs-soak-").expect("a directory for temporary files");
     let clock = if plan.clock_jumps { Clock::new(dir.path(), plan.seed) } else { None };
     let setup = Setup {
         sabotage: plan.sabotage,
@@ -253,9 +263,11 @@ fn keep_store(world: &World, keep: &Path) {
 
 impl Run<'_> {
     /// Random work, until the time is over.
-    fn work(mut self) -> Result<Self, String> {
+    fn work(mut self) -> Result<Self, Failure> {
         let probe = self.world.mnt.join("probe");
-        fs::create_dir(&probe).map_err(|e| format!("making {}: {e}", probe.display()))?;
+        for dir in [&probe, &self.world.mnt.join(SHARED)] {
+            fs::create_dir(dir).expect("a new mount takes directories");
+        }
         self.world.sync();
         self.workers.order(Order::Mounted(0));
         let end = self.begin + Duration::from_secs(self.plan.seconds);
@@ -268,7 +280,7 @@ impl Run<'_> {
             if let Some(clock) = &mut self.clock
                 && Instant::now() >= jump_at
             {
-                clock.jump(&probe)?;
+                clock.jump(&probe).map_err(Failure::Trouble)?;
                 jump_at = Instant::now() + Duration::from_millis(200 + self.random.below(1800));
             }
             if Instant::now() >= kill_at {
@@ -306,20 +318,20 @@ impl Run<'_> {
     }
 
     /// Takes what is said until this moment.
-    fn listen_until(&mut self, until: Instant) -> Result<(), String> {
+    fn listen_until(&mut self, until: Instant) -> Result<(), Failure> {
         loop {
             match self.events.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(event) => drop(self.take(event)?),
                 Err(RecvTimeoutError::Timeout) => return Ok(()),
-                Err(RecvTimeoutError::Disconnected) => return Err("nobody is at work any more".to_owned()),
+                Err(RecvTimeoutError::Disconnected) => return trouble("nobody is at work any more"),
             }
         }
     }
 
-    fn take(&mut self, event: Event) -> Result<Option<Word>, String> {
+    fn take(&mut self, event: Event) -> Result<Option<Word>, Failure> {
         match event {
-            Event::Said(_, Word::Loss(text)) | Event::Cycle(text) => Err(text),
-            Event::Ended(worker) => Err(format!("worker {worker} ended before its time")),
+            Event::Said(_, Word::Loss(text)) | Event::Cycle(text) => Err(Failure::Loss(text)),
+            Event::Ended(worker) => trouble(format!("worker {worker} ended before its time")),
             Event::Said(worker, Word::Verified(mount)) => {
                 self.verified[worker] = mount;
                 Ok(None)
@@ -328,11 +340,11 @@ impl Run<'_> {
         }
     }
 
-    fn wait_for(&mut self, what: &str, done: impl Fn(&Self) -> bool) -> Result<(), String> {
+    fn wait_for(&mut self, what: &str, done: impl Fn(&Self) -> bool) -> Result<(), Failure> {
         let begin = Instant::now();
         while !done(self) {
             if begin.elapsed() > PATIENCE {
-                return Err(format!("waited in vain for {what}"));
+                return trouble(format!("waited in vain for {what}"));
             }
             if let Ok(event) = self.events.recv_timeout(Duration::from_millis(100)) {
                 self.take(event)?;
@@ -342,12 +354,12 @@ impl Run<'_> {
     }
 
     /// Gives an order and waits until each worker has answered; returns the answers.
-    fn ask_all(&mut self, order: Order) -> Result<Vec<Word>, String> {
+    fn ask_all(&mut self, order: Order) -> Result<Vec<Word>, Failure> {
         self.workers.order(order);
         let (begin, mut words) = (Instant::now(), Vec::new());
         while words.len() < self.plan.workers as usize {
             if begin.elapsed() > PATIENCE {
-                return Err(format!("waited in vain after {order:?}"));
+                return trouble(format!("waited in vain after {order:?}"));
             }
             if let Ok(event) = self.events.recv_timeout(Duration::from_millis(100)) {
                 words.extend(self.take(event)?);
@@ -357,14 +369,14 @@ impl Run<'_> {
     }
 
     /// Everything is compared once more, across an umount; then all goes, and the store has to become empty.
-    fn end(mut self) -> Result<Report, String> {
+    fn end(mut self) -> Result<Report, Failure> {
         self.ask_all(Order::Stop)?;
         let seconds = self.begin.elapsed().as_secs_f64();
         self.cycles.stop.store(true, Ordering::SeqCst);
         self.world.umount();
         let damage = self.world.damage();
         if !damage.is_empty() {
-            return Err(format!("check --data: {damage}"));
+            return Err(Failure::Loss(format!("check --data: {damage}")));
         }
         self.world.mount();
         self.ask_all(Order::Compare)?;
@@ -379,9 +391,9 @@ impl Run<'_> {
         self.world.gc();
         let (chunks, left) = (self.world.figure("chunks"), packs(self.world));
         if chunks != 0 || left > EMPTY {
-            return Err(format!(
-                "everything was deleted, and there are {chunks} chunks and {left} bytes of packs"
-            ));
+            let text =
+                format!("everything was deleted, and there are {chunks} chunks and {left} bytes of packs");
+            return Err(Failure::Loss(text));
         }
         self.world.umount();
         self.world.assert_clean();
@@ -399,6 +411,10 @@ impl Run<'_> {
             left,
         })
     }
+}
+
+fn trouble<T>(text: impl Into<String>) -> Result<T, Failure> {
+    Err(Failure::Trouble(text.into()))
 }
 
 /// Bytes that the packs take on the host.

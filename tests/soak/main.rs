@@ -12,6 +12,7 @@
 //!   --keep DIR      where the store is copied to if there is a loss
 //! ```
 //!
+//! Each worker has groups of its own, so that its oracle is exact; what all share is in one directory ([`shared`]).
 //! What is compared how: see [`oracle`]. While the daemon lives everything is exact. After a kill, what was synced must
 //! be there byte for byte, names must be those after a prefix of the changes since, and no byte may be one that its
 //! file did not have.
@@ -37,9 +38,11 @@ mod coordinator;
 mod options;
 mod oracle;
 mod selftest;
+mod shared;
 mod steps;
 mod worker;
 
+use coordinator::Failure;
 use options::{Plan, Task};
 use worker::Worker;
 
@@ -75,8 +78,13 @@ fn must_keep_all(plan: &Plan) {
     match coordinator::run(plan) {
         Ok(Some(report)) => report.print(),
         Ok(None) => {}
-        Err(loss) => {
-            println!("LOSS, seed {}: {loss}", plan.seed);
+        Err(failure) => {
+            match failure {
+                Failure::Loss(text) => println!("LOSS, seed {}: {text}", plan.seed),
+                Failure::Trouble(text) => {
+                    println!("no loss, but the run ended early, seed {}: {text}", plan.seed)
+                }
+            }
             std::process::exit(1);
         }
     }
@@ -91,7 +99,11 @@ fn must_lose(plan: &Plan) {
             std::process::exit(1);
         }
         Ok(None) => {}
-        Err(loss) => {
+        Err(Failure::Trouble(text)) => {
+            println!("without {} the run ended early, and found no loss: {text}", plan.sabotage);
+            std::process::exit(1);
+        }
+        Err(Failure::Loss(loss)) => {
             let first: String = loss.lines().next().unwrap_or_default().chars().take(200).collect();
             println!("caught, without {}: {first}", plan.sabotage);
         }

@@ -37,7 +37,10 @@ impl Worker {
         let Some(file) = file else { return self.counted("create", Self::new_file) };
         match self.random.below(100) {
             _ if full => self.counted("rm -rf", Self::prune),
-            0..13 => self.counted("create", Self::new_file),
+            0..9 => self.counted("create", Self::new_file),
+            9..11 => self.counted("share", Self::share),
+            11..12 => self.counted("unshare", Self::unshare),
+            12..13 => self.counted("clone a shared file", Self::take_one),
             13..20 => self.counted("overwrite", |w| w.overwrite(&file)),
             20..26 => self.counted("append", |w| w.append(&file)),
             26..30 => self.counted("truncate", |w| w.truncate(&file)),
@@ -58,7 +61,8 @@ impl Worker {
             78..83 => self.counted("fsync", |w| w.fsync_path(&file)),
             83..85 => self.counted("fsync of a directory", Self::fsync_dir),
             85..86 => self.counted("cairnfs sync", Self::sync),
-            86..99 => self.counted("read", |w| w.read(&file)),
+            86..98 => self.counted("read", |w| w.read(&file)),
+            98..99 => self.counted("read a shared file", Self::read_shared),
             _ if self.random.below(6) == 0 => self.compare_all(),
             _ => self.counted("read", |w| w.read(&file)),
         }
@@ -290,6 +294,12 @@ impl Worker {
         self.clone_file(file, &to)
     }
 
+    fn take_one(&mut self) -> Res<()> {
+        let dir = self.some_dir();
+        let to = self.free_name(&dir, 'c');
+        self.take_shared(&to)
+    }
+
     fn clone_part(&mut self, from: &str) -> Res<()> {
         let Some(to) = self.pick(|kind| *kind == Kind::File) else { return Ok(()) };
         self.clone_range(from, &to)
@@ -347,6 +357,6 @@ impl Worker {
                 self.remove_tree(&group)?;
             }
         }
-        Ok(())
+        self.delete_all_shared()
     }
 }
