@@ -62,7 +62,7 @@ mod switches {
     static OUT: AtomicU32 = AtomicU32::new(0);
     static FROM_ENVIRONMENT: OnceLock<u32> = OnceLock::new();
 
-    const NAMES: [(&str, Protection); 18] = [
+    const NAMES: [(&str, Protection); 22] = [
         ("mark-on-hit", Protection::MarkOnHit),
         ("one-snapshot", Protection::OneSnapshot),
         ("drain-before-snapshot", Protection::DrainBeforeSnapshot),

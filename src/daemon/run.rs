@@ -147,7 +147,23 @@ fn run_session(
 /// makes with a request; until it has opened one directory, likewise.
 fn learn(mountpoint: &Path) -> std::io::Result<()> {
     fs::read(mountpoint.join(".cairnfs/generation"))?;
+    learn_to_copy(mountpoint);
     fs::read_dir(mountpoint).map(drop)
+}
+
+/// A kernel that has a newer form of copy_file_range asks for that one first. Where two programs do so at once, and both
+/// are told that there is no such request, it takes the second answer for one about the older form: from then on every
+/// copy in this mount is read and written. So it asks once before anybody can, for a copy that is refused.
+fn learn_to_copy(mountpoint: &Path) {
+    let from = fs::File::open(mountpoint.join(".cairnfs/generation"));
+    let to = fs::File::options().write(true).open(mountpoint.join(".cairnfs/gc"));
+    // On a read-only mount there is nothing to learn.
+    if let (Ok(from), Ok(to)) = (from, to)
+        && let Err(error) = rustix::fs::copy_file_range(from, Some(&mut 0), to, Some(&mut 0), 1)
+        && error != rustix::io::Errno::INVAL
+    {
+        tracing::debug!("a copy that was to be refused: {error}");
+    }
 }
 
 /// Waits until the mount answers and says so; takes it down again if that has become pointless.

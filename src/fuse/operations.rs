@@ -259,6 +259,11 @@ impl Adapter {
         to: (u64, u64),
         len: u64,
     ) -> Result<u32> {
+        if control_dir::owns(from.0) && control_dir::owns(to.0) {
+            // Nobody's wish, but for the daemon's own first request: EXDEV would be followed by a write.
+            return Err(Error::Posix(libc::EINVAL));
+        }
+        // Between our files and the store's the kernel copies by reading and writing after EXDEV.
         not_ours(from.0, libc::EXDEV)?;
         not_ours(to.0, libc::EXDEV)?;
         self.drop_set_ids(to.0, caller)?;

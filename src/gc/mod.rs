@@ -15,8 +15,8 @@ mod sweep;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::meta::{Counter, ReadView};
 use crate::meta::rows::Timestamp;
+use crate::meta::{Counter, ReadView};
 use crate::sabotage::{Protection, out};
 use crate::store::cells::Cells;
 use crate::store::{FlipInfo, Store};

@@ -19,6 +19,7 @@ mod advisory;
 mod backup;
 #[cfg(feature = "sim")]
 mod classes;
+mod clones;
 mod control;
 mod crash;
 mod edges;
