@@ -20,13 +20,11 @@
 use std::collections::HashMap;
 use std::ops::Bound;
 
-use parking_lot::{Mutex, MutexGuard};
-
 use crate::error::{Error, Result};
 use crate::meta::rows::{DirentRow, NameHash, dirent_end, dirent_start, id_key};
 use crate::meta::{Memtable, Table};
 use crate::sabotage::{Protection, out};
-use crate::sync::{Arc, AtomicU64, Ordering};
+use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, Ordering};
 
 use super::inode::{Inode, InodeState};
 use super::names::{APPEND_ONLY, IMMUTABLE, is_root};

@@ -85,7 +85,7 @@ impl World {
         let fs = Fs::new(store.clone(), FsOptions { commit_interval: interval, ..FsOptions::default() })?;
         let drained = fs.clone();
         let drain = Arc::new(move || drained.drain_orphans());
-        let collector = Collector::new(store.clone(), Options { auto: false, drain })?;
+        let collector = Collector::new(store.clone(), Options { drain, ..Options::default() })?;
         Ok(Arc::new(Self { disk: disk.clone(), store, fs, collector }))
     }
 
