@@ -65,7 +65,7 @@ pub(super) fn rebuild(
     if let Some(view) = old {
         let lens = lengths(media.as_ref(), &packs)?;
         take_old(view, &lens, &mut chunks, sink, report)?;
-        look_at_digests(view, report);
+        look_at_derived(view, report);
     }
     if chunks.incomplete || chunks.any_gone {
         for pack in packs {
@@ -150,13 +150,15 @@ fn take_old(
     Ok(())
 }
 
-/// The digests are made from the regions; here only whether those of the old database are whole.
-fn look_at_digests(view: &ReadView, report: &mut RepairReport) {
-    let rows =
-        view.rows(Table::Digests).map(|mut rows| rows.find_map(|row| row.and_then(|(_, value)| value).err()));
-    if let Some(error) = rows.unwrap_or_else(Some) {
-        report.database = Database::Damaged;
-        report.database_fault.get_or_insert(sentence(&error));
+/// Tables that are made anew from others; here only whether those of the old database are whole.
+fn look_at_derived(view: &ReadView, report: &mut RepairReport) {
+    for table in [Table::Digests, Table::Links, Table::Held] {
+        let rows =
+            view.rows(table).map(|mut rows| rows.find_map(|row| row.and_then(|(_, value)| value).err()));
+        if let Some(error) = rows.unwrap_or_else(Some) {
+            report.database = Database::Damaged;
+            report.database_fault.get_or_insert(sentence(&error));
+        }
     }
 }
 
