@@ -266,6 +266,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn words(text: &str) -> Result<Wanted> {
@@ -363,5 +365,24 @@ mod tests {
             assert!(error.to_string().contains(said), "{text}: {error}");
         }
         assert!(parse(&["fast".into()], true).is_ok(), "sloppy");
+    }
+
+    proptest! {
+        /// Any words, and any near those that are known: an option or a sentence, and never a panic.
+        #[test]
+        fn any_words_are_read_or_refused(
+            text: String,
+            words in prop::collection::vec(
+                prop::sample::select(KNOWN.split([' ', ',']).collect::<Vec<_>>()), 0..6),
+            value in "[0-9a-zA-Z=,.-]{0,12}",
+            sloppy: bool,
+        ) {
+            let near = format!("{}{value}", words.join(","));
+            for list in [text, near] {
+                if let Err(error) = parse(&[list], sloppy) {
+                    prop_assert!(matches!(error, Error::Usage(_)), "{error}");
+                }
+            }
+        }
     }
 }

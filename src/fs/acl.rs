@@ -159,6 +159,8 @@ pub(super) fn inherit(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn acl(entries: &[(u16, u16, u32)]) -> Acl {
@@ -189,6 +191,29 @@ mod tests {
     fn what_is_no_acl_is_refused() {
         for bytes in [&b""[..], b"\x02\0\0\0", b"\x01\0\0\0\x01\0\x07\0\0\0\0\0", b"\x02\0\0\0\x01\0\x07"] {
             assert_eq!(Acl::parse(bytes).unwrap_err().errno(), libc::EINVAL);
+        }
+    }
+
+    proptest! {
+        /// Any bytes, and any near those of an ACL.
+        #[test]
+        fn what_parses_comes_back_and_nothing_panics(
+            bytes: Vec<u8>,
+            entries in prop::collection::vec((0u16..64, 0u16..9, any::<u32>()), 0..8),
+            cut in 0usize..80,
+        ) {
+            let mut near = Acl { entries }.encode();
+            near.truncate(cut);
+            for bytes in [bytes, near] {
+                if let Ok(mut acl) = Acl::parse(&bytes) {
+                    prop_assert_eq!(&acl.encode(), &bytes);
+                    let mode = acl.mode();
+                    acl.chmod(mode);
+                    prop_assert_eq!(acl.mode(), mode);
+                    let _ = acl.is_minimal();
+                    acl.restrict(0o640);
+                }
+            }
         }
     }
 }

@@ -21,6 +21,9 @@ impl Fs {
 
     /// Changes attributes; all of them or none.
     pub fn setattr(&self, ino: u64, caller: Caller, set: &SetAttr) -> Result<Attr> {
+        if !set.times_are_possible() {
+            return posix(libc::EINVAL);
+        }
         let inode = self.inode(ino)?;
         // A change of size must not meet a flush half way.
         let mut state = self.lock_free(&inode, set.size.is_some())?;

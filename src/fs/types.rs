@@ -77,6 +77,18 @@ pub struct SetAttr {
     pub ctime: Option<Timestamp>,
 }
 
+impl SetAttr {
+    /// True if each time is one that an inode's row can hold.
+    pub(super) fn times_are_possible(&self) -> bool {
+        let given = |time: &Option<SetTime>| match time {
+            Some(SetTime::At(time)) => Some(*time),
+            Some(SetTime::Now) | None => None,
+        };
+        let times = [given(&self.atime), given(&self.mtime), self.ctime];
+        times.into_iter().flatten().all(|time| time.nsec < 1_000_000_000)
+    }
+}
+
 /// A directory's entry as readdir gives it.
 #[derive(Debug, Clone, Copy)]
 pub struct DirEntry<'a> {

@@ -5,6 +5,7 @@
 //! otherwise lock the removed one while a third locks its successor.
 
 use std::fs::{File, OpenOptions};
+use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -46,7 +47,7 @@ impl StoreLock {
             .mode(0o600)
             .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
             .open(&path)
-            .map_err(|error| Error::io(format!("opening {}", path.display()), error))?;
+            .map_err(|error| cannot_open(dir, &path, error))?;
         let begin = Instant::now();
         loop {
             let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
@@ -101,6 +102,17 @@ impl Drop for StoreLock {
             tracing::debug!("emptying {}: {error}", self.path.display());
         }
     }
+}
+
+fn cannot_open(dir: &Path, path: &Path, error: io::Error) -> Error {
+    if error.raw_os_error() == Some(libc::EROFS) {
+        return Error::Environment(format!(
+            "the store {} is on a read-only file system; even reading takes the lock and may repair the database: make it \
+             writable (`mount -o remount,rw`), or copy the store elsewhere",
+            dir.display()
+        ));
+    }
+    Error::io(format!("opening {}", path.display()), error)
 }
 
 /// The note of whoever has, or had, the lock.

@@ -10,6 +10,7 @@
 mod calls;
 mod data;
 #[cfg(feature = "sim")]
+mod neighbours;
 mod pause;
 mod sys;
 mod world;
