@@ -29,7 +29,8 @@ fn content(kind: u64) -> Vec<u8> {
 
 /// Runs the script on `disk`; returns what was promised when.
 fn script(disk: &SimMedia) -> Vec<Promise> {
-    let world = World::open(disk, &config()).unwrap();
+    // In one transaction, so that nothing of a sweep becomes durable by the way.
+    let world = World::stepping(disk, &config(), 4096).unwrap();
     let mut files = BTreeMap::new();
     let mut promises = Vec::new();
     let mut promise = |files: &BTreeMap<String, Vec<u8>>| {
