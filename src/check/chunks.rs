@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::chunk::{ChunkId, Digest};
 use crate::error::{Error, Result};
 use crate::meta::kv::guarded;
-use crate::meta::rows::{RegionRow, chunk_of, id_key};
+use crate::meta::rows::{RegionRow, chunk_of, digest, id_key};
 use crate::meta::{Counter, ReadView, Table};
 use crate::pack::{HEADER_LEN, PackId};
 
@@ -136,9 +136,11 @@ pub(super) fn digests(run: &mut Run<'_>, regions: &Regions) -> Result<()> {
     while let Some((key, value)) = rows.next(run)? {
         run.step(1)?;
         match value.and_then(|value| decode_digest(&key, &value)) {
-            Ok((digest, id)) => {
-                let word = names.word(id / 64);
-                *word = word.wrapping_add(hash(id, &digest));
+            Ok((digest, ids)) => {
+                for id in ids {
+                    let word = names.word(id / 64);
+                    *word = word.wrapping_add(hash(id, &digest));
+                }
             }
             Err(error) => {
                 run.set_partial(Table::Digests);
@@ -160,11 +162,10 @@ pub(super) fn digests(run: &mut Run<'_>, regions: &Regions) -> Result<()> {
     check_names(run, regions, &suspects)
 }
 
-fn decode_digest(key: &[u8], value: &[u8]) -> Result<(Digest, u64)> {
-    let wrong = || Error::damaged("a row of the table digests has a wrong length");
-    let digest: [u8; 32] = key.try_into().map_err(|_| wrong())?;
-    let id: [u8; 8] = value.try_into().map_err(|_| wrong())?;
-    Ok((Digest(digest), u64::from_be_bytes(id)))
+fn decode_digest(key: &[u8], value: &[u8]) -> Result<(Digest, Vec<u64>)> {
+    let digest =
+        key.try_into().map_err(|_| Error::damaged("a row of the table digests has a wrong length"))?;
+    Ok((Digest(digest), digest::named(value)?.map(|id| id.0).collect()))
 }
 
 /// Looks up the digests of the 64 ids of a word that does not agree.
@@ -178,10 +179,17 @@ fn check_entries(run: &mut Run<'_>, regions: &Regions, index: u64) -> Result<()>
             id += 1;
             continue;
         };
-        // A row that cannot be read was told of when all were; one that names another chunk is looked at from its
-        // own side.
-        if let Ok(None) = get(&run.view, Table::Digests, &entry.digest.0) {
-            let what = format!("chunk {id} cannot be found by its digest: {} has no row", entry.digest);
+        // A row that cannot be read was told of when all were.
+        let missing = match get(&run.view, Table::Digests, &entry.digest.0) {
+            Ok(None) => Some("has no row"),
+            Ok(Some(row)) => {
+                let names = digest::named(&row).is_ok_and(|mut ids| ids.any(|named| named.0 == id));
+                (!names).then_some("names others")
+            }
+            Err(_) => None,
+        };
+        if let Some(missing) = missing {
+            let what = format!("chunk {id} cannot be found by its digest: {} {missing}", entry.digest);
             run.findings.add(Kind::Digest, what, Victims::default());
         }
         id += 1;
@@ -193,23 +201,28 @@ fn check_entries(run: &mut Run<'_>, regions: &Regions, index: u64) -> Result<()>
 fn check_names(run: &mut Run<'_>, regions: &Regions, suspects: &[u64]) -> Result<()> {
     let mut rows = Rows::open(run, Table::Digests);
     while let Some((key, value)) = rows.next(run)? {
-        let Ok((digest, id)) = value.and_then(|value| decode_digest(&key, &value)) else {
+        let Ok((digest, ids)) = value.and_then(|value| decode_digest(&key, &value)) else {
             continue;
         };
-        if suspects.binary_search(&(id / 64)).is_err() || regions.is_unknown(id) {
-            continue;
+        for id in ids {
+            if suspects.binary_search(&(id / 64)).is_ok() && !regions.is_unknown(id) {
+                check_name(run, &digest, id);
+            }
         }
-        let row = region_of(&run.view, id).ok().flatten();
-        let wrong = match row.as_ref().and_then(|row| row.entry(ChunkId(id))) {
-            Some(entry) if entry.digest == digest => continue,
-            Some(entry) => format!("which has the digest {}", entry.digest),
-            None if id >= run.next_chunk => "which was never given".to_owned(),
-            None => "which is not there".to_owned(),
-        };
-        let what = format!("the digest {digest} names chunk {id}, {wrong}");
-        run.findings.add(Kind::Digest, what, Victims::default());
     }
     Ok(())
+}
+
+fn check_name(run: &mut Run<'_>, digest: &Digest, id: u64) {
+    let row = region_of(&run.view, id).ok().flatten();
+    let wrong = match row.as_ref().and_then(|row| row.entry(ChunkId(id))) {
+        Some(entry) if entry.digest == *digest => return,
+        Some(entry) => format!("which has the digest {}", entry.digest),
+        None if id >= run.next_chunk => "which was never given".to_owned(),
+        None => "which is not there".to_owned(),
+    };
+    let what = format!("the digest {digest} names chunk {id}, {wrong}");
+    run.findings.add(Kind::Digest, what, Victims::default());
 }
 
 /// The region row that should have a chunk, if it has an entry for it.

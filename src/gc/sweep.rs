@@ -1,14 +1,15 @@
 //! The sweep: condemns what is white, and removes the rows of what it condemned.
 //!
 //! Keeps true (I6): a chunk's fate is its cell's compare-and-swap; a row is removed only for a cell that says condemned.
-//! A digest's row goes only if it still names the condemned chunk: the same bytes may have been stored anew.
+//! A digest's row loses the condemned chunk only, and goes when it names no other: the same bytes may have been stored
+//! anew.
 
 use std::collections::HashMap;
 use std::ops::Bound;
 
 use crate::chunk::{ChunkId, Digest};
 use crate::error::Result;
-use crate::meta::rows::{RegionRow, chunk_of, id_key};
+use crate::meta::rows::{RegionRow, chunk_of, digest, id_key};
 use crate::meta::{Counter, Table, WriteTxn};
 use crate::pack::PackId;
 use crate::sabotage::{Protection, out};
@@ -171,13 +172,12 @@ fn remove(
     store.rewrite(durable, |txn, sums| {
         remove_chunks(txn, doomed, sums)?;
         txn.apply(Table::Bad, bad.iter().map(|id| (id_key(id.0), None::<&[u8]>)))?;
-        let mut digests: Vec<_> =
-            doomed.digests.iter().map(|(digest, id)| (digest.0, id_key(id.0))).collect();
+        let mut digests: Vec<_> = doomed.digests.iter().map(|(digest, id)| (digest.0, *id)).collect();
         digests.sort_unstable();
         if out(Protection::DigestStillNames) {
             txn.apply(Table::Digests, digests.iter().map(|(digest, _)| (digest, None::<&[u8]>)))?;
         } else {
-            txn.remove_if(Table::Digests, &digests)?;
+            txn.change(Table::Digests, digests, |gone, row| digest::without(row, gone))?;
         }
         sums[Counter::Chunks as usize] -= doomed.digests.len() as i64;
         sums[Counter::PlainBytes as usize] -= doomed.bytes as i64;

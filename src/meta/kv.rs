@@ -93,6 +93,11 @@ fn checksum(table: Table, key: &[u8], value: &[u8]) -> [u8; SUM_LEN] {
     (xxh3_64_with_seed(value, of_key) as u32).to_le_bytes()
 }
 
+/// A value with its checksum, as it is stored.
+fn stored(table: Table, key: &[u8], value: &[u8]) -> Vec<u8> {
+    [value, &checksum(table, key, value)].concat()
+}
+
 /// Takes the checksum off a stored value.
 fn verified<'a>(table: Table, key: &[u8], stored: &'a [u8]) -> Result<&'a [u8]> {
     let split = stored.len().checked_sub(SUM_LEN);
@@ -374,7 +379,7 @@ impl WriteTxn<'_> {
         changes: impl IntoIterator<Item = (K, Option<V>)>,
     ) -> Result<()> {
         let mut open = self.txn.open_table(table.definition()).map_err(db_error)?;
-        let mut stored = Vec::new();
+        let mut row = Vec::new();
         for (key, value) in changes {
             let key = key.as_ref();
             match value {
@@ -383,10 +388,10 @@ impl WriteTxn<'_> {
                 }
                 Some(value) => {
                     let value = value.as_ref();
-                    stored.clear();
-                    stored.extend_from_slice(value);
-                    stored.extend_from_slice(&checksum(table, key, value));
-                    open.insert(key, stored.as_slice()).map_err(db_error)?;
+                    row.clear();
+                    row.extend_from_slice(value);
+                    row.extend_from_slice(&checksum(table, key, value));
+                    open.insert(key, row.as_slice()).map_err(db_error)?;
                 }
             }
         }
@@ -413,20 +418,63 @@ impl WriteTxn<'_> {
         Ok(rows)
     }
 
-    /// Removes those rows that still have the value they are named with.
-    pub fn remove_if<K: AsRef<[u8]>, V: AsRef<[u8]>>(&mut self, table: Table, rows: &[(K, V)]) -> Result<()> {
-        let mut open = self.txn.open_table(table.definition()).map_err(db_error)?;
-        for (key, expected) in rows {
-            let key = key.as_ref();
-            let still = match open.get(key).map_err(db_error)? {
-                None => false,
-                Some(stored) => verified(table, key, stored.value())? == expected.as_ref(),
-            };
-            if still {
-                open.remove(key).map_err(db_error)?;
+    /// Writes rows. Where one is there already with another value, `merge` makes its value of the new and the old one.
+    pub fn merge<K: AsRef<[u8]>, V: AsRef<[u8]>>(
+        &mut self,
+        table: Table,
+        rows: impl IntoIterator<Item = (K, V)>,
+        merge: impl Fn(&[u8], &[u8]) -> Result<Vec<u8>>,
+    ) -> Result<()> {
+        guarded(|| {
+            let mut open = self.txn.open_table(table.definition()).map_err(db_error)?;
+            for (key, value) in rows {
+                let (key, value) = (key.as_ref(), value.as_ref());
+                let before = open.insert(key, stored(table, key, value).as_slice()).map_err(db_error)?;
+                let merged = match &before {
+                    Some(old) => match verified(table, key, old.value())? {
+                        old if old == value => None,
+                        old => Some(merge(value, old)?),
+                    },
+                    None => None,
+                };
+                drop(before);
+                if let Some(merged) = merged {
+                    open.insert(key, stored(table, key, &merged).as_slice()).map_err(db_error)?;
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
+    }
+
+    /// Changes those rows that are there: `change` makes the new value of what is named with the key and the old value;
+    /// `None` removes the row.
+    pub fn change<K: AsRef<[u8]>, C: Copy>(
+        &mut self,
+        table: Table,
+        rows: impl IntoIterator<Item = (K, C)>,
+        change: impl Fn(C, &[u8]) -> Result<Option<Vec<u8>>>,
+    ) -> Result<()> {
+        guarded(|| {
+            let mut open = self.txn.open_table(table.definition()).map_err(db_error)?;
+            for (key, what) in rows {
+                let key = key.as_ref();
+                let changed = match open.get(key).map_err(db_error)? {
+                    None => continue,
+                    Some(old) => {
+                        let old = verified(table, key, old.value())?;
+                        change(what, old)?.map(|new| (new != old).then_some(new))
+                    }
+                };
+                match changed {
+                    None => drop(open.remove(key).map_err(db_error)?),
+                    Some(None) => {}
+                    Some(Some(new)) => {
+                        open.insert(key, stored(table, key, &new).as_slice()).map_err(db_error)?;
+                    }
+                }
+            }
+            Ok(())
+        })
     }
 
     /// Makes the transaction visible; with `durable`, it and all before it have been synced when this returns.

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::meta::rows::{STATE_KEY, State};
+use crate::meta::rows::{STATE_KEY, State, digest};
 use crate::meta::{Counter, Table};
 use crate::sabotage::{Protection, out};
 use crate::sync::{Arc, Ordering};
@@ -144,6 +144,11 @@ impl Store {
         for table in Table::ALL {
             batch.rows.with_changes(table, |changes| {
                 let changes = changes.iter().map(|(key, value)| (key, value.as_ref()));
+                if table == Table::Digests {
+                    // Batches name chunks and take none away. The batch before may have stored the same bytes.
+                    let named = changes.filter_map(|(key, value)| Some((key, value?)));
+                    return txn.merge(table, named, digest::both);
+                }
                 txn.apply(table, changes)
             })?;
         }

@@ -5,9 +5,9 @@
 //! its batch is committed first and must not depend on rows that may never come.
 
 use crate::chunk::{ChunkId, Digest, is_zero};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::meta::memtable::Known;
-use crate::meta::rows::{RegionEntry, RegionRow, id_key};
+use crate::meta::rows::{RegionEntry, RegionRow, digest, id_key};
 use crate::meta::{Counter, Layers, Table};
 use crate::pack::encode_region;
 use crate::sabotage::{Protection, out};
@@ -45,9 +45,8 @@ impl Store {
         // The epoch first: what is remembered later comes from layers that are at least as new (I9).
         let epoch = self.locality.epoch();
         let layers = self.now();
-        if let Some(id) = self.find(member, epoch, &layers, &digest)?
-            && self.may_reuse(member, id, digest, bytes)
-        {
+        let usable = |id: ChunkId| self.may_reuse(member, id, digest, bytes);
+        if let Some(id) = self.find(member, epoch, &layers, &digest, usable)? {
             return Ok(id);
         }
         let known = || {
@@ -89,26 +88,39 @@ impl Store {
         true
     }
 
-    /// The chunk with this digest as far as `member` may know of it.
-    fn find(&self, member: &Member, epoch: u64, layers: &Layers, digest: &Digest) -> Result<Option<ChunkId>> {
-        if let Some(id) = own_digest(member, digest) {
+    /// A chunk with this digest that is `usable`, as far as `member` may know of it.
+    ///
+    /// One that is not is going, and may have been stored anew: then a later place knows. With the first answer alone,
+    /// what is remembered from before a cycle would have the same bytes stored again and again while it runs.
+    fn find(
+        &self,
+        member: &Member,
+        epoch: u64,
+        layers: &Layers,
+        digest: &Digest,
+        usable: impl Fn(ChunkId) -> bool,
+    ) -> Result<Option<ChunkId>> {
+        if let Some(id) = own_digest(member, digest).filter(|id| usable(*id)) {
             return Ok(Some(id));
         }
         if let Some(sealed) = &layers.sealed
             && let Known::Value(row) = sealed.get(Table::Digests, &digest.0)
             && Arc::ptr_eq(&layers.active, &member.rows)
+            && let Some(id) = digest::named(&row)?.find(|id| usable(*id))
         {
-            return decode_id(&row).map(Some);
+            return Ok(Some(id));
         }
-        if let Some(id) = self.locality.get(digest) {
+        if let Some(id) = self.locality.get(digest).filter(|id| usable(*id)) {
             return Ok(Some(id));
         }
         let Some(row) = layers.view.get(Table::Digests, &digest.0)? else {
             return Ok(None);
         };
-        let id = decode_id(&row)?;
-        self.locality.preload(epoch, &layers.view, id)?;
-        Ok(Some(id))
+        let found = digest::named(&row)?.find(|id| usable(*id));
+        if let Some(id) = found {
+            self.locality.preload(epoch, &layers.view, id)?;
+        }
+        Ok(found)
     }
 
     /// Has a closed region written by the pool.
@@ -153,13 +165,7 @@ impl Store {
 
 fn own_digest(member: &Member, digest: &Digest) -> Option<ChunkId> {
     match member.rows.get(Table::Digests, &digest.0) {
-        Known::Value(row) => decode_id(&row).ok(),
+        Known::Value(row) => digest::named(&row).ok()?.next(),
         Known::Nothing | Known::Removed => None,
     }
-}
-
-/// The ChunkId in a digest's row.
-pub(super) fn decode_id(row: &[u8]) -> Result<ChunkId> {
-    let bytes: [u8; 8] = row.try_into().map_err(|_| Error::damaged("a digest's row has a wrong length"))?;
-    Ok(ChunkId(u64::from_be_bytes(bytes)))
 }

@@ -17,4 +17,5 @@ mod random;
 mod repair;
 mod scrub;
 mod structure;
+mod twins;
 mod world;

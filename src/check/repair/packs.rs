@@ -11,7 +11,7 @@ use std::ops::Bound;
 use crate::chunk::ChunkId;
 use crate::error::{Error, Result};
 use crate::media::Media;
-use crate::meta::rows::{RegionEntry, RegionRow, bad_row, chunk_of, id_key};
+use crate::meta::rows::{RegionEntry, RegionRow, bad_row, chunk_of, digest, id_key};
 use crate::meta::{Counter, Kv, ReadView, Table, WriteTxn};
 use crate::pack::{Location, PackId, PackReader, PackScan, RegionChunk, RegionHeader, list_packs};
 use crate::store::heal::split;
@@ -251,7 +251,7 @@ pub(super) fn digests(kv: &Kv, sink: &mut Sink<'_>, sums: &mut [i64; Counter::AL
     kv.read()?.scan(Table::Regions, Bound::Unbounded, Bound::Unbounded, |key, row| {
         let row = RegionRow::decode(ChunkId(chunk_of(key)?), row)?;
         for (id, entry) in row.live() {
-            sink.put(Table::Digests, &entry.digest.0, &id_key(id.0))?;
+            sink.txn()?.merge(Table::Digests, [(entry.digest.0, id_key(id.0))], digest::both)?;
             sums[Counter::Chunks as usize] += 1;
             sums[Counter::PlainBytes as usize] += i64::from(entry.len);
         }

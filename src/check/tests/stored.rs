@@ -127,6 +127,10 @@ fn digests_and_chunks_agree_both_ways() {
 
     place.put(Table::Digests, &entry.digest.0, &id_key(id + 1));
     let what = format!("names chunk {}, which has the digest", id + 1);
+    let missed = format!("chunk {id} cannot be found by its digest");
+    place.finds(true, &[(&missed, &[]), (&what, &[])]);
+
+    place.put(Table::Digests, &entry.digest.0, &[id_key(id), id_key(id + 1)].concat());
     place.finds(true, &[(&what, &[])]);
 
     place.put(Table::Digests, &entry.digest.0, &id_key(id));

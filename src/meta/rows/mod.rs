@@ -2,6 +2,7 @@
 //! answers [`Error::Damaged`](crate::Error::Damaged) where they make no sense.
 
 mod bad;
+pub mod digest;
 mod dirent;
 mod extent;
 mod inode;
