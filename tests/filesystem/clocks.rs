@@ -76,14 +76,24 @@ fn class_06_the_times_of_files_change_nothing_that_a_cycle_does() {
 
 #[test]
 fn class_06_a_clock_in_the_collector_would_be_seen() {
-    let file = "src/gc/sweep.rs";
-    assert_eq!(clock_readings(file, "let live = row.live_bytes();\n"), Vec::<String>::new());
-    for line in [
-        "if chunk.born + DAY < Timestamp::now() {",
-        "let now = std::time::SystemTime::now();",
-        "let begin = Instant::now();",
-        "let age = rustix::time::clock_gettime(ClockId::Realtime);",
+    for file in [
+        "src/gc/sweep.rs",
+        "src/store/put.rs",
+        "src/pack/reader.rs",
+        "src/media/host.rs",
+        "src/fs/orphans.rs",
     ] {
-        assert_eq!(clock_readings(file, line).len(), 1, "{line}");
+        assert_eq!(clock_readings(file, "let live = row.live_bytes();\n"), Vec::<String>::new());
+        for line in [
+            "if chunk.born + DAY < Timestamp::now() {",
+            "let now = std::time::SystemTime::now();",
+            "let begin = Instant::now();",
+            "let age = rustix::time::clock_gettime(ClockId::Realtime);",
+            "let old = file.metadata()?.modified()?;",
+            "if row.mtime < spared_since {",
+            "let now = chrono::Utc::now();",
+        ] {
+            assert_eq!(clock_readings(file, line).len(), 1, "{file}: {line}");
+        }
     }
 }
