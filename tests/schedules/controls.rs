@@ -19,7 +19,7 @@ pub struct Control {
 }
 
 /// Schedules after which a protection that nobody missed counts as not tested.
-const ENOUGH: u64 = 4000;
+const ENOUGH: u64 = 20_000;
 
 /// All controls.
 pub const ALL: &[Control] = &[
