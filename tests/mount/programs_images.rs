@@ -9,7 +9,7 @@ use crate::programs::{has, ordinary, script};
 use crate::sys;
 use crate::world::{command, run, tool};
 
-const IMAGE: u64 = 256 << 20;
+const IMAGE: u64 = 1 << 30;
 
 #[test]
 fn random_writes_into_a_large_image() {
