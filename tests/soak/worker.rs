@@ -166,9 +166,10 @@ impl Worker {
     }
 
     fn enter(&mut self) -> Res<()> {
+        // Between two daemons there is a moment with the host's empty directory in the mount's place.
         let root = match File::open(&self.mnt) {
-            Ok(root) => root,
-            Err(_) => return Err(Stop::Dead),
+            Ok(root) if is_mount(&root) => root,
+            _ => return Err(Stop::Dead),
         };
         let base = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&root)));
         self.mounted = Some(Mounted { root, base });
@@ -249,6 +250,13 @@ impl Worker {
             }
         }
     }
+}
+
+/// True for what a FUSE daemon serves at this moment.
+fn is_mount(root: &File) -> bool {
+    // The kernel's FUSE_SUPER_MAGIC.
+    const FUSE: i64 = 0x6573_5546;
+    rustix::fs::fstatfs(root).is_ok_and(|fs| i64::from(fs.f_type) == FUSE)
 }
 
 fn say(word: &Word) {
