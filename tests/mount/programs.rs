@@ -172,6 +172,11 @@ fn cp_keeps_holes_and_clones() {
         tool!("cp", "-a", options, copy, clone);
         assert_same(&picture(&clone), &expected, "a copy inside the mount");
     }
+    tool!("cp", "-a", "--sparse=never", world.mnt.join("0/sparse"), world.mnt.join("clone"));
+    world.sync();
+    let clone = fs::metadata(world.mnt.join("clone")).unwrap();
+    assert!(clone.blocks() * 512 < 2 << 20, "{} blocks of a clone with holes", clone.blocks());
+    tool!("cmp", world.mnt.join("0/sparse"), world.mnt.join("clone"));
     world.remount();
     let back = world.host().join("back");
     tool!("cp", "-a", "--sparse=always", world.mnt.join("clone 1"), back);
