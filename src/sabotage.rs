@@ -25,7 +25,7 @@ pub enum Protection {
     ErrorEndsCycle,
     /// Remembered digests are forgotten before the barrier is disarmed (I9).
     ForgetRemembered,
-    /// Packs are synced before the rows that name their bytes are committed (I1).
+    /// Packs are synced before the rows that name their bytes are committed (I1), backups before they get their names.
     BytesBeforeNames,
     /// A cell is decided by compare-and-swap (I6).
     OneDecision,

@@ -2,7 +2,8 @@
 //!
 //! Keeps true: the structure is judged over one snapshot of the database, so neither writers nor a cycle can make two
 //! rows contradict each other; packs are not part of the snapshot, so whatever is wrong with a place in a pack is
-//! looked at again in the newest view before it is called damage ([`packs::settled`]). A check changes nothing. Damage
+//! looked at again in the newest view before it is called damage ([`packs::settled`]). A check changes nothing but the
+//! note of how far it is (`position`). Damage
 //! is a finding, never an error: a check fails only if it could not look.
 //!
 //! Tables of one order are read side by side (`tree`); digests and regions, which have different orders, are compared
@@ -18,6 +19,7 @@ mod findings;
 mod ids;
 mod packs;
 mod paths;
+mod position;
 pub mod repair;
 mod report;
 mod rows;
@@ -34,7 +36,7 @@ use crate::meta::{Counter, Table};
 use crate::store::Store;
 use crate::sync::Arc;
 
-pub use report::{CheckReport, Finding};
+pub use report::{CheckReport, Finding, Resumed};
 pub use scrub::{Scrub, ScrubStatus};
 
 use findings::{Kind, Victims, sentence};
@@ -55,6 +57,8 @@ pub struct Progress {
 pub struct Options<'a> {
     /// Read all data, not only the structure.
     pub data: bool,
+    /// Go on with the data where an interrupted check stopped; the structure is looked at anew.
+    pub resume: bool,
     /// Told now and then how far the check is.
     pub progress: &'a dyn Fn(Progress),
     /// Asked now and then; once it says true, the check ends with EINTR.
@@ -79,13 +83,19 @@ pub fn check(store: &Arc<Store>, options: &Options<'_>) -> Result<CheckReport> {
     if let Some(state) = &state {
         compare_counters(&mut run, state);
     }
-    if options.data {
-        data::read(&mut run, &lost)?;
+    let pass = if options.data {
+        Some(data::read(&mut run, &lost)?)
     } else {
         data::known_bad(&mut run)?;
-    }
+        None
+    };
     let findings = std::mem::take(&mut run.findings);
-    run.report.findings = paths::resolve(&mut run, findings)?;
+    let findings = paths::resolve(&mut run, findings);
+    if let Some(mut pass) = pass {
+        // What was found and not told is looked at once more by who goes on.
+        if findings.is_ok() { pass.finish() } else { pass.note() }
+    }
+    run.report.findings = findings?;
     run.tell_end();
     Ok(run.report)
 }

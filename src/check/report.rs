@@ -13,6 +13,15 @@ pub struct Finding {
     pub files_total: u64,
 }
 
+/// Where a check of the data went on that an earlier one had begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resumed {
+    /// Regions below this chunk had been read.
+    pub chunk: u64,
+    /// Plain bytes that had been read.
+    pub bytes: u64,
+}
+
 /// The result of a check.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckReport {
@@ -30,6 +39,12 @@ pub struct CheckReport {
     pub packs: u64,
     /// Plain bytes read and compared with their digests.
     pub bytes_read: u64,
+    /// Where it went on, if it was asked to and an earlier check had been interrupted.
+    #[serde(default)]
+    pub resumed: Option<Resumed>,
+    /// Why all data was read although it was asked to go on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub began_anew: Option<String>,
     /// Chunks that nothing refers to; the next cycle frees them. Not a fault.
     pub unreferenced_chunks: u64,
     /// Everything that is wrong. Empty means clean.

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::meta::rows::State;
 use crate::meta::{Counter, ReadView, Table};
+use crate::pack::PackId;
 use crate::store::Store;
 use crate::sync::Arc;
 
@@ -19,6 +20,8 @@ pub(super) struct Run<'a> {
     pub store: &'a Arc<Store>,
     /// The one moment that is judged.
     pub view: Arc<ReadView>,
+    /// Places in packs from here on may have been written to since that moment.
+    pub frontier: (PackId, u64),
     pub report: CheckReport,
     pub findings: Findings,
     /// What the state row's sums should be, by [`Counter`].
@@ -40,8 +43,11 @@ pub(super) struct Run<'a> {
 
 impl<'a> Run<'a> {
     pub fn new(store: &'a Arc<Store>, options: &'a Options<'a>) -> Self {
+        // In this order: what moves between the two moves behind the frontier.
+        let frontier = store.frontier();
         Self {
             store,
+            frontier,
             view: store.now().view.clone(),
             report: CheckReport { data: options.data, ..CheckReport::default() },
             findings: Findings::default(),
@@ -108,7 +114,20 @@ impl<'a> Run<'a> {
     pub fn read_bytes(&mut self, bytes: u64) -> Result<()> {
         let before = self.report.bytes_read / BYTES_A_STEP;
         self.report.bytes_read += bytes;
-        self.step(self.report.bytes_read / BYTES_A_STEP - before)
+        self.step(self.report.bytes_read / BYTES_A_STEP - before)?;
+        // Each time, and not only now and then: whoever keeps to a pace does so when it is told.
+        self.tell();
+        Ok(())
+    }
+
+    /// Plain bytes need not be read, since an earlier check has.
+    pub fn skip_bytes(&mut self, bytes: u64) -> Result<()> {
+        self.step(bytes / BYTES_A_STEP)
+    }
+
+    /// True if the data is to be gone on with where an interrupted check stopped.
+    pub fn resumes(&self) -> bool {
+        self.options.resume
     }
 
     /// Work that the total knows nothing of was done; asks whether to go on.

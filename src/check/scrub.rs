@@ -161,7 +161,7 @@ impl Scrub {
         if faults.is_empty() {
             return Ok(Vec::new());
         }
-        let options = Options { data: false, progress: &|_| {}, cancelled: &|| false };
+        let options = Options { data: false, resume: false, progress: &|_| {}, cancelled: &|| false };
         let mut run = Run::new(&self.store, &options);
         let mut findings = Findings::default();
         for fault in faults {

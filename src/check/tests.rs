@@ -29,7 +29,9 @@ fn a_sound_store_is_clean_and_counted() {
 #[test]
 fn a_store_that_was_never_mounted_is_clean() {
     let (dir, store) = place::empty_store();
-    let run = |data| check(&store, &Options { data, progress: &|_| {}, cancelled: &|| false }).unwrap();
+    let run = |data| {
+        check(&store, &Options { data, resume: false, progress: &|_| {}, cancelled: &|| false }).unwrap()
+    };
     assert_eq!(run(true), CheckReport { data: true, ..CheckReport::default() });
     store.close().unwrap();
     drop(dir);
@@ -55,7 +57,7 @@ fn progress_rises_to_its_end() {
     let place = Place::new();
     let seen = RefCell::new(Vec::new());
     let progress = |step: Progress| seen.borrow_mut().push(step);
-    check(&place.store, &Options { data: true, progress: &progress, cancelled: &|| false }).unwrap();
+    check(&place.store, &whole(&progress, &|| false)).unwrap();
     let seen = seen.into_inner();
     let last = *seen.last().unwrap();
     assert!(last.total > 0 && last.done == last.total);
@@ -71,7 +73,12 @@ fn a_cancelled_check_ends_and_says_so() {
         asked.set(asked.get() + 1);
         true
     };
-    let error = check(&place.store, &Options { data: true, progress: &|_| {}, cancelled: &cancelled });
+    let error = check(&place.store, &whole(&|_| {}, &cancelled));
     assert_eq!(error.unwrap_err().errno(), libc::EINTR);
     assert_eq!(asked.get(), 1);
+}
+
+/// A check of the data from the beginning.
+fn whole<'a>(progress: &'a dyn Fn(Progress), cancelled: &'a dyn Fn() -> bool) -> Options<'a> {
+    Options { data: true, resume: false, progress, cancelled }
 }

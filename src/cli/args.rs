@@ -183,6 +183,10 @@ pub(super) struct GcArgs {
 
 /// Check that a store is sound; exit code 6 if it is not
 #[derive(Debug, Args)]
+#[command(after_help = "\
+A check of the data that is interrupted (by Ctrl-C, by unmounting, by a power cut) leaves a note of how far it was in
+the store; --resume goes on there and says so. What had been found bad is read once more and told. Without --resume all
+data is read, and the note is removed.")]
 pub(super) struct CheckArgs {
     #[arg(help = PATH_HELP)]
     pub path: PathBuf,
@@ -192,6 +196,9 @@ pub(super) struct CheckArgs {
     /// Read at most so much of it in a second, such as 50M
     #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "data")]
     pub limit: Option<u64>,
+    /// Go on with the data where a check that was interrupted stopped; the structure is looked at anew
+    #[arg(long, requires = "data")]
+    pub resume: bool,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -306,6 +313,7 @@ mod tests {
             &["cairnfs", "mount", "/only-one"],
             &["cairnfs", "mkfs", "/s", "--chunk-size", "big"],
             &["cairnfs", "gc", "/s", "--background", "--json"],
+            &["cairnfs", "check", "/s", "--resume"],
             &["mount.cairnfs", "/s", "/m", "--unknown"],
         ] {
             assert!(parse(words).is_err(), "{words:?}");

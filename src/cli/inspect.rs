@@ -6,13 +6,16 @@ use super::progress::Display;
 use super::target::{Target, reach, store_of};
 use super::{output, show};
 use crate::check::{CheckReport, Scrub};
-use crate::control::{Client, Progress, StatusReport, closed_in_order};
+use crate::control::{CheckRequest, Client, Progress, StatusReport, closed_in_order};
 use crate::daemon::{run_check, run_cycle};
 use crate::error::{Error, Result};
 use crate::fs::{Fs, FsOptions};
 use crate::gc::{CycleRecord, Stage};
 use crate::store::Store;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 pub(super) fn status(args: &StatusArgs) -> Result<()> {
     let report = match reach(&args.path, true, "status")? {
@@ -94,15 +97,55 @@ pub(super) fn check(args: &CheckArgs) -> Result<()> {
 
 fn checked(args: &CheckArgs) -> Result<CheckReport> {
     let display = Display::with_lines("checking");
+    let request = CheckRequest { data: args.data, limit: args.limit, resume: args.resume };
     match reach(&args.path, true, "check")? {
-        Target::Live(mut client) => client.check(args.data, args.limit, &mut |p| display.update(p)),
+        Target::Live(mut client) => client.check(request, &mut |p| display.update(p)),
         Target::Opened(store) => {
+            let stop = Stop::at_signals()?;
             let mut progress = |p| {
                 display.update(p);
                 true
             };
-            with_close(&store, |store| run_check(store, (args.data, args.limit), &mut progress, &|| false))
+            let outcome =
+                with_close(&store, |store| run_check(store, request, &mut progress, &|| stop.signal() != 0));
+            drop(display);
+            if outcome.is_err() && stop.signal() != 0 {
+                if args.data {
+                    eprintln!("cairnfs: interrupted; `cairnfs check --data --resume` goes on from here");
+                }
+                stop.end_as_told();
+            }
+            outcome
         }
+    }
+}
+
+/// Signals that end a check, which notes first how far it is; the second one ends it at once.
+struct Stop(Arc<AtomicUsize>);
+
+impl Stop {
+    fn at_signals() -> Result<Self> {
+        let caught = Arc::new(AtomicUsize::new(0));
+        let again = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM] {
+            // In this order, so that the first signal does not meet what it sets itself.
+            flag::register_conditional_default(signal, Arc::clone(&again))
+                .and_then(|_| flag::register(signal, Arc::clone(&again)))
+                .and_then(|_| flag::register_usize(signal, Arc::clone(&caught), signal as usize))
+                .map_err(|error| Error::io("catching signals", error))?;
+        }
+        Ok(Self(caught))
+    }
+
+    /// The signal that came; 0 while there was none.
+    fn signal(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    /// Ends the process the way the signal would have.
+    fn end_as_told(&self) {
+        // It only fails for signals that do not exist; then the check's own error is told.
+        let _ = signal_hook::low_level::emulate_default_handler(self.signal() as i32);
     }
 }
 

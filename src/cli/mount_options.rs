@@ -104,8 +104,8 @@ const LONGEST_COMMIT: u64 = 3600;
 
 /// More often, a store would do little else.
 const SHORTEST_GC_INTERVAL: Duration = Duration::from_secs(60);
-/// The same for reading all of it.
-const SHORTEST_SCRUB: Duration = Duration::from_secs(3600);
+/// Reading has a most rate of its own, however short the time is.
+const SHORTEST_SCRUB: Duration = Duration::from_secs(1);
 
 /// More threads than this only wake each other.
 const MOST_THREADS: usize = 64;

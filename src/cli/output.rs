@@ -189,6 +189,16 @@ pub(super) fn check(report: &CheckReport) -> String {
             "not read (--data reads it)".into()
         },
     );
+    match report.resumed {
+        Some(from) => lines.add(
+            "resumed",
+            format!("at chunk {}, {} had been read before", from.chunk, show_size(from.bytes)),
+        ),
+        None => report
+            .began_anew
+            .iter()
+            .for_each(|why| lines.add("resumed", format!("no, all data was read: {why}"))),
+    }
     if report.is_clean() {
         lines.add("result", "clean");
         return lines.0;

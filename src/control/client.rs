@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use super::protocol::{Progress, Reply, Request, StatusReport};
+use super::protocol::{CheckRequest, Progress, Reply, Request, StatusReport};
 use super::socket;
 use crate::check::CheckReport;
 use crate::error::{Error, Result};
@@ -70,11 +70,10 @@ impl Client {
     /// Runs a check.
     pub fn check(
         &mut self,
-        data: bool,
-        limit: Option<u64>,
+        request: CheckRequest,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<CheckReport> {
-        match self.call(&Request::Check { data, limit }, progress)? {
+        match self.call(&Request::Check(request), progress)? {
             Reply::Check(report) => Ok(report),
             other => Err(unexpected(&other)),
         }

@@ -13,6 +13,6 @@ mod server;
 mod socket;
 
 pub use client::Client;
-pub use protocol::{Holder, Progress, Reply, Request, StatusReport, WireError};
+pub use protocol::{CheckRequest, Holder, Progress, Reply, Request, StatusReport, WireError};
 pub use server::{Closing, ControlHandler, Server};
 pub use socket::closed_in_order;

@@ -23,17 +23,24 @@ pub enum Request {
     /// Start a cycle soon; answered at once.
     GcSoon,
     /// Check the store.
-    Check {
-        /// Read all data, not only the structure.
-        data: bool,
-        /// Plain bytes to be read in a second at most.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        limit: Option<u64>,
-    },
+    Check(CheckRequest),
     /// Make everything durable.
     Sync,
     /// Answer when the store has been closed, with the outcome of closing it.
     AwaitClose,
+}
+
+/// How a store is to be checked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckRequest {
+    /// Read all data, not only the structure.
+    pub data: bool,
+    /// Plain bytes to be read in a second at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+    /// Go on with the data where an interrupted check stopped.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub resume: bool,
 }
 
 /// What the daemon answers. All but `Progress` are final.
@@ -204,7 +211,10 @@ mod tests {
         assert_eq!(word(&Request::Status), r#""status""#);
         assert_eq!(word(&Request::Gc { dry_run: true }), r#"{"gc":{"dry_run":true}}"#);
         assert_eq!(word(&Request::GcSoon), r#""gc_soon""#);
-        assert_eq!(word(&Request::Check { data: false, limit: None }), r#"{"check":{"data":false}}"#);
+        let structure = CheckRequest::default();
+        assert_eq!(word(&Request::Check(structure)), r#"{"check":{"data":false}}"#);
+        let resumed = CheckRequest { data: true, limit: Some(7), resume: true };
+        assert_eq!(word(&Request::Check(resumed)), r#"{"check":{"data":true,"limit":7,"resume":true}}"#);
         assert_eq!(word(&Request::Sync), r#""sync""#);
         assert_eq!(word(&Request::AwaitClose), r#""await_close""#);
     }

@@ -13,7 +13,7 @@ use std::thread::{self, JoinHandle};
 
 use parking_lot::Mutex;
 
-use super::protocol::{Progress, Reply, Request, StatusReport, WireError};
+use super::protocol::{CheckRequest, Progress, Reply, Request, StatusReport, WireError};
 use super::socket;
 use crate::check::CheckReport;
 use crate::error::{Error, Result};
@@ -27,13 +27,9 @@ pub trait ControlHandler: Send + Sync {
     fn gc(&self, dry_run: bool, progress: &mut dyn FnMut(Progress)) -> Result<CycleRecord>;
     /// Starts a cycle soon.
     fn gc_soon(&self) -> Result<()>;
-    /// Runs a check that reads at most `limit` bytes a second. When `progress` answers false nobody waits for the check any more, and it ends.
-    fn check(
-        &self,
-        data: bool,
-        limit: Option<u64>,
-        progress: &mut dyn FnMut(Progress) -> bool,
-    ) -> Result<CheckReport>;
+    /// Runs a check. When `progress` answers false nobody waits for the check any more, and it ends.
+    fn check(&self, request: CheckRequest, progress: &mut dyn FnMut(Progress) -> bool)
+    -> Result<CheckReport>;
     /// Makes everything durable.
     fn sync(&self) -> Result<()>;
 }
@@ -205,7 +201,7 @@ fn answer(request: &Request, handler: &dyn ControlHandler, out: &mut UnixStream)
             })
             .map(Reply::Cycle),
         Request::GcSoon => handler.gc_soon().map(|()| Reply::Done),
-        Request::Check { data, limit } => handler.check(*data, *limit, &mut listens).map(Reply::Check),
+        Request::Check(request) => handler.check(*request, &mut listens).map(Reply::Check),
         Request::Sync => handler.sync().map(|()| Reply::Done),
         Request::AwaitClose => Ok(Reply::Done),
     };
@@ -240,8 +236,7 @@ mod tests {
         }
         fn check(
             &self,
-            data: bool,
-            _limit: Option<u64>,
+            CheckRequest { data, .. }: CheckRequest,
             progress: &mut dyn FnMut(Progress) -> bool,
         ) -> Result<CheckReport> {
             let mut done = 0;
@@ -279,7 +274,7 @@ mod tests {
         assert!(matches!(&error, Error::Latched(t) if t == "disk on fire"));
         let error = client.sync().unwrap_err();
         assert!(error.is_no_space());
-        assert!(!client.check(false, None, &mut |_| {}).unwrap().data);
+        assert!(!client.check(CheckRequest::default(), &mut |_| {}).unwrap().data);
         client.gc_soon().unwrap();
         drop(client);
         thread.join().unwrap();
@@ -307,7 +302,7 @@ mod tests {
         fn gc_soon(&self) -> Result<()> {
             Ok(())
         }
-        fn check(&self, _: bool, _: Option<u64>, _: &mut dyn FnMut(Progress) -> bool) -> Result<CheckReport> {
+        fn check(&self, _: CheckRequest, _: &mut dyn FnMut(Progress) -> bool) -> Result<CheckReport> {
             Ok(CheckReport::default())
         }
         fn sync(&self) -> Result<()> {

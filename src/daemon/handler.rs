@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::Setup;
+use super::{Setup, pace};
 use serde::Serialize;
 
 use crate::check::{self, CheckReport, Scrub};
-use crate::control::{ControlHandler, Holder, Progress, StatusReport};
+use crate::control::{CheckRequest, ControlHandler, Holder, Progress, StatusReport};
 use crate::error::{Error, Result};
 use crate::fs::Fs;
 use crate::fuse::ControlFiles;
@@ -99,12 +99,11 @@ impl ControlHandler for Handler {
 
     fn check(
         &self,
-        data: bool,
-        limit: Option<u64>,
+        request: CheckRequest,
         progress: &mut dyn FnMut(Progress) -> bool,
     ) -> Result<CheckReport> {
         let closing = || self.closing.load(Ordering::SeqCst);
-        run_check(&self.store, (data, limit), progress, &closing)
+        run_check(&self.store, request, progress, &closing)
     }
 
     fn sync(&self) -> Result<()> {
@@ -165,28 +164,25 @@ pub(crate) fn run_cycle(
     })
 }
 
-/// True if more was read since `begin` than so many bytes a second allow.
-fn is_ahead(bytes: u64, limit: u64, begin: Instant) -> bool {
-    u128::from(bytes) * 1000 > u128::from(limit.max(1)) * begin.elapsed().as_millis()
-}
-
 /// Runs a check and tells how far it is, until `progress` or `closing` say that it is in vain.
 pub(crate) fn run_check(
     store: &Arc<Store>,
-    (data, limit): (bool, Option<u64>),
+    CheckRequest { data, limit, resume }: CheckRequest,
     progress: &mut dyn FnMut(Progress) -> bool,
     closing: &dyn Fn() -> bool,
 ) -> Result<CheckReport> {
     let (progress, in_vain, begin) = (RefCell::new(progress), Cell::new(false), Instant::now());
     let tell = |p: check::Progress| {
         let listens =
-            (progress.borrow_mut())(Progress::Check { done: p.done, total: p.total, bytes: p.bytes });
-        in_vain.set(!listens);
+            || (progress.borrow_mut())(Progress::Check { done: p.done, total: p.total, bytes: p.bytes });
+        let is_ahead = || limit.is_some_and(|limit| pace::is_ahead(p.bytes, limit, begin.elapsed()));
+        in_vain.set(!listens());
         // Whoever reads waits for this thread to hand out more.
-        while limit.is_some_and(|limit| is_ahead(p.bytes, limit, begin)) && listens && !closing() {
+        while is_ahead() && !in_vain.get() && !closing() {
             thread::sleep(STAGE_POLL);
+            in_vain.set(!listens());
         }
     };
     let cancelled = || in_vain.get() || closing();
-    check::check(store, &check::Options { data, progress: &tell, cancelled: &cancelled })
+    check::check(store, &check::Options { data, resume, progress: &tell, cancelled: &cancelled })
 }

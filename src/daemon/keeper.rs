@@ -1,7 +1,7 @@
 //! What a mounted store has done for it now and then: backups of its metadata, and a scrub of its data.
 //!
-//! The store knows what has changed, and the scrub where it is; this thread knows when to look. Time decides here how often something is done, and
-//! nothing else (I10).
+//! The store knows what has changed, and the scrub where it is; this thread knows when to look. Time decides here how
+//! often something is done, and nothing else (I10).
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -9,20 +9,14 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use super::pace;
 use crate::check::Scrub;
 use crate::error::{Error, Result};
 use crate::fs::Timestamp;
 use crate::store::Store;
 
-/// How often the keeper looks whether there is anything to do.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// There is at least this long between two backups while the store is mounted.
 const BETWEEN_BACKUPS: Duration = Duration::from_secs(300);
-/// A scrub reads at least so many bytes a second while a pass is under way: a small store is read within minutes, and
-/// then left alone until the next pass is due.
-const LEAST_RATE: u64 = 1 << 20;
-/// And at most so many, however short the time for a pass is.
-const MOST_RATE: u64 = 64 << 20;
 /// The keeper stands back as far as it can; from this the kernel derives the priority of its reads, too.
 const NICE: i32 = 19;
 
@@ -76,7 +70,7 @@ struct Keeping {
 
 impl Keeping {
     fn run(&mut self) {
-        while self.ended.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
+        while self.ended.recv_timeout(pace::LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
             if self.store.writable().is_ok()
                 && self.backed_up.elapsed() >= BETWEEN_BACKUPS
                 && self.store.backup_due(false)
@@ -96,19 +90,15 @@ impl Keeping {
     /// Reads as much as is due since the last look.
     fn scrub_some(&self, period: Duration) {
         let (now, status) = (Timestamp::now().sec, self.scrub.status());
-        let since = now.saturating_sub(status.began);
         if status.began == 0 {
             self.scrub.expect_from(now);
             return;
         }
-        // A clock that went back makes a pass come early, not late.
-        if !status.running && (since < 0 || since as u64 >= period.as_secs()) {
+        if !status.running && pace::pass_is_due(now, status.began, period) {
             self.scrub.begin(now);
         }
         let bytes = self.store.status().map_or(0, |status| status.plain_bytes);
-        let rate = bytes / period.as_secs().max(1);
-        let budget = rate.clamp(LEAST_RATE, MOST_RATE) * LOOK_EVERY.as_secs();
-        if let Err(error) = self.scrub.step(budget, now, &|| self.go_on().is_ok()) {
+        if let Err(error) = self.scrub.step(pace::budget(bytes, period), now, &|| self.go_on().is_ok()) {
             tracing::warn!("scrub: {error}");
         }
     }

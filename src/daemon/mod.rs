@@ -3,6 +3,7 @@
 mod handler;
 mod keeper;
 mod log;
+mod pace;
 mod run;
 mod signals;
 

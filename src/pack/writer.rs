@@ -184,6 +184,12 @@ impl PackWriter {
         self.state.lock().next
     }
 
+    /// Pack and offset before which nothing is written any more.
+    pub fn frontier(&self) -> (PackId, u64) {
+        let state = self.state.lock();
+        state.open.as_ref().map_or((state.next, 0), |pack| (pack.id, pack.end))
+    }
+
     /// The pack that is written to.
     pub fn open_pack(&self) -> Option<PackId> {
         self.state.lock().open.as_ref().map(|pack| pack.id)

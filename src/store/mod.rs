@@ -300,6 +300,16 @@ impl Store {
         NameHash::new(self.config.name_seed)
     }
 
+    /// Pack and offset before which nothing is written any more, neither by writers nor by a cycle.
+    pub fn frontier(&self) -> (PackId, u64) {
+        self.writer.frontier()
+    }
+
+    /// The store's directory.
+    pub fn media(&self) -> &dyn Media {
+        self.media.as_ref()
+    }
+
     /// The host file system's numbers.
     pub fn host_space(&self) -> Result<crate::media::Space> {
         self.media.space().map_err(|error| Error::io(format!("statvfs of {}", self.path.display()), error))

@@ -5,7 +5,7 @@
 //! seconds; `CAIRNFS_FUZZ=N` does N times as much, `CAIRNFS_SEED` begins elsewhere.
 
 use cairnfs::chunk::{ChunkId, Digest};
-use cairnfs::control::{Reply, Request};
+use cairnfs::control::{CheckRequest, Reply, Request};
 use cairnfs::fs::{ROOT_INO, RenameFlags, SetAttr, SetTime, Timestamp};
 use cairnfs::meta::rows::{DirentRow, Extent, InodeRow, Piece, RegionEntry, RegionRow, State};
 use cairnfs::pack::{
@@ -147,7 +147,7 @@ fn words_of_the_control_socket_never_panic() {
         Request::Status,
         Request::Gc { dry_run: true },
         Request::GcSoon,
-        Request::Check { data: false, limit: None },
+        Request::Check(CheckRequest::default()),
         Request::Sync,
         Request::AwaitClose,
     ];

@@ -13,19 +13,19 @@ use cairnfs::store::{StoreConfig, list_backups};
 use crate::random::{self, seed};
 use crate::world::{World, config, new_disk, protected};
 
-const DB: &str = "meta/cairnfs.redb";
+pub const DB: &str = "meta/cairnfs.redb";
 
-type Files = BTreeMap<String, Vec<u8>>;
+pub type Files = BTreeMap<String, Vec<u8>>;
 
-fn media(disk: &SimMedia) -> Arc<dyn Media> {
+pub fn media(disk: &SimMedia) -> Arc<dyn Media> {
     Arc::new(disk.clone())
 }
 
-fn mend(disk: &SimMedia, config: &StoreConfig, apply: bool) -> RepairReport {
+pub fn mend(disk: &SimMedia, config: &StoreConfig, apply: bool) -> RepairReport {
     repair(&media(disk), config, apply).unwrap()
 }
 
-fn write(world: &World, files: &mut Files, dir: &str, numbers: std::ops::Range<u64>) {
+pub fn write(world: &World, files: &mut Files, dir: &str, numbers: std::ops::Range<u64>) {
     let parent = world.find(dir).unwrap_or_else(|_| world.mkdir(ROOT_INO, dir));
     for number in numbers {
         let bytes = random::content(5_000 + number, 10_000 + 3_000 * number as usize);
@@ -41,7 +41,7 @@ fn backup(world: &World) {
 }
 
 /// A store with some history: two backups, a prune, a cycle that moves regions, hard links, a hole, attributes.
-fn store() -> (SimMedia, StoreConfig, Files) {
+pub fn store() -> (SimMedia, StoreConfig, Files) {
     let (disk, config) = (new_disk(), config());
     let world = World::open(&disk, &config).unwrap();
     let mut files = Files::new();
@@ -69,7 +69,7 @@ fn store() -> (SimMedia, StoreConfig, Files) {
 }
 
 /// Opens the store; how many files are right. None may be wrong, those that are not whole are refused.
-fn right(disk: &SimMedia, config: &StoreConfig, files: &Files, moved_to: &str) -> usize {
+pub fn right(disk: &SimMedia, config: &StoreConfig, files: &Files, moved_to: &str) -> usize {
     let world = World::open(disk, config).unwrap();
     let mut right = 0;
     for (name, bytes) in files {
@@ -86,7 +86,7 @@ fn right(disk: &SimMedia, config: &StoreConfig, files: &Files, moved_to: &str) -
     right
 }
 
-fn assert_clean(disk: &SimMedia, config: &StoreConfig) {
+pub fn assert_clean(disk: &SimMedia, config: &StoreConfig) {
     let world = World::open(disk, config).unwrap();
     assert_eq!(world.check().findings, []);
     world.collector.run_cycle(false).unwrap();

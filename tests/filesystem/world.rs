@@ -95,7 +95,7 @@ impl World {
     }
 
     pub fn check(&self) -> CheckReport {
-        let options = check::Options { data: true, progress: &|_| {}, cancelled: &|| false };
+        let options = check::Options { data: true, resume: false, progress: &|_| {}, cancelled: &|| false };
         check::check(&self.store, &options).unwrap()
     }
 

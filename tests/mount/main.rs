@@ -35,6 +35,7 @@ mod programs;
 mod programs_images;
 mod protect;
 mod refuse;
+mod resume;
 #[cfg(feature = "sim")]
 mod sabotage;
 mod together;

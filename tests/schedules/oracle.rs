@@ -31,7 +31,7 @@ pub fn is_sound(world: &World, files: &Files<'_>) -> Outcome {
     // What is not in a pack yet has no row.
     world.fs.sync()?;
     every_reference_reads(world)?;
-    let options = check::Options { data: false, progress: &|_| {}, cancelled: &|| false };
+    let options = check::Options { data: false, resume: false, progress: &|_| {}, cancelled: &|| false };
     let report = check::check(&world.store, &options)?;
     match report.findings.first() {
         None => Ok(()),
@@ -67,7 +67,7 @@ pub fn chunk_reads(world: &World, id: ChunkId) -> Outcome {
 
 /// No chunk without a reference, and no pack without a live chunk.
 fn has_no_garbage(world: &World) -> Outcome {
-    let options = check::Options { data: false, progress: &|_| {}, cancelled: &|| false };
+    let options = check::Options { data: false, resume: false, progress: &|_| {}, cancelled: &|| false };
     let report = check::check(&world.store, &options)?;
     if report.unreferenced_chunks > 0 {
         return broken(format!("{} chunks of garbage after two cycles", report.unreferenced_chunks));

@@ -65,6 +65,8 @@ pub fn repair(media: &Arc<dyn Media>, config: &StoreConfig, apply: bool) -> Resu
         media.remove(NEW).map_err(failed)?;
         return built.map(|()| report);
     }
+    // What an interrupted check has read is not what the new database names.
+    super::position::forget(media.as_ref());
     put_in_place(media.as_ref(), &mut report)?;
     report.done = true;
     Ok(report)

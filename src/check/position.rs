@@ -1,0 +1,269 @@
+//! Where a check of the data is, so that one that was interrupted can go on.
+//!
+//! A file in the store's directory, and not a row of its database: a check of a store that is not mounted opens the
+//! database without writing to it, and may well be looking at one that is damaged. The file is written anew as a whole
+//! and renamed. It is a note and never a promise: one that cannot be read means that all data is read.
+//!
+//! Ids are never given twice and regions keep theirs, so "all regions below this id" stays true whatever is written or
+//! freed meanwhile. Three kinds are not below it in this sense, and who goes on reads them once more: regions that were
+//! found bad, since nobody was told of them, and they may have healed; regions that anybody else found bad since; and
+//! regions at places that were written to since the first part began, for a cycle may have copied them there after they
+//! were read.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::error::{Error, Result};
+use crate::media::Media;
+use crate::meta::rows::RegionRow;
+use crate::store::Store;
+use crate::sync::Arc;
+
+use super::report::Resumed;
+use super::run::Run;
+
+/// The file's name.
+const FILE: &str = "check.position";
+/// What it is before it is whole.
+const NEW: &str = "check.position.new";
+const MAGIC: [u8; 8] = *b"CAIRNCP1";
+/// Plain bytes after which the position is noted.
+const NOTE_EVERY: u64 = 256 << 20;
+/// And the time; a slow check loses no more either.
+const NOTE_AFTER: Duration = Duration::from_secs(5);
+/// With more bad regions than this the position is not noted any more: the list is meant to stay short.
+const MOST_BAD: usize = 1 << 16;
+/// No file of ours is longer.
+const LONGEST: u64 = 64 << 20;
+
+/// Checks of one process write the file in turn.
+static WRITING: Mutex<()> = Mutex::new(());
+
+/// What the file says. Regions are named by the first of their ids.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Position {
+    /// Regions below this one were read.
+    below: u64,
+    /// Plain bytes that were.
+    bytes: u64,
+    /// Pack and offset before which nothing was written any more when the first part began.
+    frontier: (u64, u64),
+    /// Regions from there on that were read too.
+    ahead: BTreeSet<u64>,
+    /// Regions that are to be read once more.
+    bad: BTreeSet<u64>,
+}
+
+impl Position {
+    fn has(&self, region: u64) -> bool {
+        region < self.below || self.ahead.contains(&region)
+    }
+
+    /// True if the store has given the ids and the packs that the position names.
+    fn fits(&self, run: &Run<'_>) -> bool {
+        self.below <= run.next_chunk && self.frontier <= (run.frontier.0.0, run.frontier.1)
+    }
+
+    fn encode(&self, store: &[u8; 16]) -> Vec<u8> {
+        let (pack, offset) = self.frontier;
+        let head = [self.below, self.bytes, pack, offset, self.ahead.len() as u64, self.bad.len() as u64];
+        let words = head.iter().chain(&self.ahead).chain(&self.bad);
+        let mut bytes = [&MAGIC[..], store].concat();
+        bytes.extend(words.flat_map(|word| word.to_le_bytes()));
+        bytes.extend(xxh3_64(&bytes).to_le_bytes());
+        bytes
+    }
+
+    /// The position from a file's bytes, if they are whole and of this store.
+    fn decode(bytes: &[u8], store: &[u8; 16]) -> Option<Self> {
+        let (rest, sum) = bytes.split_last_chunk()?;
+        if xxh3_64(rest) != u64::from_le_bytes(*sum) {
+            return None;
+        }
+        let words = rest.strip_prefix(&MAGIC)?.strip_prefix(store)?;
+        let (words, []) = words.as_chunks::<8>() else { return None };
+        let mut words = words.iter().map(|word| u64::from_le_bytes(*word));
+        let [below, bytes] = [words.next()?, words.next()?];
+        let frontier = (words.next()?, words.next()?);
+        let [ahead, bad] = [words.next()?, words.next()?];
+        if ahead.checked_add(bad)? != words.len() as u64 {
+            return None;
+        }
+        let ahead = words.by_ref().take(ahead as usize).collect();
+        Some(Self { below, bytes, frontier, ahead, bad: words.collect() })
+    }
+}
+
+/// When a region is to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Due {
+    Now,
+    /// It was read before; after all that was not, so that many short parts come to an end, too.
+    Again,
+    Never,
+}
+
+/// The reading of all data by one check.
+pub(super) struct Pass {
+    store: Arc<Store>,
+    at: Position,
+    /// Regions that were handed out for the first time and not yet read.
+    outstanding: BTreeSet<u64>,
+    /// Where the region begins that is the next to be handed out.
+    handed_out: u64,
+    /// What was read since the position was noted, and when that was.
+    since: u64,
+    noted: Instant,
+    /// False once the file could not be written.
+    keeps: bool,
+}
+
+impl Pass {
+    /// Begins; or goes on where an interrupted check stopped, if this one is asked to and there is one.
+    pub fn begin(run: &mut Run<'_>) -> Self {
+        let found = run.resumes().then(|| load(run));
+        let (found, why) = match found {
+            Some(Ok(found)) => (Some(found), None),
+            Some(Err(why)) => (None, Some(why)),
+            None => (None, None),
+        };
+        if found.is_none() {
+            forget(run.store.media());
+        }
+        run.report.resumed = found.as_ref().map(|at| Resumed { chunk: at.below, bytes: at.bytes });
+        run.report.began_anew = why;
+        let at =
+            found.unwrap_or(Position { frontier: (run.frontier.0.0, run.frontier.1), ..Position::default() });
+        Self {
+            store: Arc::clone(run.store),
+            handed_out: at.below,
+            at,
+            outstanding: BTreeSet::new(),
+            since: 0,
+            noted: Instant::now(),
+            keeps: true,
+        }
+    }
+
+    /// What is to be done with a region.
+    pub fn due(&self, row: &RegionRow) -> Due {
+        let first = row.first.0;
+        let suspect = || self.at.bad.contains(&first) || row.live().any(|(id, _)| self.store.is_bad(id));
+        match self.at.has(first) {
+            false => Due::Now,
+            true if (row.at.pack.0, row.at.offset) >= self.at.frontier || suspect() => Due::Again,
+            true => Due::Never,
+        }
+    }
+
+    /// The region is about to be read.
+    pub fn hand_out(&mut self, region: u64) {
+        if !self.at.has(region) {
+            self.outstanding.insert(region);
+        }
+    }
+
+    /// All regions below this one were handed out, or need not be read.
+    pub fn handed_out_below(&mut self, region: u64) {
+        self.handed_out = region.max(self.handed_out);
+    }
+
+    /// Regions were read that have so many plain bytes; notes the position if it is time to.
+    pub fn was_read(&mut self, regions: &[u64], bad: impl Iterator<Item = u64>, bytes: u64) {
+        for region in regions {
+            self.outstanding.remove(region);
+            self.at.bad.remove(region);
+            self.at.ahead.insert(*region);
+        }
+        self.at.bad.extend(bad);
+        self.at.bytes += bytes;
+        self.since += bytes;
+        if self.since >= NOTE_EVERY || self.noted.elapsed() >= NOTE_AFTER {
+            self.note();
+        }
+    }
+
+    /// Writes down how far it is.
+    pub fn note(&mut self) {
+        self.at.below = self.outstanding.first().copied().unwrap_or(self.handed_out);
+        self.at.ahead = self.at.ahead.split_off(&self.at.below);
+        (self.since, self.noted) = (0, Instant::now());
+        if !self.keeps || self.at.bad.len() > MOST_BAD {
+            return;
+        }
+        if let Err(error) = write(self.store.media(), &self.at.encode(self.store.config().uuid.as_bytes())) {
+            tracing::warn!("how far the check is cannot be noted, so it could not be resumed: {error}");
+            self.keeps = false;
+        }
+    }
+
+    /// All was read and told.
+    pub fn finish(self) {
+        forget(self.store.media());
+    }
+}
+
+/// Removes what an interrupted check has left.
+pub(super) fn forget(media: &dyn Media) {
+    let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+    if !media.exists(FILE).unwrap_or(false) {
+        return;
+    }
+    if let Err(error) = media.remove(FILE).and_then(|()| media.sync_dir("")) {
+        tracing::warn!("removing {FILE}: {error}");
+    }
+}
+
+/// What the file says, or why there is nothing to go on with.
+fn load(run: &Run<'_>) -> std::result::Result<Position, String> {
+    let store = run.store;
+    if !store.media().exists(FILE).unwrap_or(true) {
+        return Err("no check had been interrupted".to_owned());
+    }
+    let read = || {
+        let file = store.media().open(FILE, false)?;
+        let mut bytes = vec![0; file.len()?.min(LONGEST) as usize];
+        file.read_at(&mut bytes, 0)?;
+        Ok(bytes)
+    };
+    let bytes: std::io::Result<Vec<u8>> = read();
+    let bytes = bytes.map_err(|error| format!("{FILE} cannot be read: {error}"))?;
+    let found = Position::decode(&bytes, store.config().uuid.as_bytes());
+    let found = found.ok_or_else(|| format!("{FILE} is damaged or of another store"))?;
+    if found.fits(run) { Ok(found) } else { Err(format!("{FILE} is of a newer state of the store")) }
+}
+
+fn write(media: &dyn Media, bytes: &[u8]) -> Result<()> {
+    let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+    let failed = |error| Error::io(format!("writing {FILE}"), error);
+    if media.exists(NEW).map_err(failed)? {
+        media.remove(NEW).map_err(failed)?;
+    }
+    let file = media.create(NEW).map_err(failed)?;
+    file.write_at(bytes, 0).and_then(|()| file.sync()).map_err(failed)?;
+    media.rename(NEW, FILE).and_then(|()| media.sync_dir("")).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_comes_back_and_nothing_else_does() {
+        let (ahead, bad) = (BTreeSet::from([40, 50]), BTreeSet::from([3, 50, 60]));
+        let at = Position { below: 30, bytes: 4, frontier: (5, 6), ahead, bad };
+        let bytes = at.encode(&[7; 16]);
+        assert_eq!(Position::decode(&bytes, &[7; 16]), Some(at.clone()));
+        assert_eq!(Position::decode(&bytes, &[8; 16]), None, "another store");
+        for n in 0..bytes.len() {
+            let mut wrong = bytes.clone();
+            wrong[n] ^= 2;
+            assert_eq!(Position::decode(&wrong, &[7; 16]), None, "byte {n}");
+            assert_eq!(Position::decode(&bytes[..n], &[7; 16]), None, "cut at {n}");
+        }
+        assert!(at.has(29) && !at.has(30) && at.has(50));
+    }
+}
