@@ -37,8 +37,32 @@ pub(super) struct Dirty {
     bytes: AtomicU64,
     /// Pool jobs that flush the oldest.
     pub flushers: AtomicU64,
-    waiting: Mutex<()>,
+    /// How many writers wait for room.
+    waiting: Mutex<u64>,
     room: Condvar,
+}
+
+/// How long a writer waits for room. Figures in, an answer out; the clock is whoever counts the seconds.
+#[derive(Debug)]
+struct Patience {
+    /// The fewest bytes there were since it began.
+    least: u64,
+    /// Seconds without a sign since then.
+    idle: u32,
+}
+
+impl Patience {
+    fn new(bytes: u64) -> Self {
+        Self { least: bytes, idle: 0 }
+    }
+
+    /// True if it is at its end. `silent` says that a whole second passed without a sign: being woken in vain is no
+    /// sign of trouble.
+    fn ends(&mut self, bytes: u64, silent: bool) -> bool {
+        self.idle = if bytes < self.least { 0 } else { self.idle + u32::from(silent) };
+        self.least = self.least.min(bytes);
+        self.idle > STUCK_SECONDS
+    }
 }
 
 impl Dirty {
@@ -112,42 +136,45 @@ impl Dirty {
         self.queue.lock().waiting.is_empty()
     }
 
-    /// Waits until there is room; false if for a long while nothing could be stored.
+    /// Waits until there is room; false once `go_on` says so, or if for a long while nothing could be stored.
     pub fn wait_for_room(&self, limit: u64, go_on: impl Fn() -> bool) -> bool {
         let mut waiting = self.waiting.lock();
-        let (mut least, mut idle) = (self.bytes(), 0);
-        while self.bytes() > limit {
-            // Only a whole second without a sign counts; being woken in vain is no sign of trouble.
+        let (mut patience, mut room) = (Patience::new(self.bytes()), true);
+        *waiting += 1;
+        while room && self.bytes() > limit {
             let silent = self.room.wait_for(&mut waiting, Duration::from_secs(1)).timed_out();
-            idle = if self.bytes() < least { 0 } else { idle + u32::from(silent) };
-            least = least.min(self.bytes());
-            if !go_on() || idle > STUCK_SECONDS {
-                return false;
-            }
+            room = go_on() && !patience.ends(self.bytes(), silent);
         }
-        true
+        *waiting -= 1;
+        room
     }
 }
 
 #[cfg(all(test, feature = "sim"))]
 mod tests {
     use std::path::PathBuf;
+    use std::thread::{self, yield_now};
 
     use super::*;
     use crate::fs::flush::Flush;
     use crate::fs::{Caller, Fs, FsOptions, ROOT_INO};
     use crate::media::Media;
-    use crate::media::sim::SimMedia;
+    use crate::media::sim::{OpKind, SimMedia};
     use crate::store::{MkfsOptions, OpenOptions, Store, StoreConfig};
 
     fn open(disk: &SimMedia, config: &StoreConfig) -> Arc<Fs> {
+        open_with(disk, config, FsOptions::default().staging_limit)
+    }
+
+    fn open_with(disk: &SimMedia, config: &StoreConfig, staging_limit: u64) -> Arc<Fs> {
         let options = OpenOptions { cache_bytes: 12 << 20, workers: 2, ..OpenOptions::default() };
         let path = PathBuf::from("/simulated");
         let store =
             Store::on_media(Arc::new(disk.clone()), config.clone(), path, None, &options).expect("it opens");
         // Nothing is committed by a timer.
         let commit_interval = Duration::from_secs(3600);
-        Fs::new(store, FsOptions { commit_interval, ..FsOptions::default() }).expect("it opens")
+        Fs::new(store, FsOptions { commit_interval, staging_limit, ..FsOptions::default() })
+            .expect("it opens")
     }
 
     fn new_disk() -> SimMedia {
@@ -164,6 +191,93 @@ mod tests {
         let caller = Caller { uid: 0, gid: 0 };
         let ino = fs.mknod(ROOT_INO, name, caller, libc::S_IFREG | 0o644, 0, 0).unwrap().ino;
         fs.write(ino, 0, bytes, false).unwrap();
+    }
+
+    #[test]
+    fn patience_ends_after_a_minute_without_a_sign_and_never_for_being_woken() {
+        let mut patience = Patience::new(100);
+        assert!((0..1_000_000).all(|_| !patience.ends(100, false)), "woken in vain");
+        assert!((0..STUCK_SECONDS).all(|_| !patience.ends(100, true)));
+        assert!(!patience.ends(99, true), "a byte was stored: it begins anew");
+        // Others stage as much as is stored: only less than ever before is a sign.
+        assert!((0..STUCK_SECONDS).all(|second| !patience.ends(99 + u64::from(second % 2), true)));
+        assert!(patience.ends(99, true));
+        // A disk that stores one byte in a minute is slow, not stuck.
+        let mut patience = Patience::new(100);
+        assert!((0..100).rev().all(|bytes| (0..60).all(|_| !patience.ends(bytes, true))));
+    }
+
+    const LIMIT: u64 = 9 << 20;
+    const FILE: u64 = 1 << 20;
+
+    /// A disk on which nothing can be written to packs until its gate is opened.
+    fn gated() -> (SimMedia, Arc<(Mutex<bool>, Condvar)>) {
+        let (disk, gate) = (new_disk(), Arc::new((Mutex::new(false), Condvar::default())));
+        let held = gate.clone();
+        disk.set_fault(Box::new(move |op| {
+            if !op.path.starts_with("packs/") || op.kind != OpKind::Write {
+                return None;
+            }
+            let mut open = held.0.lock();
+            while !*open {
+                held.1.wait(&mut open);
+            }
+            None
+        }));
+        (disk, gate)
+    }
+
+    fn noise(seed: u64) -> Vec<u8> {
+        let mut state = seed + 1;
+        let mut word = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 32) as u32
+        };
+        (0..FILE / 4).flat_map(|_| word().to_le_bytes()).collect()
+    }
+
+    /// Writes files until all are written, or one cannot be.
+    fn write_files(fs: &Arc<Fs>, files: u64) -> crate::error::Result<()> {
+        let caller = Caller { uid: 0, gid: 0 };
+        (0..files).try_for_each(|n| {
+            let name = n.to_string();
+            let ino = fs.mknod(ROOT_INO, name.as_bytes(), caller, libc::S_IFREG | 0o644, 0, 0)?.ino;
+            fs.write(ino, 0, &noise(n), false)
+        })
+    }
+
+    /// Writes with the gate closed until the writer waits or is through; opens the gate. Whether it waited, how many
+    /// bytes were staged by then, and what came of it.
+    fn write_at_the_gate(limit: u64) -> (bool, u64, crate::error::Result<()>, Arc<Fs>) {
+        let (disk, gate) = gated();
+        let config = StoreConfig::new(&MkfsOptions::default()).unwrap();
+        let fs = open_with(&disk, &config, limit);
+        thread::scope(|scope| {
+            let writer = scope.spawn(|| write_files(&fs, 80));
+            while *fs.dirty.waiting.lock() == 0 && !writer.is_finished() {
+                yield_now();
+            }
+            let (waited, staged) = (*fs.dirty.waiting.lock() == 1, fs.dirty.bytes());
+            *gate.0.lock() = true;
+            gate.1.notify_all();
+            (waited, staged, writer.join().unwrap(), fs.clone())
+        })
+    }
+
+    #[test]
+    fn a_writer_waits_while_the_disk_stands_still() {
+        let (waited, staged, outcome, fs) = write_at_the_gate(LIMIT);
+        assert!(waited && staged <= LIMIT + FILE, "{staged} bytes are staged");
+        outcome.unwrap();
+        for n in 0..80 {
+            let ino = fs.lookup(ROOT_INO, n.to_string().as_bytes()).unwrap().ino;
+            assert!(fs.read(ino, 0, FILE as u32).unwrap() == noise(n), "file {n}");
+        }
+        close(&fs);
+        // Without the limit nobody waits.
+        let (waited, staged, outcome, fs) = write_at_the_gate(u64::MAX);
+        assert!(!waited && staged > 2 * LIMIT && outcome.is_ok(), "{staged} bytes are staged");
+        close(&fs);
     }
 
     fn close(fs: &Arc<Fs>) {
