@@ -6,6 +6,7 @@ mod classes;
 mod clocks;
 mod counts;
 mod deleted;
+mod full;
 mod fuzz;
 mod growth;
 mod heal;
