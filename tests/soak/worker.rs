@@ -256,7 +256,7 @@ impl Worker {
 fn is_mount(root: &File) -> bool {
     // The kernel's FUSE_SUPER_MAGIC.
     const FUSE: i64 = 0x6573_5546;
-    rustix::fs::fstatfs(root).is_ok_and(|fs| i64::from(fs.f_type) == FUSE)
+    rustix::fs::fstatfs(root).is_ok_and(|fs| fs.f_type == FUSE)
 }
 
 fn say(word: &Word) {
