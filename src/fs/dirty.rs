@@ -265,6 +265,20 @@ mod tests {
     }
 
     #[test]
+    fn a_writer_is_refused_once_nothing_can_be_stored() {
+        let disk = new_disk();
+        let fs = open_with(&disk, &StoreConfig::new(&MkfsOptions::default()).unwrap(), LIMIT);
+        disk.set_fault(Box::new(|op| {
+            let fails = op.path.starts_with("packs/") && op.kind == OpKind::Write;
+            fails.then_some(libc::EIO)
+        }));
+        let errno = write_files(&fs, 80).map_err(|error| error.errno());
+        assert_eq!(errno, Err(libc::EROFS));
+        assert!(fs.dirty.bytes() <= LIMIT + FILE, "{} bytes are staged", fs.dirty.bytes());
+        assert!(fs.shutdown().is_err(), "what was staged is lost, and that is said");
+    }
+
+    #[test]
     fn a_writer_waits_while_the_disk_stands_still() {
         let (waited, staged, outcome, fs) = write_at_the_gate(LIMIT);
         assert!(waited && staged <= LIMIT + FILE, "{staged} bytes are staged");

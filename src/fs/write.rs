@@ -36,6 +36,8 @@ impl Fs {
             let room = self.dirty.wait_for_room(self.options.staging_limit, || self.store.writable().is_ok());
             self.store.writable()?;
             if !room {
+                // Nothing is stored any more: because others have filled the disk, or for a reason that nobody knows.
+                self.promise(data.len() as u64)?;
                 return posix(libc::EIO);
             }
         }

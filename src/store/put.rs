@@ -136,7 +136,13 @@ impl Store {
         };
         let record = encode_region(&region.chunks, &region.plain, self.compression);
         match self.append(&record) {
-            Err(error) => batch.regions.failed(region, error),
+            Err(error) => {
+                // At once, and not with the commit: until then others would go on writing into memory (I8).
+                if !error.is_no_space() {
+                    self.latch(&error);
+                }
+                batch.regions.failed(region, error);
+            }
             Ok(at) => {
                 let entry = |len, digest| Some(RegionEntry { len, digest });
                 let row = RegionRow {
