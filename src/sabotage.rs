@@ -51,6 +51,14 @@ pub enum Protection {
     StoreLock,
     /// A pack that is still written to is not looked at: the names of its bytes may still be on their way.
     UnsealedStays,
+    /// A page of the database is compared with its sum.
+    PageSums,
+    /// The sums of pages are written before the sync that makes the pages durable.
+    SumsBeforeSync,
+    /// The head of the database's file says that it is open before anything in it changes.
+    OpenIsMarked,
+    /// A commit fails if a change of the database's file failed (I8).
+    FailureIsTold,
 }
 
 #[cfg(feature = "sim")]
@@ -62,7 +70,7 @@ mod switches {
     static OUT: AtomicU32 = AtomicU32::new(0);
     static FROM_ENVIRONMENT: OnceLock<u32> = OnceLock::new();
 
-    const NAMES: [(&str, Protection); 22] = [
+    const NAMES: [(&str, Protection); 26] = [
         ("mark-on-hit", Protection::MarkOnHit),
         ("one-snapshot", Protection::OneSnapshot),
         ("drain-before-snapshot", Protection::DrainBeforeSnapshot),
@@ -85,6 +93,10 @@ mod switches {
         ("flush-before-hold", Protection::FlushBeforeHold),
         ("store-lock", Protection::StoreLock),
         ("unsealed-stays", Protection::UnsealedStays),
+        ("page-sums", Protection::PageSums),
+        ("sums-before-sync", Protection::SumsBeforeSync),
+        ("open-is-marked", Protection::OpenIsMarked),
+        ("failure-is-told", Protection::FailureIsTold),
     ];
 
     fn bit(protection: Protection) -> u32 {

@@ -160,7 +160,7 @@ mod tests {
     use crate::fs::{Caller, Fs, FsOptions, ROOT_INO};
     use crate::media::Media;
     use crate::media::sim::{OpKind, SimMedia};
-    use crate::store::{MkfsOptions, OpenOptions, Store, StoreConfig};
+    use crate::store::{MkfsOptions, OpenOptions, Store, StoreConfig, make_database};
 
     fn open(disk: &SimMedia, config: &StoreConfig) -> Arc<Fs> {
         open_with(disk, config, FsOptions::default().staging_limit)
@@ -179,10 +179,7 @@ mod tests {
 
     fn new_disk() -> SimMedia {
         let disk = SimMedia::new();
-        for dir in ["meta", "packs"] {
-            disk.mkdir(dir).unwrap();
-            disk.sync_dir(dir).unwrap();
-        }
+        make_database(&disk).unwrap();
         disk.sync_dir("").unwrap();
         disk
     }

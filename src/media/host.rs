@@ -251,6 +251,10 @@ impl MediaFile for HostFile {
         Ok(blocks * 512)
     }
 
+    fn identity(&self) -> io::Result<u64> {
+        Ok(fs::fstat(&self.0)?.st_ino)
+    }
+
     fn sync(&self) -> io::Result<()> {
         // Straight to the system call: the standard library repeats an interrupted one, and no sync is ever
         // repeated (I8).

@@ -111,6 +111,10 @@ impl MediaFile for Overlay {
         self.len()
     }
 
+    fn identity(&self) -> io::Result<u64> {
+        self.below.identity()
+    }
+
     fn sync(&self) -> io::Result<()> {
         Ok(())
     }

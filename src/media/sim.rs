@@ -76,6 +76,10 @@ pub struct Op {
 /// Decides whether an operation fails, and with which errno. Called without any lock held; it may look at the disk.
 pub type Fault = dyn Fn(&Op) -> Option<i32> + Send + Sync;
 
+/// A fault in place of an errno: a read comes to the end too early; of a write, half of its sectors are written, and then
+/// it fails with EIO.
+pub const SHORT: i32 = 0;
+
 /// What a name stands for.
 #[derive(Copy, Clone, Eq, PartialEq, Debug)]
 pub(in crate::media) enum Node {
@@ -345,6 +349,7 @@ impl SimMedia {
             state.fail_queries.remove(&op.number)
         };
         let result = match hooked.or(planned) {
+            Some(SHORT) => Err(io::ErrorKind::UnexpectedEof.into()),
             Some(number) => Err(errno(number)),
             None => act(&mut state),
         };

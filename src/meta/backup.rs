@@ -280,7 +280,8 @@ mod tests {
 
     fn written(rows: u64) -> (SimMedia, Size) {
         let media = SimMedia::new();
-        let kv = Kv::open(media.create("db").unwrap(), 1 << 20).unwrap();
+        Kv::create(media.create("db").unwrap()).unwrap();
+        let kv = Kv::open(media.open("db", true).unwrap(), 1 << 20).unwrap();
         let mut txn = kv.write().unwrap();
         for n in 0..rows {
             let key = n.to_be_bytes();

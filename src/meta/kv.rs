@@ -1,8 +1,10 @@
 //! The embedded database: the only file that names the crate `redb`.
 //!
 //! Keeps true: every value carries a checksum over table, key and value, so that a damaged row is an error and never
-//! another row's content; a write transaction is applied whole or not at all; a durable commit has been synced when it
-//! returns. Why redb and how it is fed: `docs/decisions/0001-metadata-engine.md`.
+//! another row's content; the pages beneath have sums of their own ([`pages`](super::pages)), so that no damage makes a
+//! row seem not to be there; a read that fails is an error of that read, and the others go on; a write transaction is
+//! applied whole or not at all; a durable commit has been synced when it returns. Why redb and how it is fed:
+//! `docs/decisions/0001-metadata-engine.md`.
 
 use std::io;
 use std::ops::Bound;
@@ -19,6 +21,8 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::error::{Error, Result};
 use crate::media::MediaFile;
 use crate::sync::{Mutex, MutexGuard};
+
+use super::pages::{Found, Pages};
 
 /// The tables of a store. `docs/format.md` gives the keys and rows of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,11 +109,8 @@ fn verified<'a>(table: Table, key: &[u8], stored: &'a [u8]) -> Result<&'a [u8]> 
     if sum == checksum(table, key, value) {
         return Ok(value);
     }
-    Err(Error::damaged(format!(
-        "metadata row {} of table {} does not match its checksum",
-        hex(key),
-        table.name()
-    )))
+    let (key, table) = (hex(key), table.name());
+    Err(Error::damaged(format!("metadata row {key} of table {table} does not match its checksum")))
 }
 
 fn short_row(table: Table, key: &[u8]) -> Error {
@@ -124,42 +125,68 @@ pub fn hex(key: &[u8]) -> String {
 /// redb's errors, with the host's errno kept where there is one.
 fn db_error(error: impl Into<redb::Error>) -> Error {
     match error.into() {
-        redb::Error::Io(source) => Error::io("metadata database", source),
+        redb::Error::Io(source) => file_error(source),
         redb::Error::Corrupted(what) => Error::damaged(format!("metadata database: {what}")),
         other => Error::io("metadata database", io::Error::other(other.to_string())),
     }
 }
 
+/// An error of the file beneath.
+fn file_error(error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+            Error::damaged(format!("metadata database: {error}"))
+        }
+        _ => Error::io("metadata database", error),
+    }
+}
+
+/// Where a change of the file failed, what the engine met later because of it is not what went wrong.
+fn first_of(pages: &Pages, later: Error) -> Error {
+    pages.failure().map_or(later, file_error)
+}
+
 /// redb's view of a file of the store.
 #[derive(Debug)]
-struct Backend(Arc<dyn MediaFile>);
+struct Backend(Arc<Pages>);
+
+/// What a read unwinds with that could not be answered.
+struct CannotRead(io::Error);
 
 impl redb::StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        self.0.len()
+        Ok(self.0.len())
     }
 
+    /// redb answers nothing more once a read returned an error, though other pages may be as good as ever. So it is
+    /// unwound, past what it was doing and nothing else, to where [`guarded`] makes an error of it. Only a read of a
+    /// destructor that runs because of that is told: it must not unwind again.
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read_at(out, offset)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        let have = self.0.len()?;
-        if len > have {
-            // A file that only claims its length would fail at some later write; claim the blocks now, where
-            // running out of space is still a clean refusal.
-            self.0.allocate(have, len - have)
-        } else {
-            self.0.set_len(len)
+        match self.0.read(offset, out) {
+            Ok(()) => Ok(()),
+            Err(error) if std::thread::panicking() => Err(error),
+            Err(error) => std::panic::resume_unwind(Box::new(CannotRead(error))),
         }
     }
 
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len);
+        Ok(())
+    }
+
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync()
+        self.0.sync();
+        Ok(())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_at(data, offset)
+        self.0.write(offset, data);
+        Ok(())
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.0.close();
+        Ok(())
     }
 }
 
@@ -170,33 +197,79 @@ pub struct Kv {
     /// Held by the one write transaction. The engine would make others wait as well, but inside its own locks, where
     /// nobody sees who waits for whom.
     writing: Mutex<()>,
+    pages: Arc<Pages>,
+}
+
+impl Drop for Kv {
+    fn drop(&mut self) {
+        // What the engine does last can fail, too; it says so itself, and nobody waits for the answer.
+        let _ = self.close();
+    }
 }
 
 impl Kv {
-    /// Makes the database in an empty file, or opens the one that is there.
+    /// Makes the database in an empty file and closes it, durable.
+    pub fn create(file: Arc<dyn MediaFile>) -> Result<()> {
+        let pages = Pages::create(file).map_err(file_error)?;
+        let kv = Self::on_pages(pages, 1 << 20)?;
+        let txn = kv.write()?;
+        guarded(|| Table::ALL.into_iter().try_for_each(|table| txn.open(table).map(drop)))?;
+        txn.commit(true)?;
+        kv.close()
+    }
+
+    /// Opens the database that is in a file. One that is not there is never made: that would be an empty store, of which
+    /// a cycle would free everything.
     pub fn open(file: Arc<dyn MediaFile>, cache_bytes: usize) -> Result<Self> {
+        let pages = Pages::open(file).map_err(file_error)?;
+        let found = pages.found();
+        if pages.len() == 0 {
+            // redb would make a new database of it.
+            return Err(Error::damaged("metadata database: its file ends before its first page"));
+        }
+        let kv = Self::on_pages(pages, cache_bytes)?;
+        if found == Found::CopiedInUse {
+            kv.check_all()?;
+        }
+        Ok(kv)
+    }
+
+    fn on_pages(pages: Pages, cache_bytes: usize) -> Result<Self> {
+        let pages = Arc::new(pages);
+        let backend = Backend(pages.clone());
         let db = guarded(|| {
             let mut builder = Database::builder();
-            builder.set_cache_size(cache_bytes).create_with_backend(Backend(file)).map_err(db_error)
+            builder.set_cache_size(cache_bytes).create_with_backend(backend).map_err(db_error)
+        })
+        .map_err(|error| first_of(&pages, error))?;
+        let kv = Self { db: RwLock::new(Some(db)), writing: Mutex::new(()), pages };
+        kv.changed().map(|()| kv)
+    }
+
+    /// Reads every page and follows every path to it. For a file of which the parts may be of different moments, each of
+    /// them sound by itself.
+    fn check_all(&self) -> Result<()> {
+        tracing::warn!("the metadata database is a copy of one that was in use; all of it is checked now");
+        let mut db = self.db.write();
+        let Some(db) = db.as_mut() else { return Ok(()) };
+        guarded(|| db.check_integrity().map_err(db_error)).map_err(|error| {
+            Error::damaged(format!(
+                "the store was copied while it was in use, and the copy does not fit ({error})"
+            ))
         })?;
-        let kv = Self { db: RwLock::new(Some(db)), writing: Mutex::new(()) };
-        let txn = kv.write()?;
-        guarded(|| {
-            for table in Table::ALL {
-                txn.txn.open_table(table.definition()).map_err(db_error)?;
-            }
-            Ok(())
-        })?;
-        txn.commit(true)?;
-        Ok(kv)
+        self.changed()
+    }
+
+    /// Fails if a change of the file did (I8).
+    fn changed(&self) -> Result<()> {
+        self.pages.failure().map_or(Ok(()), |error| Err(file_error(error)))
     }
 
     /// Writes what the database wants to write last, and closes it. Views that are still held can be read.
     pub fn close(&self) -> Result<()> {
-        match self.db.write().take() {
-            Some(db) => guarded(|| db.close().map_err(db_error)),
-            None => Ok(()),
-        }
+        let Some(db) = self.db.write().take() else { return Ok(()) };
+        guarded(|| db.close().map_err(db_error)).map_err(|error| first_of(&self.pages, error))?;
+        self.changed()
     }
 
     fn with_db<R>(&self, use_it: impl FnOnce(&Database) -> Result<R>) -> Result<R> {
@@ -220,10 +293,11 @@ impl Kv {
     /// Begins the one write transaction; waits while another is under way.
     pub fn write(&self) -> Result<WriteTxn<'_>> {
         let turn = self.writing.lock();
+        self.changed()?;
         let mut txn = self.with_db(|db| db.begin_write().map_err(db_error))?;
         // Opening after a crash must not depend on the store's size.
         txn.set_quick_repair(true);
-        Ok(WriteTxn { txn, _turn: turn })
+        Ok(WriteTxn { txn: Some(txn), pages: self.pages.clone(), _turn: turn })
     }
 }
 
@@ -317,6 +391,10 @@ fn owned(table: Table, row: Result<(Guard<'_>, Guard<'_>), redb::StorageError>) 
 pub(crate) fn guarded<R>(read: impl FnOnce() -> Result<R>) -> Result<R> {
     // What is read changes nothing, so nothing is left half changed.
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)).unwrap_or_else(|panic| {
+        let panic = match panic.downcast::<CannotRead>() {
+            Ok(cannot) => return Err(file_error(cannot.0)),
+            Err(panic) => panic,
+        };
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it does not say why");
         Err(Error::damaged(format!("metadata database: a page of it cannot be read ({text})")))
@@ -334,22 +412,50 @@ pub(crate) fn range_is_empty(from: Bound<&[u8]>, to: Bound<&[u8]>) -> bool {
 
 /// A write transaction; dropped without a commit, it changes nothing.
 pub struct WriteTxn<'a> {
-    txn: WriteTransaction,
+    /// Gone once it was committed.
+    txn: Option<WriteTransaction>,
+    pages: Arc<Pages>,
     _turn: MutexGuard<'a, ()>,
 }
 
+impl Drop for WriteTxn<'_> {
+    fn drop(&mut self) {
+        if let Some(txn) = self.txn.take() {
+            let _ = self.ended(guarded(|| txn.abort().map_err(db_error)));
+        }
+    }
+}
+
 impl WriteTxn<'_> {
+    fn open(&self, table: Table) -> Result<redb::Table<'_, &'static [u8], &'static [u8]>> {
+        let txn = self.txn.as_ref().ok_or_else(|| Error::Latched("it was committed".to_owned()))?;
+        txn.open_table(table.definition()).map_err(db_error)
+    }
+
+    fn within<R>(&self, work: impl FnOnce() -> Result<R>) -> Result<R> {
+        guarded(work).map_err(|error| first_of(&self.pages, error))
+    }
+
+    /// Where the engine could not end a transaction, neither as a whole nor not at all, nothing is written after it: it
+    /// would begin with going through all pages when it is opened next, and one that cannot be read would keep the store
+    /// shut. So it goes on from the last durable commit.
+    fn ended(&self, how: Result<()>) -> Result<()> {
+        how.inspect_err(|error| self.pages.stop(error))
+    }
+
     /// The value under `key`, with this transaction's own changes.
     pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        let open = self.txn.open_table(table.definition()).map_err(db_error)?;
-        let found = open.get(key).map_err(db_error)?;
-        found.map(|guard| verified(table, key, guard.value()).map(<[u8]>::to_vec)).transpose()
+        self.within(|| {
+            let open = self.open(table)?;
+            let found = open.get(key).map_err(db_error)?;
+            found.map(|guard| verified(table, key, guard.value()).map(<[u8]>::to_vec)).transpose()
+        })
     }
 
     /// The last row with a key in `from..=to`, with this transaction's own changes.
     pub fn last(&self, table: Table, from: &[u8], to: &[u8]) -> Result<Option<Row>> {
-        guarded(|| {
-            let open = self.txn.open_table(table.definition()).map_err(db_error)?;
+        self.within(|| {
+            let open = self.open(table)?;
             let mut range = open.range::<&[u8]>(from..=to).map_err(db_error)?;
             range.next_back().map(|row| owned(table, row)).transpose()
         })
@@ -357,8 +463,8 @@ impl WriteTxn<'_> {
 
     /// The rows of `from..to`, with this transaction's own changes.
     pub fn rows(&self, table: Table, from: &[u8], to: &[u8]) -> Result<Vec<Row>> {
-        guarded(|| {
-            let open = self.txn.open_table(table.definition()).map_err(db_error)?;
+        self.within(|| {
+            let open = self.open(table)?;
             let range = open.range::<&[u8]>(from..to).map_err(db_error)?;
             range.map(|row| owned(table, row)).collect()
         })
@@ -370,7 +476,7 @@ impl WriteTxn<'_> {
         table: Table,
         changes: impl IntoIterator<Item = (K, Option<V>)>,
     ) -> Result<()> {
-        guarded(|| self.apply_unguarded(table, changes))
+        self.within(|| self.apply_unguarded(table, changes))
     }
 
     fn apply_unguarded<K: AsRef<[u8]>, V: AsRef<[u8]>>(
@@ -378,7 +484,7 @@ impl WriteTxn<'_> {
         table: Table,
         changes: impl IntoIterator<Item = (K, Option<V>)>,
     ) -> Result<()> {
-        let mut open = self.txn.open_table(table.definition()).map_err(db_error)?;
+        let mut open = self.open(table)?;
         let mut row = Vec::new();
         for (key, value) in changes {
             let key = key.as_ref();
@@ -405,17 +511,19 @@ impl WriteTxn<'_> {
 
     /// Removes the rows of `from..to`, at most `limit`; returns those removed.
     pub fn remove_range(&mut self, table: Table, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Row>> {
-        let mut open = self.txn.open_table(table.definition()).map_err(db_error)?;
-        let mut rows = Vec::new();
-        for row in open.range::<&[u8]>(from..to).map_err(db_error)?.take(limit) {
-            let (key, value) = row.map_err(db_error)?;
-            let plain = verified(table, key.value(), value.value())?;
-            rows.push((key.value().to_vec(), plain.to_vec()));
-        }
-        for (key, _) in &rows {
-            open.remove(key.as_slice()).map_err(db_error)?;
-        }
-        Ok(rows)
+        self.within(|| {
+            let mut open = self.open(table)?;
+            let mut rows = Vec::new();
+            for row in open.range::<&[u8]>(from..to).map_err(db_error)?.take(limit) {
+                let (key, value) = row.map_err(db_error)?;
+                let plain = verified(table, key.value(), value.value())?;
+                rows.push((key.value().to_vec(), plain.to_vec()));
+            }
+            for (key, _) in &rows {
+                open.remove(key.as_slice()).map_err(db_error)?;
+            }
+            Ok(rows)
+        })
     }
 
     /// Writes rows. Where one is there already with another value, `merge` makes its value of the new and the old one.
@@ -425,8 +533,8 @@ impl WriteTxn<'_> {
         rows: impl IntoIterator<Item = (K, V)>,
         merge: impl Fn(&[u8], &[u8]) -> Result<Vec<u8>>,
     ) -> Result<()> {
-        guarded(|| {
-            let mut open = self.txn.open_table(table.definition()).map_err(db_error)?;
+        self.within(|| {
+            let mut open = self.open(table)?;
             for (key, value) in rows {
                 let (key, value) = (key.as_ref(), value.as_ref());
                 let before = open.insert(key, stored(table, key, value).as_slice()).map_err(db_error)?;
@@ -454,8 +562,8 @@ impl WriteTxn<'_> {
         rows: impl IntoIterator<Item = (K, C)>,
         change: impl Fn(C, &[u8]) -> Result<Option<Vec<u8>>>,
     ) -> Result<()> {
-        guarded(|| {
-            let mut open = self.txn.open_table(table.definition()).map_err(db_error)?;
+        self.within(|| {
+            let mut open = self.open(table)?;
             for (key, what) in rows {
                 let key = key.as_ref();
                 let changed = match open.get(key).map_err(db_error)? {
@@ -479,11 +587,14 @@ impl WriteTxn<'_> {
 
     /// Makes the transaction visible; with `durable`, it and all before it have been synced when this returns.
     pub fn commit(mut self, durable: bool) -> Result<()> {
-        if !durable {
-            self.txn
-                .set_durability(Durability::None)
-                .map_err(|error| Error::io("metadata database", io::Error::other(error.to_string())))?;
-        }
-        guarded(|| self.txn.commit().map_err(db_error))
+        let Some(mut txn) = self.txn.take() else { return Ok(()) };
+        self.ended(self.within(|| {
+            if !durable {
+                let failed = |error: redb::SetDurabilityError| io::Error::other(error.to_string());
+                txn.set_durability(Durability::None).map_err(|error| file_error(failed(error)))?;
+            }
+            txn.commit().map_err(db_error)
+        }))?;
+        self.pages.failure().map_or(Ok(()), |error| Err(file_error(error)))
     }
 }

@@ -7,6 +7,7 @@ pub mod backup;
 pub mod kv;
 pub mod layers;
 pub mod memtable;
+pub mod pages;
 pub mod rows;
 mod varint;
 

@@ -6,10 +6,12 @@ use std::path::Path;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::chunk::CutParams;
 use crate::error::{Error, Result};
 use crate::media::{HostMedia, Media};
+use crate::meta::Kv;
 use crate::pack::Compression;
 
 /// The name of the file.
@@ -78,6 +80,20 @@ impl StoreConfig {
         Ok(config)
     }
 
+    /// The text of the file. Its last line is a checksum of all values: a changed key of the names' hash, say, would
+    /// make every name seem not to be there.
+    fn to_text(&self) -> Result<String> {
+        let sum = self.checksum()?;
+        let text = toml::to_string(self).map_err(|error| Error::Format(error.to_string()))?;
+        let head = "# A cairnfs store. Written once; the data cannot be read without it.";
+        Ok(format!("{head}\n{text}checksum = \"{sum}\"\n"))
+    }
+
+    fn checksum(&self) -> Result<String> {
+        let text = toml::to_string(self).map_err(|error| Error::Format(error.to_string()))?;
+        Ok(format!("{:016x}", xxh3_64(text.as_bytes())))
+    }
+
     /// How new regions are compressed.
     pub fn compression(&self) -> Result<Compression> {
         Compression::from_str(&self.compression)
@@ -98,13 +114,17 @@ impl StoreConfig {
         struct Version {
             format: u32,
         }
-        let damaged = |error: toml::de::Error| {
+        #[derive(Deserialize)]
+        struct Checksum {
+            checksum: String,
+        }
+        let is_damaged = |why: &str| {
             Error::Format(format!(
-                "{} is damaged ({}); put back a copy of it, every other file of the store is as it was",
+                "{} is damaged ({why}); put back a copy of it, every other file of the store is as it was",
                 path.display(),
-                error.message()
             ))
         };
+        let damaged = |error: toml::de::Error| is_damaged(error.message());
         let version: Version = toml::from_str(text).map_err(damaged)?;
         if version.format != FORMAT {
             return Err(Error::Format(format!(
@@ -120,6 +140,10 @@ impl StoreConfig {
             && config.pack_size <= 16 << 30;
         if !sizes {
             return Err(Error::Format(format!("{} holds impossible sizes", path.display())));
+        }
+        let stored: Checksum = toml::from_str(text).map_err(damaged)?;
+        if stored.checksum != config.checksum()? {
+            return Err(is_damaged("its values do not match its checksum"));
         }
         CutParams::new(config.avg_chunk)?;
         config.compression()?;
@@ -181,6 +205,19 @@ fn must_be_empty(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Makes the directories of a store and its database, which is never made later: a store without one is damaged.
+pub fn make_database(media: &dyn Media) -> Result<()> {
+    let failed = |error| Error::io(format!("making {META_FILE}"), error);
+    for name in ["meta", "packs"] {
+        media.mkdir(name).map_err(failed)?;
+    }
+    Kv::create(media.create(META_FILE).map_err(failed)?)?;
+    for name in ["meta", "packs"] {
+        media.sync_dir(name).map_err(failed)?;
+    }
+    Ok(())
+}
+
 fn fill(dir: &Path, config: &StoreConfig) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let failed = |what: &str| {
@@ -189,17 +226,13 @@ fn fill(dir: &Path, config: &StoreConfig) -> Result<()> {
     };
     fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(failed("setting permissions"))?;
     let media = HostMedia::open(dir).map_err(failed("opening the directory"))?;
-    for name in ["meta", "packs"] {
-        media.mkdir(name).map_err(failed("making a directory"))?;
-        media.sync_dir(name).map_err(failed("syncing a directory"))?;
-    }
+    make_database(&media)?;
     let reserve = media.create(RESERVE_FILE).map_err(failed("making the reserve"))?;
     reserve
         .allocate(0, config.reserve)
         .and_then(|()| reserve.sync())
         .map_err(failed("claiming the reserve (see --reserve)"))?;
-    let text = toml::to_string(config).map_err(|error| Error::Format(error.to_string()))?;
-    let text = format!("# A cairnfs store. Written once; the data cannot be read without it.\n{text}");
+    let text = config.to_text()?;
     // The configuration comes last: a directory that has it is a whole store.
     let temporary = format!("{CONFIG_FILE}.new");
     let file = media.create(&temporary).map_err(failed("writing the configuration"))?;
@@ -208,4 +241,29 @@ fn fill(dir: &Path, config: &StoreConfig) -> Result<()> {
         .and_then(|()| media.rename(&temporary, CONFIG_FILE))
         .and_then(|()| media.sync_dir(""))
         .map_err(failed("writing the configuration"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_changed_byte_is_refused_or_means_nothing() {
+        let config = StoreConfig::new(&MkfsOptions::default()).unwrap();
+        let text = config.to_text().unwrap();
+        let path = Path::new("cairnfs.toml");
+        assert_eq!(StoreConfig::parse(&text, path).unwrap(), config);
+        for at in 0..text.len() {
+            for bits in 1..=255u8 {
+                let mut bytes = text.clone().into_bytes();
+                bytes[at] ^= bits;
+                let Ok(text) = String::from_utf8(bytes) else { continue };
+                if let Ok(parsed) = StoreConfig::parse(&text, path) {
+                    assert_eq!(parsed, config, "byte {at} with bits {bits}");
+                }
+            }
+            let cut = StoreConfig::parse(&text[..at], path);
+            assert!(cut.is_err() || at >= text.len() - 1, "cut off after {at}");
+        }
+    }
 }

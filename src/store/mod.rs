@@ -34,7 +34,7 @@ use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, OnceLock, Ordering, RwLock}
 pub use backups::{BACKUP_DIR, list_backups, open_backup};
 pub use batch::Member;
 pub use collect::FlipInfo;
-pub use config::{CONFIG_FILE, META_FILE, MkfsOptions, StoreConfig, mkfs};
+pub use config::{CONFIG_FILE, META_FILE, MkfsOptions, StoreConfig, make_database, mkfs};
 pub use put::Cut;
 pub use status::StoreStatus;
 
@@ -139,6 +139,7 @@ impl Store {
         let path =
             dir.canonicalize().map_err(|error| Error::io(format!("resolving {}", dir.display()), error))?;
         let lock = StoreLock::acquire(&path, options.lock_wait, &options.who)?;
+        warn_of_others(&path);
         let media = HostMedia::open(&path)
             .map_err(|error| Error::io(format!("opening {}", path.display()), error))?;
         Self::on_media(Arc::new(media), config, path, Some(lock), options)
@@ -152,7 +153,8 @@ impl Store {
         lock: Option<StoreLock>,
         options: &OpenOptions,
     ) -> Result<Arc<Self>> {
-        if !media.exists(META_FILE).map_err(opening)? && has_packs(media.as_ref())? {
+        // One that is not there is never made: taken for a new store, this one would lose every pack to its first cycle.
+        if !media.exists(META_FILE).map_err(opening)? {
             return Err(without_database(&path));
         }
         let kv = open_database(media.as_ref(), (options.cache_bytes / 3 * 2) as usize)?;
@@ -365,6 +367,18 @@ impl Store {
     }
 }
 
+/// Whoever may enter the store can read every file in it, whatever the files' own permissions say.
+fn warn_of_others(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(path).map_or(0, |meta| meta.permissions().mode() & 0o777);
+    if mode & 0o077 != 0 {
+        let path = path.display();
+        tracing::warn!(
+            "the store {path} can be entered by others (mode {mode:o}); `chmod 700 {path}` keeps them out"
+        );
+    }
+}
+
 fn opening(error: std::io::Error) -> Error {
     Error::io(format!("opening {META_FILE}"), error)
 }
@@ -375,23 +389,13 @@ fn has_packs(media: &dyn Media) -> Result<bool> {
 
 fn without_database(path: &Path) -> Error {
     Error::Unusable(format!(
-        "the metadata database of {0} is missing or empty, and its packs are there; `cairnfs repair {0}` says what can \
-         be rebuilt",
+        "the metadata database of {0} is missing or empty; `cairnfs repair {0}` says what can be rebuilt",
         path.display()
     ))
 }
 
 fn open_database(media: &dyn Media, cache_bytes: usize) -> Result<Kv> {
-    let failed = opening;
-    let there = media.exists(META_FILE).map_err(failed)?;
-    let file = if there {
-        media.open(META_FILE, true).map_err(failed)?
-    } else {
-        let file = media.create(META_FILE).map_err(failed)?;
-        media.sync_dir("meta").map_err(failed)?;
-        file
-    };
-    Kv::open(file, cache_bytes).map_err(unusable)
+    Kv::open(media.open(META_FILE, true).map_err(opening)?, cache_bytes).map_err(unusable)
 }
 
 /// The database cannot be used: says the way out, unless the host refused to read it.

@@ -6,9 +6,11 @@
 //! check clean, and work on.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use cairnfs::fs::{ROOT_INO, RenameFlags};
-use cairnfs::media::sim::SimMedia;
+use cairnfs::media::sim::{Op, OpKind, SimMedia};
 use cairnfs::sabotage::Protection;
 
 use crate::random::{self, seed};
@@ -29,6 +31,36 @@ const AGAIN: std::ops::RangeInclusive<u64> = 0..=TRASH;
 
 fn content(kind: u64) -> Vec<u8> {
     random::content(kind, 32_000 + kind as usize * 100)
+}
+
+/// Changes of the database's file by what they change: a cut comes before each.
+#[derive(Debug, Default)]
+struct Places {
+    head: AtomicU64,
+    sums: AtomicU64,
+    pages: AtomicU64,
+    lengths: AtomicU64,
+    syncs: AtomicU64,
+}
+
+/// Counts from here on what changes in the database's file. It is smaller than a group, so its second page has all sums.
+fn count_places(disk: &SimMedia) -> Arc<Places> {
+    let places = Arc::new(Places::default());
+    let counted = places.clone();
+    disk.set_fault(Box::new(move |op: &Op| {
+        let place = match op.kind {
+            _ if !op.path.starts_with("meta/") => return None,
+            OpKind::Write if op.offset < 4096 => &counted.head,
+            OpKind::Write if op.offset < 8192 => &counted.sums,
+            OpKind::Write => &counted.pages,
+            OpKind::SetLen | OpKind::Allocate => &counted.lengths,
+            OpKind::Sync => &counted.syncs,
+            _ => return None,
+        };
+        place.fetch_add(1, Ordering::Relaxed);
+        None
+    }));
+    places
 }
 
 /// Runs the script on `disk`; returns what was promised when.
@@ -141,7 +173,10 @@ fn compare(world: &World, promised: &Promise) -> Result<(), String> {
 fn cut_everywhere(seed: u64, stride: u64) -> (u64, Option<String>) {
     let disk = new_disk();
     let begin = disk.op_count();
+    let places = count_places(&disk);
     let promises = script(&disk);
+    disk.clear_faults();
+    println!("seed {seed}, changes of the database's file: {places:?}");
     let mut cuts = 0;
     for op in (begin..=disk.op_count()).step_by(stride as usize) {
         let promised = promises.iter().rev().find(|promise| promise.from_op <= op);
@@ -176,6 +211,49 @@ fn must_be_noticed(protection: Protection) {
     let noticed = (first..first + 8).find_map(|seed| cut_everywhere(seed, 1).1);
     println!("without {protection:?}: {noticed:?}");
     assert!(noticed.is_some(), "{protection:?} was taken out and no cut broke a promise");
+}
+
+/// What happens between a cut and the next: the store is opened, used a little, and closed.
+fn recover(disk: &SimMedia) {
+    let world = World::open(disk, &config()).unwrap();
+    let ino = world.create(ROOT_INO, "between");
+    world.fs.write(ino, 0, &content(TRASH), false).unwrap();
+    world.fs.fsync(ino).unwrap();
+    world.close().unwrap();
+}
+
+#[test]
+fn a_power_cut_while_another_is_recovered_from_breaks_no_promise() {
+    let _all = protected();
+    let seed = seed("power cut twice", 300);
+    let disk = new_disk();
+    let begin = disk.op_count();
+    let promises = script(&disk);
+    let mut cuts = 0;
+    for op in (begin + seed % 11..=disk.op_count()).step_by(11) {
+        let promised = promises.iter().rev().find(|promise| promise.from_op <= op);
+        let Some(promised) = promised else { continue };
+        let first = disk.cut_at(op, seed ^ op);
+        let begin = first.op_count();
+        recover(&first);
+        for second in (begin..=first.op_count()).step_by(3) {
+            cuts += 1;
+            let looked = look(&first.cut_at(second, seed ^ op ^ second << 20), promised);
+            assert_eq!(looked, Ok(()), "seed {seed}, cuts before operation {op} and then {second}");
+        }
+    }
+    println!("{cuts} second power cuts, no promise broken");
+    assert!(cuts > 100, "the recovery is long enough to mean something");
+}
+
+#[test]
+fn without_sums_before_the_sync_a_power_cut_breaks_a_promise() {
+    must_be_noticed(Protection::SumsBeforeSync);
+}
+
+#[test]
+fn without_marking_the_database_open_a_power_cut_breaks_a_promise() {
+    must_be_noticed(Protection::OpenIsMarked);
 }
 
 #[test]

@@ -86,7 +86,10 @@ fn each_crate_beneath_is_named_in_one_place() {
         ("fuser::", &["fuse/"]),
         ("unsafe ", &["media/", "fuse/ring/entry.rs"]),
         // What the explorer of schedules replaces, and what must be one step to it.
-        ("parking_lot::", &["sync.rs", "meta/kv.rs", "media/", "fuse/", "daemon/", "control/"]),
+        (
+            "parking_lot::",
+            &["sync.rs", "meta/kv.rs", "meta/pages.rs", "media/", "fuse/", "daemon/", "control/"],
+        ),
         // No clock decides anything about chunks (I10): a span may be measured for display, the time of day is not read.
         ("SystemTime", &["meta/rows/inode.rs", "fuse/", "cli/", "daemon/", "control/"]),
     ];
@@ -280,4 +283,32 @@ fn the_documents_name_only_tests_that_exist() {
         }
     }
     assert!(seen > 30, "the pages were read");
+}
+
+/// What stands in backquotes between two words of a sentence is looked for without what differs each time.
+#[test]
+fn the_messages_that_operations_quotes_are_in_the_sources() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // Strings that go over lines in the sources are joined.
+    let joined = |text: &str| text.replace("\\\n", " ").split_whitespace().collect::<Vec<_>>().join(" ");
+    let all: String = sources().iter().map(|(_, text)| joined(text)).collect();
+    let text = fs::read_to_string(root.join("docs/operations.md")).unwrap();
+    let section = text.split("## When something is wrong").nth(1).unwrap().split("\n## ").next().unwrap();
+    let section = section.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut seen = 0;
+    for quoted in section.split('`').skip(1).step_by(2) {
+        if quoted.starts_with("cairnfs") || quoted.starts_with("cp ") || !quoted.contains(' ') {
+            continue;
+        }
+        // Names that stand for others in the page: X, N.
+        for part in quoted.split([' ']).collect::<Vec<_>>().split(|word| matches!(*word, "X" | "N")) {
+            let part = part.join(" ");
+            if part.contains(' ') {
+                seen += 1;
+                let known = all.contains(&part) || all.contains(&part.replace("meta/cairnfs.redb ", ""));
+                assert!(known, "docs/operations.md quotes `{part}`, which no source says");
+            }
+        }
+    }
+    assert!(seen > 12, "the section was read");
 }

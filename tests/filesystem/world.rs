@@ -9,7 +9,7 @@ use cairnfs::fs::{Caller, Fs, FsOptions, ROOT_INO};
 use cairnfs::gc::{Collector, Options};
 use cairnfs::media::sim::SimMedia;
 use cairnfs::sabotage::{Protection, take_out};
-use cairnfs::store::{MkfsOptions, OpenOptions, Store, StoreConfig};
+use cairnfs::store::{MkfsOptions, OpenOptions, Store, StoreConfig, make_database};
 use cairnfs::{Error, Result};
 
 pub const CALLER: Caller = Caller { uid: 0, gid: 0 };
@@ -63,26 +63,32 @@ pub fn config() -> StoreConfig {
     }
 }
 
-/// An empty disk with a store's directories.
+/// A disk with an empty store.
 pub fn new_disk() -> SimMedia {
     use cairnfs::media::Media;
     let disk = SimMedia::new();
-    for dir in ["meta", "packs"] {
-        disk.mkdir(dir).unwrap();
-        disk.sync_dir(dir).unwrap();
-    }
+    make_database(&disk).unwrap();
     disk.sync_dir("").unwrap();
     disk
 }
 
 impl World {
     pub fn open(disk: &SimMedia, config: &StoreConfig) -> Result<Self> {
-        Self::stepping(disk, config, 8)
+        Self::opened(disk, config, 8, 12 << 20)
     }
 
     /// The same with a collector that comes to a pause point after `step` extents, and `step` chunks.
     pub fn stepping(disk: &SimMedia, config: &StoreConfig, step: usize) -> Result<Self> {
-        let options = OpenOptions { cache_bytes: 12 << 20, workers: 2, ..OpenOptions::default() };
+        Self::opened(disk, config, step, 12 << 20)
+    }
+
+    /// With a small cache, what is looked at is read from the disk.
+    pub fn open_with(disk: &SimMedia, config: &StoreConfig, cache_bytes: u64) -> Result<Self> {
+        Self::opened(disk, config, 8, cache_bytes)
+    }
+
+    fn opened(disk: &SimMedia, config: &StoreConfig, step: usize, cache_bytes: u64) -> Result<Self> {
+        let options = OpenOptions { cache_bytes, workers: 2, ..OpenOptions::default() };
         let path = PathBuf::from("/simulated");
         let store = Store::on_media(Arc::new(disk.clone()), config.clone(), path, None, &options)?;
         // Commits happen where the test says, not when a timer does.

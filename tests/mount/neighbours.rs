@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -189,6 +189,23 @@ fn a_store_on_a_read_only_file_system_is_refused_with_a_sentence() {
     world.close();
 }
 
+#[test]
+fn a_store_that_others_may_enter_is_warned_of() {
+    let Some(world) = World::usual() else { return };
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode(&world.store), 0o700);
+    for name in ["meta", "packs", "meta/cairnfs.redb", "cairnfs.toml", "reserve", "lock"] {
+        assert_eq!(mode(&world.store.join(name)) & 0o077, 0, "{name}");
+    }
+    world.umount();
+    assert!(!world.mount().contains("chmod"));
+    world.umount();
+    fs::set_permissions(&world.store, fs::Permissions::from_mode(0o755)).unwrap();
+    let said = world.mount();
+    assert!(said.contains("can be entered by others") && said.contains("chmod 700"), "{said}");
+    world.close();
+}
+
 const LEVELS: usize = 10_000;
 
 fn down(dir: &OwnedFd, name: &str) -> OwnedFd {
@@ -277,7 +294,7 @@ fn hostile_names_and_attributes() {
     world.close();
 }
 
-/// A mount point whose daemon is gone: mount mends it and says so.
+/// A mount point whose daemon is gone: umount and mount both mend it and say so.
 #[test]
 fn a_stale_mount_point_is_mended() {
     let Some(world) = World::usual() else { return };
@@ -294,5 +311,11 @@ fn a_stale_mount_point_is_mended() {
         assert!(said.contains("was a mount whose daemon is gone"), "{said}");
         assert!(fs::read(world.mnt.join("file")).unwrap() == bytes);
     }
+    world.kill();
+    let outcome = cairnfs(&[OsStr::new("umount"), world.mnt.as_os_str()]);
+    // It is unmounted, and not claimed that everything is durable.
+    refused(&outcome, &[7], "ended without closing it");
+    assert!(!is_mounted(&world.mnt));
+    world.mount();
     world.close();
 }

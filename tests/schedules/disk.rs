@@ -128,6 +128,10 @@ impl MediaFile for PackFile {
         self.inner.allocated()
     }
 
+    fn identity(&self) -> io::Result<u64> {
+        self.inner.identity()
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.let_others_go();
         self.inner.sync()

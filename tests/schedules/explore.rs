@@ -17,7 +17,7 @@ use crate::media::sim::SimMedia;
 use crate::sync::thread::{Builder, JoinHandle};
 
 use super::controls::protected;
-use super::world::{Broken, Outcome, World, new_disk};
+use super::world::{Broken, Outcome, World, make_store};
 
 /// Threads racing on a store.
 pub struct Scenario {
@@ -140,9 +140,10 @@ fn run(scenario: &'static Scenario, image: &SimMedia, scheduler: impl Scheduler 
 
 /// The disk with what the scenario finds.
 fn image(scenario: &'static Scenario) -> SimMedia {
-    let disk = new_disk();
+    let disk = SimMedia::new();
     let made = disk.clone();
     let once = move || {
+        make_store(&made);
         let world = World::open(&made).expect("an empty disk becomes a store");
         (scenario.before)(&world).expect("nothing races with what comes before");
         world.close().expect("the store closes");

@@ -8,7 +8,7 @@ use crate::fs::{Caller, Fs, FsOptions, ROOT_INO};
 use crate::gc::{Collector, Options};
 use crate::media::Media;
 use crate::media::sim::{Rng, SimMedia};
-use crate::store::{MkfsOptions, OpenOptions, Store, StoreConfig};
+use crate::store::{MkfsOptions, OpenOptions, Store, StoreConfig, make_database};
 use crate::sync::Arc;
 
 use super::disk::Disk;
@@ -46,15 +46,10 @@ pub fn content(number: u64) -> Vec<u8> {
     words.take(len as usize).collect()
 }
 
-/// An empty disk with a store's directories.
-pub fn new_disk() -> SimMedia {
-    let disk = SimMedia::new();
-    for dir in ["meta", "packs"] {
-        disk.mkdir(dir).expect("a disk without faults");
-        disk.sync_dir(dir).expect("a disk without faults");
-    }
+/// Makes an empty store on a disk.
+pub fn make_store(disk: &SimMedia) {
+    make_database(disk).expect("a disk without faults");
     disk.sync_dir("").expect("a disk without faults");
-    disk
 }
 
 fn config() -> Result<StoreConfig> {

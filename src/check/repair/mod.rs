@@ -56,7 +56,8 @@ pub fn repair(media: &Arc<dyn Media>, config: &StoreConfig, apply: bool) -> Resu
     }
     let file = media.create(NEW).map_err(failed)?;
     let mut report = RepairReport::default();
-    let built = Kv::open(file, CACHE).and_then(|kv| {
+    let made = Kv::create(file.clone()).and_then(|()| Kv::open(file, CACHE));
+    let built = made.and_then(|kv| {
         build(media, config, &kv, &mut report)?;
         kv.close()
     });

@@ -3,19 +3,15 @@
 use std::path::PathBuf;
 
 use crate::fs::{Caller, Fs, FsOptions, LINK_MAX, ROOT_INO};
-use crate::media::Media;
 use crate::media::sim::SimMedia;
-use crate::store::{MkfsOptions, OpenOptions, Store, StoreConfig};
+use crate::store::{MkfsOptions, OpenOptions, Store, StoreConfig, make_database};
 use crate::sync::Arc;
 
 const CALLER: Caller = Caller { uid: 0, gid: 0 };
 
 fn fs() -> Arc<Fs> {
     let disk = SimMedia::new();
-    for dir in ["meta", "packs"] {
-        disk.mkdir(dir).unwrap();
-        disk.sync_dir(dir).unwrap();
-    }
+    make_database(&disk).unwrap();
     let config = StoreConfig::new(&MkfsOptions { reserve: 1 << 20, ..MkfsOptions::default() }).unwrap();
     let options = OpenOptions { cache_bytes: 12 << 20, workers: 2, ..OpenOptions::default() };
     let store = Store::on_media(Arc::new(disk), config, PathBuf::from("/simulated"), None, &options).unwrap();

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 
 use super::blocks::{BLOCK, Blocks};
-use super::power::{Change, Edit};
+use super::power::{Change, Edit, SECTOR};
 use super::{OpKind, SimMedia, State, errno};
 use crate::media::MediaFile;
 
@@ -76,7 +76,7 @@ impl MediaFile for SimFile {
 
     /// On a full disk the blocks that still fit are written, as a host does.
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        self.change(OpKind::Write, (offset, data.len() as u64), |state| {
+        let written = self.change(OpKind::Write, (offset, data.len() as u64), |state| {
             let free = state.free();
             let blocks = &state.live.files[&self.ino];
             let mut fits = data.len() as u64;
@@ -91,7 +91,16 @@ impl MediaFile for SimFile {
                 return Err(errno(libc::ENOSPC));
             }
             Ok(())
-        })
+        });
+        match written {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                let half = (offset + data.len() as u64 / 2) / SECTOR * SECTOR;
+                let data = &data[..half.saturating_sub(offset) as usize];
+                self.media.state.lock().edit(self.ino, Edit::Write { offset, data: data.into() });
+                Err(errno(libc::EIO))
+            }
+            written => written,
+        }
     }
 
     fn len(&self) -> io::Result<u64> {
@@ -125,6 +134,10 @@ impl MediaFile for SimFile {
 
     fn allocated(&self) -> io::Result<u64> {
         Ok(self.media.state.lock().live.files[&self.ino].allocated())
+    }
+
+    fn identity(&self) -> io::Result<u64> {
+        Ok(self.ino)
     }
 
     fn sync(&self) -> io::Result<()> {

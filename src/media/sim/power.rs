@@ -12,7 +12,7 @@ use super::blocks::Blocks;
 use super::{Disk, Node, parent};
 
 /// A disk's unit of atomic writing.
-const SECTOR: u64 = 512;
+pub const SECTOR: u64 = 512;
 
 /// A logged change. Files go by their inode number: names change.
 #[derive(Clone, Debug)]
