@@ -208,22 +208,28 @@ fn a_store_that_others_may_enter_is_warned_of() {
 
 const LEVELS: usize = 10_000;
 
+/// Not for the programs that other tests start meanwhile: they would keep the mount in use.
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+fn opened(dir: &Path) -> OwnedFd {
+    rustix::fs::open(dir, DIRECTORY, Mode::empty()).unwrap()
+}
+
 fn down(dir: &OwnedFd, name: &str) -> OwnedFd {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::openat(dir, name, flags, Mode::empty()).unwrap()
+    rustix::fs::openat(dir, name, DIRECTORY, Mode::empty()).unwrap()
 }
 
 /// Ten thousand directories in each other: made, walked, checked, renamed at both ends, and removed.
 #[test]
 fn a_tree_of_ten_thousand_levels() {
     let Some(world) = World::usual() else { return };
-    let top = rustix::fs::open(&world.mnt, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+    let top = opened(&world.mnt);
     let mut dir = top.try_clone().unwrap();
     for _ in 0..LEVELS {
         rustix::fs::mkdirat(&dir, "d", Mode::RWXU).unwrap();
         dir = down(&dir, "d");
     }
-    let file = OFlags::CREATE | OFlags::WRONLY;
+    let file = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
     drop(rustix::fs::openat(&dir, "deepest", file, Mode::RUSR).unwrap());
     // Not into itself, however deep; and the deepest to the top and back.
     let first = down(&top, "d");
@@ -238,7 +244,7 @@ fn a_tree_of_ten_thousand_levels() {
     world.sync();
     world.assert_clean();
     world.remount();
-    let mut dir = rustix::fs::open(&world.mnt, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+    let mut dir = opened(&world.mnt);
     for _ in 0..LEVELS {
         dir = down(&dir, "d");
     }
