@@ -24,8 +24,7 @@ pub(super) fn run(args: &MkfsArgs) -> Result<()> {
     if let Some(reserve) = args.reserve {
         options.reserve = reserve;
     }
-    store::mkfs(&args.store, &options)?;
-    make_root(&args.store)?;
+    store::mkfs_and(&args.store, &options, || make_root(&args.store))?;
     output::print(&format!(
         "{0} is a store now; mount it with `cairnfs mount {0} MOUNTPOINT`\n",
         show(&args.store)

@@ -170,6 +170,16 @@ fn not_a_store(dir: &Path, path: &Path, error: io::Error) -> Error {
 
 /// Makes a store in `dir`, which must not exist or be empty.
 pub fn mkfs(dir: &Path, options: &MkfsOptions) -> Result<StoreConfig> {
+    mkfs_and(dir, options, || Ok(()))
+}
+
+/// The same, and has `finish` do the rest. What fails leaves nothing behind of what this call began, so that it can be
+/// called again.
+pub fn mkfs_and(
+    dir: &Path,
+    options: &MkfsOptions,
+    finish: impl FnOnce() -> Result<()>,
+) -> Result<StoreConfig> {
     let config = StoreConfig::new(options)?;
     let made = match fs::create_dir(dir) {
         Ok(()) => true,
@@ -179,12 +189,23 @@ pub fn mkfs(dir: &Path, options: &MkfsOptions) -> Result<StoreConfig> {
         }
         Err(error) => return Err(Error::io(format!("making {}", dir.display()), error)),
     };
-    let result = fill(dir, &config);
-    if result.is_err() && made {
-        // Leave nothing behind of what this call began; a directory that was there stays for its owner to look at.
-        let _ = fs::remove_dir_all(dir);
+    let result = fill(dir, &config).and_then(|()| finish());
+    if result.is_err() {
+        undo(dir, made);
     }
     result.map(|()| config)
+}
+
+/// Removes what was made; a directory that was there is as empty as it was.
+fn undo(dir: &Path, made: bool) {
+    if made {
+        let _ = fs::remove_dir_all(dir);
+        return;
+    }
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    }
 }
 
 fn must_be_empty(dir: &Path) -> Result<()> {

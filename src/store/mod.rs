@@ -34,7 +34,7 @@ use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, OnceLock, Ordering, RwLock}
 pub use backups::{BACKUP_DIR, list_backups, open_backup};
 pub use batch::Member;
 pub use collect::FlipInfo;
-pub use config::{CONFIG_FILE, META_FILE, MkfsOptions, StoreConfig, make_database, mkfs};
+pub use config::{CONFIG_FILE, META_FILE, MkfsOptions, StoreConfig, make_database, mkfs, mkfs_and};
 pub use put::Cut;
 pub use status::StoreStatus;
 

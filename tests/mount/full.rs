@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::data::noise;
 use crate::sys;
-use crate::world::{Setup, World, tool};
+use crate::world::{Setup, World, cairnfs, tool};
 
 /// A small file system of its own; unmounted when dropped.
 struct SmallDisk(TempDir);
@@ -185,4 +185,33 @@ fn no_byte_is_free_because_of_others() {
     fs::remove_file(other).unwrap();
     goes_on(&world, &disk, kept);
     drop(world);
+}
+
+#[test]
+fn mkfs_without_room_says_so_and_leaves_nothing_whatever_was_missing() {
+    let Some(disk) = SmallDisk::new() else { return };
+    let store = disk.path().join("store");
+    let mkfs = |reserve: &str| {
+        cairnfs(&["mkfs".as_ref(), "--reserve".as_ref(), reserve.as_ref(), store.as_os_str()])
+    };
+    let said = mkfs("1G");
+    assert!(said.code == 1 && said.err.contains("--reserve"), "{}", said.said());
+    let other = disk.fill();
+    let file = File::options().write(true).open(&other).unwrap();
+    let mut refused = 0;
+    // With a little more room each time, until it is enough.
+    loop {
+        let said = mkfs("1M");
+        if said.code == 0 {
+            break;
+        }
+        refused += 1;
+        assert!(said.err.contains("No space left on device"), "{}", said.said());
+        assert!(!store.exists(), "{}", said.said());
+        file.set_len(file.metadata().unwrap().len() - (32 << 10)).unwrap();
+    }
+    assert!(refused > 10, "{refused}");
+    fs::remove_file(other).unwrap();
+    let said = cairnfs(&["check".as_ref(), "--data".as_ref(), store.as_os_str()]);
+    assert_eq!(said.code, 0, "{}", said.said());
 }
