@@ -98,9 +98,9 @@ pub fn handle(path: &Path) -> io::Result<Handle> {
     done(result as _).map(|()| handle)
 }
 
-/// open_by_handle_at(2).
+/// open_by_handle_at(2). Programs that other tests start do not inherit the file: they would keep the mount busy.
 pub fn open_handle(mount: &Path, handle: &Handle, flags: i32) -> io::Result<File> {
-    let mount = File::open(mount)?;
+    let (mount, flags) = (File::open(mount)?, flags | libc::O_CLOEXEC);
     // SAFETY: the handle is as long as it says.
     let fd = unsafe {
         libc::syscall(libc::SYS_open_by_handle_at, mount.as_raw_fd(), std::ptr::from_ref(handle), flags)
