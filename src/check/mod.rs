@@ -3,8 +3,7 @@
 //! Keeps true: the structure is judged over one snapshot of the database, so neither writers nor a cycle can make two
 //! rows contradict each other; packs are not part of the snapshot, so whatever is wrong with a place in a pack is
 //! looked at again in the newest view before it is called damage ([`packs::settled`]). A check changes nothing but the
-//! note of how far it is (`position`). Damage
-//! is a finding, never an error: a check fails only if it could not look.
+//! note of how far it is (`position`). Damage is a finding, never an error: a check fails only if it could not look.
 //!
 //! Tables of one order are read side by side (`tree`); digests and regions, which have different orders, are compared
 //! by sums (`chunks`). Only dedup's own references are looked up one by one (`extents`). Memory, beside the caches of

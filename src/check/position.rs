@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Error, Result};
-use crate::media::Media;
+use crate::media::{Media, replace};
 use crate::meta::rows::RegionRow;
 use crate::store::Store;
 use crate::sync::Arc;
@@ -27,8 +27,6 @@ use super::run::Run;
 
 /// The file's name.
 const FILE: &str = "check.position";
-/// What it is before it is whole.
-const NEW: &str = "check.position.new";
 const MAGIC: [u8; 8] = *b"CAIRNCP1";
 /// Plain bytes after which the position is noted.
 const NOTE_EVERY: u64 = 256 << 20;
@@ -238,13 +236,7 @@ fn load(run: &Run<'_>) -> std::result::Result<Position, String> {
 
 fn write(media: &dyn Media, bytes: &[u8]) -> Result<()> {
     let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
-    let failed = |error| Error::io(format!("writing {FILE}"), error);
-    if media.exists(NEW).map_err(failed)? {
-        media.remove(NEW).map_err(failed)?;
-    }
-    let file = media.create(NEW).map_err(failed)?;
-    file.write_at(bytes, 0).and_then(|()| file.sync()).map_err(failed)?;
-    media.rename(NEW, FILE).and_then(|()| media.sync_dir("")).map_err(failed)
+    replace(media, FILE, bytes).map_err(|error| Error::io(format!("writing {FILE}"), error))
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@
 use crate::error::Result;
 use crate::meta::kv::CheckedRow;
 use crate::meta::rows::{
-    DirentRow, InodeRow, NAME_MAX, NameHash, ROOT_INO, dirent_name, id_key, ino_of, link_count, xattr_name,
+    DirentRow, InodeRow, NAME_MAX, NameHash, PROTECTING, ROOT_INO, dirent_name, id_key, ino_of, link_count,
+    xattr_name,
 };
 use crate::meta::{Counter, Table};
 use crate::store::FIRST_INO;
@@ -18,8 +19,6 @@ use super::ids::{Directory, Inodes};
 use super::rows::{Rows, get};
 use super::run::Run;
 
-/// The flags of a directory that protects what is below it: immutable, append-only.
-pub(super) const PROTECTING: u32 = 0x30;
 /// The attribute whose presence has a flag of its own.
 const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 

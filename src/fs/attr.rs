@@ -1,10 +1,9 @@
 //! Getting and setting attributes, sizes included.
 
 use crate::error::Result;
-use crate::meta::rows::InodeRow;
+use crate::meta::rows::{APPEND_ONLY, IMMUTABLE, InodeRow};
 
 use super::inode::InodeState;
-use super::names::{APPEND_ONLY, IMMUTABLE};
 use super::types::{Attr, Caller, SIZE_MAX, SetAttr, SetTime, Timestamp};
 use super::{Fs, extents, posix};
 

@@ -159,7 +159,7 @@ mod tests {
     use crate::fs::flush::Flush;
     use crate::fs::{Caller, Fs, FsOptions, ROOT_INO};
     use crate::media::Media;
-    use crate::media::sim::{OpKind, SimMedia};
+    use crate::media::sim::{OpKind, Rng, SimMedia};
     use crate::store::{MkfsOptions, OpenOptions, Store, StoreConfig, make_database};
 
     fn open(disk: &SimMedia, config: &StoreConfig) -> Arc<Fs> {
@@ -225,12 +225,8 @@ mod tests {
     }
 
     fn noise(seed: u64) -> Vec<u8> {
-        let mut state = seed + 1;
-        let mut word = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 32) as u32
-        };
-        (0..FILE / 4).flat_map(|_| word().to_le_bytes()).collect()
+        let mut random = Rng::new(seed);
+        (0..FILE / 8).flat_map(|_| random.draw().to_le_bytes()).collect()
     }
 
     /// Writes files until all are written, or one cannot be.

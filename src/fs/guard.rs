@@ -21,17 +21,17 @@ use std::collections::HashMap;
 use std::ops::Bound;
 
 use crate::error::{Error, Result};
-use crate::meta::rows::{DirentRow, NameHash, dirent_end, dirent_start, id_key};
+use crate::meta::rows::{
+    APPEND_ONLY, DirentRow, IMMUTABLE, NameHash, PROTECTING, dirent_end, dirent_start, id_key,
+};
 use crate::meta::{Memtable, Table};
 use crate::sabotage::{Protection, out};
 use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, Ordering};
 
 use super::inode::{Inode, InodeState};
-use super::names::{APPEND_ONLY, IMMUTABLE, is_root};
+use super::names::is_root;
 use super::{Fs, posix};
 
-/// The flags of a directory that concern what is below it.
-const PROTECTING: u32 = IMMUTABLE | APPEND_ONLY;
 /// More directories than this are above none; beyond it there is a circle.
 const DEEPEST: usize = 1 << 16;
 

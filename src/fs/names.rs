@@ -5,7 +5,7 @@
 //! are dropped by the queue and never in the foreground.
 
 use crate::error::{Error, Result};
-use crate::meta::rows::{DirentRow, InodeRow, dirent_key, id_key};
+use crate::meta::rows::{APPEND_ONLY, DirentRow, IMMUTABLE, InodeRow, PROTECTING, dirent_key, id_key};
 use crate::meta::{Counter, Memtable, Table};
 use crate::store::Member;
 
@@ -13,11 +13,6 @@ use super::acl;
 use super::inode::InodeState;
 use super::types::{Attr, Caller, LINK_MAX, ROOT_INO, Timestamp};
 use super::{Fs, check_name, posix};
-
-/// FS_IMMUTABLE_FL of chattr(1).
-pub(super) const IMMUTABLE: u32 = 0x10;
-/// FS_APPEND_FL of chattr(1).
-pub(super) const APPEND_ONLY: u32 = 0x20;
 
 impl Fs {
     /// Finds a name. The kernel remembers the inode from here on.
@@ -308,8 +303,7 @@ pub(super) fn may_add(dir: &InodeState) -> Result<()> {
 
 /// May this entry be taken out of this directory?
 pub(super) fn may_remove(dir: &InodeState, entry: &InodeState) -> Result<()> {
-    let held = IMMUTABLE | APPEND_ONLY;
-    if dir.row.flags & held != 0 || entry.row.flags & held != 0 {
+    if dir.row.flags & PROTECTING != 0 || entry.row.flags & PROTECTING != 0 {
         return posix(libc::EPERM);
     }
     Ok(())

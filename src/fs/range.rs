@@ -4,12 +4,11 @@
 //! no data moves.
 
 use crate::error::{Error, Result};
-use crate::meta::rows::{Extent, Piece};
+use crate::meta::rows::{APPEND_ONLY, Extent, IMMUTABLE, Piece};
 use crate::sync::Arc;
 
 use super::flush::Flush;
 use super::inode::{Inode, InodeState, lock_two};
-use super::names::{APPEND_ONLY, IMMUTABLE};
 use super::types::{SIZE_MAX, Timestamp};
 use super::{Fs, extents, posix};
 

@@ -4,11 +4,11 @@
 //! staged bytes never exceed their limit by more than one write of each writer.
 
 use crate::error::Result;
+use crate::meta::rows::{APPEND_ONLY, IMMUTABLE};
 use crate::sync::{Arc, Ordering};
 
 use super::attr::clear_set_ids;
 use super::flush::Flush;
-use super::names::{APPEND_ONLY, IMMUTABLE};
 use super::types::{SIZE_MAX, Timestamp};
 use super::{Fs, posix};
 

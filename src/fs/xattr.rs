@@ -6,12 +6,11 @@
 use std::ops::Bound;
 
 use crate::error::{Error, Result};
-use crate::meta::rows::{InodeRow, xattr_end, xattr_key, xattr_name};
+use crate::meta::rows::{APPEND_ONLY, IMMUTABLE, InodeRow, xattr_end, xattr_key, xattr_name};
 use crate::meta::{Memtable, Table};
 
 use super::acl::{ACCESS, Acl, DEFAULT};
 use super::inode::InodeState;
-use super::names::{APPEND_ONLY, IMMUTABLE};
 use super::types::Timestamp;
 use super::{Fs, posix};
 

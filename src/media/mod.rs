@@ -47,6 +47,25 @@ pub trait Media: Send + Sync + Debug {
     fn space(&self) -> io::Result<Space>;
 }
 
+/// Makes a file; what an interrupted attempt left under the name goes first.
+pub fn create_anew(media: &dyn Media, path: &str) -> io::Result<Arc<dyn MediaFile>> {
+    if media.exists(path)? {
+        media.remove(path)?;
+    }
+    media.create(path)
+}
+
+/// Gives a file in the store's own directory a new content, durable when this returns: the old one or the new one is
+/// there at every moment, whole.
+pub fn replace(media: &dyn Media, path: &str, content: &[u8]) -> io::Result<()> {
+    let new = format!("{path}.new");
+    let file = create_anew(media, &new)?;
+    file.write_at(content, 0)?;
+    file.sync()?;
+    media.rename(&new, path)?;
+    media.sync_dir("")
+}
+
 /// An open file of the store.
 pub trait MediaFile: Send + Sync + Debug {
     /// Fills the buffer from `offset`; `UnexpectedEof` where the file is too short.

@@ -97,9 +97,12 @@ fn checksum(table: Table, key: &[u8], value: &[u8]) -> [u8; SUM_LEN] {
     (xxh3_64_with_seed(value, of_key) as u32).to_le_bytes()
 }
 
-/// A value with its checksum, as it is stored.
-fn stored(table: Table, key: &[u8], value: &[u8]) -> Vec<u8> {
-    [value, &checksum(table, key, value)].concat()
+/// Makes `row` a value with its checksum, as it is stored.
+fn store_in<'a>(row: &'a mut Vec<u8>, table: Table, key: &[u8], value: &[u8]) -> &'a [u8] {
+    row.clear();
+    row.extend_from_slice(value);
+    row.extend_from_slice(&checksum(table, key, value));
+    row
 }
 
 /// Takes the checksum off a stored value.
@@ -144,6 +147,11 @@ fn file_error(error: io::Error) -> Error {
 /// Where a change of the file failed, what the engine met later because of it is not what went wrong.
 fn first_of(pages: &Pages, later: Error) -> Error {
     pages.failure().map_or(later, file_error)
+}
+
+/// Fails if a change of the file did (I8).
+fn unfailed(pages: &Pages) -> Result<()> {
+    pages.failure().map_or(Ok(()), |error| Err(file_error(error)))
 }
 
 /// redb's view of a file of the store.
@@ -243,7 +251,7 @@ impl Kv {
         })
         .map_err(|error| first_of(&pages, error))?;
         let kv = Self { db: RwLock::new(Some(db)), writing: Mutex::new(()), pages };
-        kv.changed().map(|()| kv)
+        unfailed(&kv.pages).map(|()| kv)
     }
 
     /// Reads every page and follows every path to it. For a file of which the parts may be of different moments, each of
@@ -257,19 +265,14 @@ impl Kv {
                 "the store was copied while it was in use, and the copy does not fit ({error})"
             ))
         })?;
-        self.changed()
-    }
-
-    /// Fails if a change of the file did (I8).
-    fn changed(&self) -> Result<()> {
-        self.pages.failure().map_or(Ok(()), |error| Err(file_error(error)))
+        unfailed(&self.pages)
     }
 
     /// Writes what the database wants to write last, and closes it. Views that are still held can be read.
     pub fn close(&self) -> Result<()> {
         let Some(db) = self.db.write().take() else { return Ok(()) };
         guarded(|| db.close().map_err(db_error)).map_err(|error| first_of(&self.pages, error))?;
-        self.changed()
+        unfailed(&self.pages)
     }
 
     fn with_db<R>(&self, use_it: impl FnOnce(&Database) -> Result<R>) -> Result<R> {
@@ -293,7 +296,7 @@ impl Kv {
     /// Begins the one write transaction; waits while another is under way.
     pub fn write(&self) -> Result<WriteTxn<'_>> {
         let turn = self.writing.lock();
-        self.changed()?;
+        unfailed(&self.pages)?;
         let mut txn = self.with_db(|db| db.begin_write().map_err(db_error))?;
         // Opening after a crash must not depend on the store's size.
         txn.set_quick_repair(true);
@@ -493,11 +496,7 @@ impl WriteTxn<'_> {
                     open.remove(key).map_err(db_error)?;
                 }
                 Some(value) => {
-                    let value = value.as_ref();
-                    row.clear();
-                    row.extend_from_slice(value);
-                    row.extend_from_slice(&checksum(table, key, value));
-                    open.insert(key, row.as_slice()).map_err(db_error)?;
+                    open.insert(key, store_in(&mut row, table, key, value.as_ref())).map_err(db_error)?;
                 }
             }
         }
@@ -534,10 +533,10 @@ impl WriteTxn<'_> {
         merge: impl Fn(&[u8], &[u8]) -> Result<Vec<u8>>,
     ) -> Result<()> {
         self.within(|| {
-            let mut open = self.open(table)?;
+            let (mut open, mut row) = (self.open(table)?, Vec::new());
             for (key, value) in rows {
                 let (key, value) = (key.as_ref(), value.as_ref());
-                let before = open.insert(key, stored(table, key, value).as_slice()).map_err(db_error)?;
+                let before = open.insert(key, store_in(&mut row, table, key, value)).map_err(db_error)?;
                 let merged = match &before {
                     Some(old) => match verified(table, key, old.value())? {
                         old if old == value => None,
@@ -547,7 +546,7 @@ impl WriteTxn<'_> {
                 };
                 drop(before);
                 if let Some(merged) = merged {
-                    open.insert(key, stored(table, key, &merged).as_slice()).map_err(db_error)?;
+                    open.insert(key, store_in(&mut row, table, key, &merged)).map_err(db_error)?;
                 }
             }
             Ok(())
@@ -563,7 +562,7 @@ impl WriteTxn<'_> {
         change: impl Fn(C, &[u8]) -> Result<Option<Vec<u8>>>,
     ) -> Result<()> {
         self.within(|| {
-            let mut open = self.open(table)?;
+            let (mut open, mut row) = (self.open(table)?, Vec::new());
             for (key, what) in rows {
                 let key = key.as_ref();
                 let changed = match open.get(key).map_err(db_error)? {
@@ -577,7 +576,7 @@ impl WriteTxn<'_> {
                     None => drop(open.remove(key).map_err(db_error)?),
                     Some(None) => {}
                     Some(Some(new)) => {
-                        open.insert(key, stored(table, key, &new).as_slice()).map_err(db_error)?;
+                        open.insert(key, store_in(&mut row, table, key, &new)).map_err(db_error)?;
                     }
                 }
             }
@@ -595,6 +594,6 @@ impl WriteTxn<'_> {
             }
             txn.commit().map_err(db_error)
         }))?;
-        self.pages.failure().map_or(Ok(()), |error| Err(file_error(error)))
+        unfailed(&self.pages)
     }
 }

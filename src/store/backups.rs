@@ -9,6 +9,7 @@
 //! No clock (I10): who calls, and how often he looks, is the daemon's business.
 
 use crate::error::{Error, Result};
+use crate::media::create_anew;
 use crate::meta::backup::{self, Backup, Head, Size};
 use crate::sync::{Arc, Ordering};
 
@@ -93,10 +94,7 @@ impl Store {
         let numbers = list_backups(media)?;
         let name = path(numbers.first().map_or(1, |newest| newest + 1));
         let new = format!("{name}.new");
-        if media.exists(&new).map_err(failed)? {
-            media.remove(&new).map_err(failed)?;
-        }
-        let file = media.create(&new).map_err(failed)?;
+        let file = create_anew(media, &new).map_err(failed)?;
         let head = Head { store: *self.config.uuid.as_bytes(), generation: self.generation() };
         let view = self.now().view.clone();
         let size = match backup::write(&view, head, file.as_ref(), go_on) {

@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::chunk::CutParams;
 use crate::error::{Error, Result};
-use crate::media::{HostMedia, Media};
+use crate::media::{HostMedia, Media, replace};
 use crate::meta::Kv;
 use crate::pack::Compression;
 
@@ -83,15 +83,14 @@ impl StoreConfig {
     /// The text of the file. Its last line is a checksum of all values: a changed key of the names' hash, say, would
     /// make every name seem not to be there.
     fn to_text(&self) -> Result<String> {
-        let sum = self.checksum()?;
-        let text = toml::to_string(self).map_err(|error| Error::Format(error.to_string()))?;
+        let values = self.values()?;
+        let sum = checksum(&values);
         let head = "# A cairnfs store. Written once; the data cannot be read without it.";
-        Ok(format!("{head}\n{text}checksum = \"{sum}\"\n"))
+        Ok(format!("{head}\n{values}checksum = \"{sum}\"\n"))
     }
 
-    fn checksum(&self) -> Result<String> {
-        let text = toml::to_string(self).map_err(|error| Error::Format(error.to_string()))?;
-        Ok(format!("{:016x}", xxh3_64(text.as_bytes())))
+    fn values(&self) -> Result<String> {
+        toml::to_string(self).map_err(|error| Error::Format(error.to_string()))
     }
 
     /// How new regions are compressed.
@@ -142,7 +141,7 @@ impl StoreConfig {
             return Err(Error::Format(format!("{} holds impossible sizes", path.display())));
         }
         let stored: Checksum = toml::from_str(text).map_err(damaged)?;
-        if stored.checksum != config.checksum()? {
+        if stored.checksum != checksum(&config.values()?) {
             return Err(is_damaged("its values do not match its checksum"));
         }
         CutParams::new(config.avg_chunk)?;
@@ -194,6 +193,10 @@ pub fn mkfs_and(
         undo(dir, made);
     }
     result.map(|()| config)
+}
+
+fn checksum(values: &str) -> String {
+    format!("{:016x}", xxh3_64(values.as_bytes()))
 }
 
 /// Removes what was made; a directory that was there is as empty as it was.
@@ -255,13 +258,7 @@ fn fill(dir: &Path, config: &StoreConfig) -> Result<()> {
         .map_err(failed("claiming the reserve (see --reserve)"))?;
     let text = config.to_text()?;
     // The configuration comes last: a directory that has it is a whole store.
-    let temporary = format!("{CONFIG_FILE}.new");
-    let file = media.create(&temporary).map_err(failed("writing the configuration"))?;
-    file.write_at(text.as_bytes(), 0)
-        .and_then(|()| file.sync())
-        .and_then(|()| media.rename(&temporary, CONFIG_FILE))
-        .and_then(|()| media.sync_dir(""))
-        .map_err(failed("writing the configuration"))
+    replace(&media, CONFIG_FILE, text.as_bytes()).map_err(failed("writing the configuration"))
 }
 
 #[cfg(test)]

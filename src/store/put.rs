@@ -49,10 +49,7 @@ impl Store {
         if let Some(id) = self.find(member, epoch, &layers, &digest, usable)? {
             return Ok(id);
         }
-        let known = || {
-            let id = own_digest(member, &digest)?;
-            self.may_reuse(member, id, digest, bytes).then_some(id)
-        };
+        let known = || own_digest(member, &digest).filter(|id| usable(*id));
         let born = |id: ChunkId| {
             member.rows.put(Table::Digests, &digest.0, &id_key(id.0));
             member.rows.count(Counter::Chunks, 1);

@@ -19,8 +19,11 @@ const LAYERS: [&[&str]; 8] = [
 const ALSO: [(&str, &str); 2] = [("cli", "daemon"), ("daemon", "cli")];
 
 fn sources() -> Vec<(PathBuf, String)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let (mut found, mut dirs) = (Vec::new(), vec![root]);
+    rust_files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"))
+}
+
+fn rust_files(root: &Path) -> Vec<(PathBuf, String)> {
+    let (mut found, mut dirs) = (Vec::new(), vec![root.to_owned()]);
     while let Some(dir) = dirs.pop() {
         for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
@@ -199,19 +202,8 @@ fn names_in(text: &str) -> Vec<&str> {
 /// The files of the tests, by their places below `tests`.
 fn test_sources() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-    let mut found = Vec::new();
-    let mut dirs = vec![root.clone()];
-    while let Some(dir) = dirs.pop() {
-        for entry in fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                dirs.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let name = path.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
-                found.push((name, fs::read_to_string(&path).unwrap()));
-            }
-        }
-    }
+    let place = |path: &Path| path.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
+    let mut found: Vec<_> = rust_files(&root).into_iter().map(|(path, text)| (place(&path), text)).collect();
     found.sort();
     found
 }

@@ -7,19 +7,14 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-use crate::data::Tree;
+use crate::data::{Tree, noise};
 use crate::heal::damage;
 use crate::sys;
 use crate::world::{Setup, World, program, wait_for};
 
 /// A store with `bytes` of data that no two chunks of are the same.
 fn fill(world: &World, bytes: usize) {
-    let mut state = 0x5eed_u64;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 56) as u8
-    };
-    fs::write(world.mnt.join("data"), (0..bytes).map(|_| next()).collect::<Vec<u8>>()).unwrap();
+    fs::write(world.mnt.join("data"), noise(0x5eed, bytes)).unwrap();
     world.sync();
 }
 

@@ -17,7 +17,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::media::{HostMedia, Media, StoreLock};
+use crate::media::{HostMedia, Media, StoreLock, create_anew};
 use crate::meta::rows::{STATE_KEY, State};
 use crate::meta::{Counter, Kv, Table};
 use crate::store::{META_FILE, StoreConfig};
@@ -51,10 +51,7 @@ pub fn repair_store(dir: &Path, apply: bool) -> Result<RepairReport> {
 pub fn repair(media: &Arc<dyn Media>, config: &StoreConfig, apply: bool) -> Result<RepairReport> {
     let failed = |error| Error::io(format!("making {NEW}"), error);
     media.mkdir("meta").map_err(failed)?;
-    if media.exists(NEW).map_err(failed)? {
-        media.remove(NEW).map_err(failed)?;
-    }
-    let file = media.create(NEW).map_err(failed)?;
+    let file = create_anew(media.as_ref(), NEW).map_err(failed)?;
     let mut report = RepairReport::default();
     let made = Kv::create(file.clone()).and_then(|()| Kv::open(file, CACHE));
     let built = made.and_then(|kv| {

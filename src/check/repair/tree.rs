@@ -12,13 +12,12 @@ use std::ops::Bound;
 use crate::chunk::ChunkId;
 use crate::error::Result;
 use crate::meta::rows::{
-    DirentRow, Extent, InodeRow, NameHash, Piece, ROOT_INO, Timestamp, dirent_key, dirent_name, extent_key,
-    id_key, ino_of, link_count, link_row, split_extent_key,
+    DirentRow, Extent, InodeRow, NameHash, PROTECTING, Piece, ROOT_INO, Timestamp, dirent_key, dirent_name,
+    extent_key, id_key, ino_of, link_count, link_row, split_extent_key,
 };
 use crate::meta::{Counter, Kv, Table};
 
 use super::super::ids::IdSet;
-use super::super::tree::PROTECTING;
 use super::packs::Chunks;
 use super::report::RepairReport;
 use super::sink::Sink;

@@ -8,6 +8,13 @@ use crate::meta::varint;
 /// The root directory's inode number.
 pub const ROOT_INO: u64 = 1;
 
+/// FS_IMMUTABLE_FL of chattr(1), in an inode's flags.
+pub const IMMUTABLE: u32 = 0x10;
+/// FS_APPEND_FL of chattr(1), in an inode's flags.
+pub const APPEND_ONLY: u32 = 0x20;
+/// The flags of a directory that concern what is below it.
+pub const PROTECTING: u32 = IMMUTABLE | APPEND_ONLY;
+
 /// A point in time, as POSIX has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Timestamp {
