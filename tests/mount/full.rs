@@ -196,6 +196,11 @@ fn mkfs_without_room_says_so_and_leaves_nothing_whatever_was_missing() {
     };
     let said = mkfs("1G");
     assert!(said.code == 1 && said.err.contains("--reserve"), "{}", said.said());
+    assert!(!store.exists(), "what it made is gone");
+    fs::create_dir(&store).unwrap();
+    assert_eq!(mkfs("1G").code, 1);
+    assert_eq!(fs::read_dir(&store).unwrap().count(), 0, "a directory that was there is empty again");
+    fs::remove_dir(&store).unwrap();
     let other = disk.fill();
     let file = File::options().write(true).open(&other).unwrap();
     let mut refused = 0;
