@@ -14,16 +14,42 @@ use crate::store::Cut;
 use crate::sync::Arc;
 
 use super::inode::{Inode, InodeState};
-use super::staging::{Run, copy_part};
+use super::staging::Run;
 use super::{Fs, extents};
 
-/// A stretch of a file that is cut as one: runs, and what of old chunks has to be cut again with them.
+/// What is cut at once: a flush of more than this is cut and stored part by part, so that no copy of all of it is needed.
+const PART: u64 = 8 << 20;
+
+/// A stretch of a file: runs, and what of old chunks has to be cut again with them.
 pub(super) struct Block {
     start: u64,
     end: u64,
     runs: Vec<Run>,
     /// Old bytes that no run covers.
     old: Vec<Piece>,
+    /// It is a part, and the next block goes on where it ends: no chunk need end there.
+    goes_on: bool,
+}
+
+impl Block {
+    /// Blocks of about [`PART`] that are this one together.
+    fn parts(self) -> Vec<Self> {
+        let mut parts = Vec::new();
+        let (mut start, mut old, mut runs) = (self.start, self.old, Vec::new());
+        let last = self.runs.len().saturating_sub(1);
+        for (number, run) in self.runs.into_iter().enumerate() {
+            let end = run.end();
+            runs.push(run);
+            if end - start >= PART && number < last {
+                let (these, later) = old.into_iter().partition(|piece| piece.offset < end);
+                let runs = std::mem::take(&mut runs);
+                parts.push(Self { start, end, runs, old: these, goes_on: true });
+                (start, old) = (end, later);
+            }
+        }
+        parts.push(Self { start, end: self.end, runs, old, goes_on: false });
+        parts
+    }
 }
 
 /// A block, cut.
@@ -33,6 +59,8 @@ struct CutBlock {
     cuts: Vec<Cut>,
     /// Its end is old data: there is nothing to wait for behind it.
     closed: bool,
+    /// As in [`Block`].
+    goes_on: bool,
 }
 
 /// How a file is flushed.
@@ -65,12 +93,22 @@ impl Fs {
         let Some(blocks) = begun? else {
             return Ok(());
         };
-        let blocks: Vec<CutBlock> = blocks.into_iter().flat_map(|block| self.cut_block(block)).collect();
-        self.store.relieve();
-        let mut state = inode.lock();
-        let result = self.install(inode.ino, &mut state, &blocks, how);
-        self.end_flush(inode, &mut state, result.is_ok());
-        result
+        let last = blocks.len().saturating_sub(1);
+        let mut carried = None;
+        for (number, block) in blocks.into_iter().enumerate() {
+            let end = block.end;
+            let blocks = self.cut_block(block, carried.take());
+            self.store.relieve();
+            let mut state = inode.lock();
+            let installed = self.install(inode.ino, &mut state, &blocks, how);
+            if number == last || installed.is_err() {
+                self.end_flush(inode, &mut state, installed.is_ok());
+                return installed.map(drop);
+            }
+            carried = installed?;
+            self.stored_up_to(&mut state, carried.as_ref().map_or(end, |rest| rest.offset));
+        }
+        Ok(())
     }
 
     /// Moves the staged bytes into the flush, and says what has to be cut.
@@ -104,31 +142,37 @@ impl Fs {
 
     fn plan(&self, layers: &Layers, ino: u64, state: &InodeState, runs: &[Run]) -> Result<Vec<Block>> {
         let mut blocks: Vec<Block> = Vec::new();
-        for run in runs {
-            let start = self.cut_from(layers, ino, state, run)?;
-            let end = if run.end() < state.disk_size {
-                let last = extents::pieces(layers, ino, run.end() - 1, run.end() + 1)?;
-                cut_to(&whole_pieces(layers, ino, &last)?, run.end())
+        for stretch in runs.chunk_by(|run, next| run.end() == next.offset) {
+            let ([first, .., last] | [first @ last]) = stretch else { continue };
+            let start = self.cut_from(layers, ino, state, first)?;
+            let end = if last.end() < state.disk_size {
+                let piece = extents::pieces(layers, ino, last.end() - 1, last.end() + 1)?;
+                cut_to(&whole_pieces(layers, ino, &piece)?, last.end())
             } else {
-                run.end()
+                last.end()
             };
             match blocks.last_mut() {
                 Some(block) if start < block.end => {
                     block.end = block.end.max(end);
-                    block.runs.push(run.clone());
+                    block.runs.extend_from_slice(stretch);
                 }
-                _ => blocks.push(Block { start, end, runs: vec![run.clone()], old: Vec::new() }),
+                _ => {
+                    let (runs, old) = (stretch.to_vec(), Vec::new());
+                    blocks.push(Block { start, end, runs, old, goes_on: false });
+                }
             }
         }
         for block in &mut blocks {
             let mut at = block.start;
-            for run in &block.runs {
-                block.old.extend(extents::pieces(layers, ino, at, run.offset)?);
-                at = run.end();
+            let ends = block.runs.iter().map(|run| (run.offset, run.end())).chain([(block.end, block.end)]);
+            for (run_start, run_end) in ends {
+                if at < run_start {
+                    block.old.extend(extents::pieces(layers, ino, at, run_start)?);
+                }
+                at = run_end;
             }
-            block.old.extend(extents::pieces(layers, ino, at, block.end)?);
         }
-        Ok(blocks)
+        Ok(blocks.into_iter().flat_map(Block::parts).collect())
     }
 
     /// Where cutting has to begin for a run: at the start of the old chunk that it changes, or that it follows at the
@@ -150,53 +194,67 @@ impl Fs {
         Ok(if inside || at_end { piece.offset } else { run.offset })
     }
 
-    fn cut_block(&self, block: Block) -> Vec<CutBlock> {
-        let cut = |start: u64, data: Arc<Vec<u8>>, closed: bool| {
-            let cuts = self.store.cut(&data);
-            CutBlock { start, data, cuts, closed }
+    /// Cuts a block; `carried` is what the one before it left over.
+    fn cut_block(&self, block: Block, carried: Option<Run>) -> Vec<CutBlock> {
+        let cut = |start: u64, data: Arc<Vec<u8>>, closed: bool, goes_on: bool| {
+            let cuts = self.store.cut_together(&data);
+            CutBlock { start, data, cuts, closed, goes_on }
         };
         let closed = block.runs.last().is_some_and(|run| run.end() < block.end);
-        match block.runs.as_slice() {
-            [run] if block.old.is_empty() && run.offset == block.start => {
-                vec![cut(run.offset, run.data.clone(), closed)]
+        if let ([run], None) = (block.runs.as_slice(), &carried)
+            && block.old.is_empty()
+            && run.offset == block.start
+        {
+            return vec![cut(run.offset, run.data.clone(), closed, block.goes_on)];
+        }
+        match self.merged(&block, carried.as_ref()) {
+            Ok(run) => vec![cut(run.offset, run.data, closed, block.goes_on)],
+            // Old bytes that cannot be read must not keep new ones from being stored: these stand alone then.
+            Err(_) => {
+                let runs = carried.into_iter().chain(block.runs);
+                runs.map(|run| cut(run.offset, run.data, false, false)).collect()
             }
-            runs => match self.merged(&block) {
-                Ok(data) => vec![cut(block.start, Arc::new(data), closed)],
-                // Old bytes that cannot be read must not keep new ones from being stored: these stand alone then.
-                Err(_) => runs.iter().map(|run| cut(run.offset, run.data.clone(), false)).collect(),
-            },
         }
     }
 
-    /// The bytes of a block: the old ones with the runs over them.
-    fn merged(&self, block: &Block) -> Result<Vec<u8>> {
-        let mut data = vec![0; (block.end - block.start) as usize];
-        for piece in &block.old {
-            let mut bytes = Vec::with_capacity(piece.len as usize);
-            self.store.read_pieces(std::slice::from_ref(piece), &mut bytes)?;
-            copy_part(piece.offset, &bytes, block.start, &mut data);
-        }
+    /// The bytes of a block behind what was carried to it: the old ones where there are no new ones.
+    fn merged(&self, block: &Block, carried: Option<&Run>) -> Result<Run> {
+        let start = carried.map_or(block.start, |run| run.offset);
+        let mut data = Vec::with_capacity((block.end - start) as usize);
+        data.extend_from_slice(carried.map_or(&[][..], |run| &run.data));
+        let mut old = block.old.iter().peekable();
         for run in &block.runs {
-            copy_part(run.offset, &run.data, block.start, &mut data);
+            while let Some(piece) = old.next_if(|piece| piece.offset < run.offset) {
+                data.resize((piece.offset - start) as usize, 0);
+                self.store.read_pieces(std::slice::from_ref(piece), &mut data)?;
+            }
+            data.resize((run.offset - start) as usize, 0);
+            data.extend_from_slice(&run.data);
         }
-        Ok(data)
+        for piece in old {
+            data.resize((piece.offset - start) as usize, 0);
+            self.store.read_pieces(std::slice::from_ref(piece), &mut data)?;
+        }
+        data.resize((block.end - start) as usize, 0);
+        Ok(Run { offset: start, data: Arc::new(data) })
     }
 
-    /// Puts the chunks of all blocks into the file, as one member of one batch.
+    /// Puts the chunks of all blocks into the file, as one member of one batch; what is left over if another part follows.
     fn install(
         self: &Arc<Self>,
         ino: u64,
         state: &mut InodeState,
         blocks: &[CutBlock],
         how: Flush,
-    ) -> Result<()> {
+    ) -> Result<Option<Run>> {
         if state.dead {
-            return Ok(());
+            return Ok(None);
         }
         let member = self.join()?;
         let layers = self.now();
+        let mut carried = None;
         for block in blocks {
-            let cuts = cuts_to_store(state, block, how);
+            let cuts = self.cuts_to_store(state, block, how);
             let mut at = 0usize;
             let mut pieces = Vec::with_capacity(cuts.len());
             for cut in cuts {
@@ -212,7 +270,9 @@ impl Fs {
             extents::replace(&member, &layers, ino, state, (block.start, end), pieces)?;
             state.disk_size = state.disk_size.max(end);
             state.content_cut = None;
-            if at < block.data.len() {
+            if at < block.data.len() && block.goes_on {
+                carried = Some(Run { offset: end, data: Arc::new(block.data[at..].to_vec()) });
+            } else if at < block.data.len() {
                 state.content_cut = Some(end);
                 let before = state.staging.bytes();
                 state.staging.write_below(end, &block.data[at..]);
@@ -221,7 +281,30 @@ impl Fs {
         }
         state.settle_size();
         state.save(ino, &member.rows);
-        Ok(())
+        Ok(carried)
+    }
+
+    /// All cuts of a block, but for the last one if where it ends is not known yet: of a part, or of a file that is still
+    /// growing.
+    fn cuts_to_store<'a>(&self, state: &InodeState, block: &'a CutBlock, how: Flush) -> &'a [Cut] {
+        let end = block.start + block.data.len() as u64;
+        let growing = how == Flush::Growing && !block.closed && end >= state.row.size && block.cuts.len() > 1;
+        match block.cuts.split_last() {
+            Some((last, others)) if block.goes_on && u64::from(last.len) < self.store.max_chunk() => others,
+            Some((_, others)) if growing => others,
+            _ => &block.cuts,
+        }
+    }
+
+    /// What of a flush lies before `offset` is stored; its parts go on.
+    fn stored_up_to(&self, state: &mut InodeState, offset: u64) {
+        let mut bytes = 0;
+        state.flushing.retain(|run| {
+            let is_stored = run.end() <= offset;
+            bytes += if is_stored { run.data.len() as u64 } else { 0 };
+            !is_stored
+        });
+        self.dirty.sub(bytes);
     }
 
     pub(super) fn end_flush(&self, inode: &Arc<Inode>, state: &mut InodeState, stored: bool) {
@@ -243,13 +326,6 @@ impl Fs {
     }
 }
 
-/// All cuts of a block, but for the last of a file that is still growing: where it ends is not known yet.
-fn cuts_to_store<'a>(state: &InodeState, block: &'a CutBlock, how: Flush) -> &'a [Cut] {
-    let end = block.start + block.data.len() as u64;
-    let growing = how == Flush::Growing && !block.closed && end >= state.row.size && block.cuts.len() > 1;
-    if growing { &block.cuts[..block.cuts.len() - 1] } else { &block.cuts }
-}
-
 /// The parts of `clipped` as the file has them, not cut off at the range that was asked for.
 fn whole_pieces(layers: &Layers, ino: u64, clipped: &[Piece]) -> Result<Vec<Piece>> {
     let mut whole = Vec::new();
@@ -268,3 +344,6 @@ fn cut_to(pieces: &[Piece], end: u64) -> u64 {
     let inside = pieces.iter().find(|piece| piece.offset < end && piece.offset + u64::from(piece.len) > end);
     inside.map_or(end, |piece| piece.offset + u64::from(piece.len))
 }
+
+#[cfg(all(test, feature = "sim"))]
+mod tests;

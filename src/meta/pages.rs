@@ -29,6 +29,9 @@ use crate::sabotage::{Protection, out};
 const PAGE: u64 = 4096;
 /// Pages whose sums one page of sums holds.
 const GROUP: u64 = 1024;
+/// Bytes of the file that are claimed from the host at once. The engine doubles its length when it is full, and takes the
+/// lowest free pages first: most of what is added is not used for long.
+const CLAIM: u64 = 4 << 20;
 /// Pages of sums kept in memory beside those that wait to be written: 8 MiB, for 8 GiB of database.
 const SUMS_KEPT: usize = 2048;
 
@@ -125,6 +128,8 @@ struct State {
     dirty: BTreeMap<u64, Sums>,
     /// The sum of the engine's head, where it is known.
     first: Option<u32>,
+    /// The file has its place on the disk up to here.
+    claimed: u64,
 }
 
 /// An error that can be told more than once.
@@ -190,7 +195,7 @@ impl Pages {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         file.allocate(0, PAGE)?;
-        let pages = Self::new(file, Found::Whole, 0, None);
+        let pages = Self::new(file, Found::Whole, 0, None)?;
         pages.mark_open(&mut pages.changing.lock())?;
         Ok(pages)
     }
@@ -208,20 +213,22 @@ impl Pages {
             Some(Head::Closed { pages: recorded, .. }) if file_len(recorded) != len => {
                 Err(damaged("it does not have the length with which it was closed"))
             }
-            Some(Head::Closed { sum, .. }) => Ok(Self::new(file, Found::Whole, pages, Some(sum))),
+            Some(Head::Closed { sum, .. }) => Self::new(file, Found::Whole, pages, Some(sum)),
             Some(Head::Open { identity }) if identity != file.identity()? => {
-                Ok(Self::new(file, Found::CopiedInUse, pages, None))
+                Self::new(file, Found::CopiedInUse, pages, None)
             }
-            Some(Head::Open { .. }) => Ok(Self::new(file, Found::Abandoned, pages, None)),
+            Some(Head::Open { .. }) => Self::new(file, Found::Abandoned, pages, None),
             // Torn while the file was opened or closed, or damaged: nothing is known of it.
-            None => Ok(Self::new(file, Found::CopiedInUse, pages, None)),
+            None => Self::new(file, Found::CopiedInUse, pages, None),
         }
     }
 
-    fn new(file: Arc<dyn MediaFile>, found: Found, pages: u64, first: Option<u32>) -> Self {
+    fn new(file: Arc<dyn MediaFile>, found: Found, pages: u64, first: Option<u32>) -> io::Result<Self> {
         let kept = NonZeroUsize::new(SUMS_KEPT).unwrap_or(NonZeroUsize::MIN);
-        let state = State { pages, clean: LruCache::new(kept), dirty: BTreeMap::new(), first };
-        Self { file, found, changing: Mutex::default(), state: Mutex::new(state) }
+        // What has no place yet is at the end, unless somebody copied the file; then it is claimed once more.
+        let claimed = file.allocated()?.min(file_len(pages));
+        let state = State { pages, clean: LruCache::new(kept), dirty: BTreeMap::new(), first, claimed };
+        Ok(Self { file, found, changing: Mutex::default(), state: Mutex::new(state) })
     }
 
     /// How the file was found.
@@ -348,13 +355,27 @@ impl Pages {
             self.mark_open(changing)?;
             changing.unsynced = true;
             if offset == 0 {
+                self.claim(page_at(1))?;
                 return self.file.write_at(data, page_at(0));
             }
             for (first, range) in runs(offset / PAGE, data.len()) {
+                self.claim(page_at(first) + range.len() as u64)?;
                 self.file.write_at(&data[range], page_at(first))?;
             }
             Ok(())
         });
+    }
+
+    /// Claims the file's blocks up to `end` and somewhat beyond, where running out of space is still a clean refusal: in
+    /// a file that only claims its length, a write or a sync would fail.
+    fn claim(&self, end: u64) -> io::Result<()> {
+        let mut state = self.state.lock();
+        if end > state.claimed {
+            let to = end.next_multiple_of(CLAIM).min(file_len(state.pages));
+            self.file.allocate(state.claimed, to - state.claimed)?;
+            state.claimed = to;
+        }
+        Ok(())
     }
 
     /// Notes the sums of what is about to be written.
@@ -383,7 +404,7 @@ impl Pages {
         Ok(())
     }
 
-    /// Changes the engine's length; what is added is zeros, and has its place on the disk.
+    /// Changes the engine's length; what is added is zeros, and gets its place on the disk before it is written to.
     pub fn set_len(&self, len: u64) {
         self.change(|changing| {
             self.mark_open(changing)?;
@@ -400,11 +421,10 @@ impl Pages {
         let pages = len / PAGE;
         let (have, want) = (file_len(state.pages), file_len(pages));
         if want > have {
-            // A file that only claims its length would fail at some later write; claim the blocks now, where running
-            // out of space is still a clean refusal.
-            self.file.allocate(have, want - have)?;
+            self.file.set_len(want)?;
         } else if want < have {
             self.file.set_len(want)?;
+            state.claimed = state.claimed.min(want);
             self.forget_beyond(&mut state, pages)?;
         }
         state.pages = pages;

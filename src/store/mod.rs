@@ -1,8 +1,9 @@
 //! The datastore: bytes in, a ChunkId out, and back; group commit; the barrier.
 //!
 //! What stands where: [`barrier`] and [`cells`] decide about reuse, [`batch`] says who may still add to a batch,
-//! `put` stores chunks, `commit` makes batches durable (I1, I8), `get` reads, [`heal`] mends bad chunks, [`space`] knows the disk's free bytes,
-//! `collect` is what the collector may do to the store, `backups` keeps copies of the metadata.
+//! `cut` makes chunks of bytes, `put` stores them, `commit` makes batches durable (I1, I8), `get` reads, [`heal`] mends
+//! bad chunks, [`space`] knows the disk's free bytes, `collect` is what the collector may do to the store, `backups`
+//! keeps copies of the metadata.
 
 mod backups;
 pub mod barrier;
@@ -11,6 +12,7 @@ pub mod cells;
 mod collect;
 mod commit;
 mod config;
+mod cut;
 mod get;
 pub mod heal;
 mod locality;
@@ -35,7 +37,7 @@ pub use backups::{BACKUP_DIR, list_backups, open_backup};
 pub use batch::Member;
 pub use collect::FlipInfo;
 pub use config::{CONFIG_FILE, META_FILE, MkfsOptions, StoreConfig, make_database, mkfs, mkfs_and};
-pub use put::Cut;
+pub use cut::Cut;
 pub use status::StoreStatus;
 
 use barrier::Barrier;

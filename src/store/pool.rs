@@ -1,7 +1,7 @@
 //! The workers that cut, hash and compress beside the threads that answer requests.
 //!
 //! Keeps true: regions that wait to be written come before everything else, so what is pending drains; and a worker
-//! never waits for another worker, so the pool cannot lock itself up.
+//! never waits for work that is queued, so the pool cannot lock itself up.
 
 use std::collections::VecDeque;
 
@@ -29,6 +29,7 @@ struct Shared {
 /// The pool.
 pub struct Pool {
     shared: Arc<Shared>,
+    workers: usize,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -45,7 +46,7 @@ impl Pool {
             })?;
             running.push(worker);
         }
-        Ok(Self { shared, threads: Mutex::new(running) })
+        Ok(Self { shared, workers: threads, threads: Mutex::new(running) })
     }
 
     /// Queues a region to be written.
@@ -58,6 +59,17 @@ impl Pool {
     pub fn ordinary(&self, job: impl FnOnce() + Send + 'static) {
         self.shared.queues.lock().ordinary.push_back(Box::new(job));
         self.shared.more.notify_one();
+    }
+
+    /// Queues help for work that somebody is at, before other work that is not urgent.
+    pub fn assist(&self, job: impl FnOnce() + Send + 'static) {
+        self.shared.queues.lock().ordinary.push_front(Box::new(job));
+        self.shared.more.notify_one();
+    }
+
+    /// How many workers there are.
+    pub fn workers(&self) -> usize {
+        self.workers
     }
 
     /// Does one urgent job in the calling thread; false if there is none.

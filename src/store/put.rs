@@ -4,7 +4,7 @@
 //! of its batch all the while. A member uses what its own batch or an earlier one names, never what a later one does:
 //! its batch is committed first and must not depend on rows that may never come.
 
-use crate::chunk::{ChunkId, Digest, is_zero};
+use crate::chunk::{ChunkId, Digest};
 use crate::error::Result;
 use crate::meta::memtable::Known;
 use crate::meta::rows::{RegionEntry, RegionRow, digest, id_key};
@@ -18,28 +18,10 @@ use super::barrier::Verdict;
 use super::batch::{Batch, Member};
 use super::region_builder::PendingRegion;
 
-/// A chunk that was cut and hashed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cut {
-    /// Its length.
-    pub len: u32,
-    /// Its digest; `None` if all its bytes are zero, which a hole says as well.
-    pub digest: Option<Digest>,
-}
-
 /// Plain bytes in unwritten regions above which whoever adds helps to write them.
 const PENDING_LIMIT: u64 = 32 << 20;
 
 impl Store {
-    /// Cuts and hashes. Pure: needs no lock and no membership.
-    pub fn cut(&self, data: &[u8]) -> Vec<Cut> {
-        let hashed = |piece: &[u8]| Cut {
-            len: piece.len() as u32,
-            digest: if is_zero(piece) { None } else { Some(Digest::of(piece)) },
-        };
-        self.cutter.cut(data).map(hashed).collect()
-    }
-
     /// Stores a chunk, or finds it. `bytes` are what `digest` was made of.
     pub fn put(self: &Arc<Self>, member: &Member, digest: Digest, bytes: &[u8]) -> Result<ChunkId> {
         // The epoch first: what is remembered later comes from layers that are at least as new (I9).

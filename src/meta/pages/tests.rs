@@ -192,3 +192,35 @@ proptest! {
         }
     }
 }
+
+/// The engine doubles its file; on a disk that has room for what is used, and not for that, it goes on.
+#[test]
+fn what_is_added_takes_its_place_only_when_it_is_written_to() {
+    let disk = filled(3);
+    let room = 3 * CLAIM;
+    disk.set_capacity(Some(disk.used() + room));
+    let file = open(&disk).unwrap();
+    file.set_len(100 * CLAIM);
+    let first = |bytes: u64| (bytes / PAGE, page(bytes / PAGE, 1));
+    for (number, bytes) in [first(CLAIM), first(room - CLAIM)] {
+        file.write(number * PAGE, &bytes);
+    }
+    file.sync();
+    assert!(file.failure().is_none());
+    let used = disk.used();
+    // A page beside one that was written has its place already.
+    disk.set_capacity(Some(used));
+    let (number, bytes) = first(CLAIM + PAGE);
+    file.write(number * PAGE, &bytes);
+    assert_eq!((file.failure().is_none(), disk.used()), (true, used));
+    // One that has none is refused before anything of it is written.
+    let (number, bytes) = first(90 * CLAIM);
+    file.write(number * PAGE, &bytes);
+    assert_eq!(file.failure().and_then(|error| error.raw_os_error()), Some(libc::ENOSPC));
+    disk.set_capacity(None);
+    drop(file);
+    let file = open(&disk).unwrap();
+    let mut out = vec![0; PAGE as usize];
+    file.read(CLAIM, &mut out).unwrap();
+    assert!(out == page(CLAIM / PAGE, 1));
+}

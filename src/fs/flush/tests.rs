@@ -1,0 +1,138 @@
+//! A flush in parts stores what one in one piece would.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::*;
+use crate::fs::{Caller, FsOptions, ROOT_INO};
+use crate::media::Media;
+use crate::media::sim::{Rng, SimMedia};
+use crate::store::{MkfsOptions, OpenOptions, Store, StoreConfig, make_database};
+
+const MIB: usize = 1 << 20;
+
+fn open() -> Arc<Fs> {
+    let disk = SimMedia::new();
+    make_database(&disk).unwrap();
+    disk.sync_dir("").unwrap();
+    let config = StoreConfig::new(&MkfsOptions::default()).unwrap();
+    let options = OpenOptions { cache_bytes: 12 << 20, workers: 2, ..OpenOptions::default() };
+    let store = Store::on_media(Arc::new(disk), config, PathBuf::from("/simulated"), None, &options).unwrap();
+    let commit_interval = Duration::from_secs(3600);
+    Fs::new(store, FsOptions { commit_interval, ..FsOptions::default() }).unwrap()
+}
+
+fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut random = Rng::new(seed);
+    (0..len / 8).flat_map(|_| random.draw().to_le_bytes()).collect()
+}
+
+fn new_file(fs: &Arc<Fs>, name: &str) -> Arc<Inode> {
+    let caller = Caller { uid: 0, gid: 0 };
+    let attr = fs.mknod(ROOT_INO, name.as_bytes(), caller, libc::S_IFREG | 0o644, 0, 0).unwrap();
+    fs.inode(attr.ino).unwrap()
+}
+
+/// Stages without any flush that a write would begin.
+fn stage(fs: &Arc<Fs>, inode: &Arc<Inode>, offset: usize, data: &[u8]) {
+    let mut state = inode.lock();
+    for (number, part) in data.chunks(MIB).enumerate() {
+        let before = state.staging.bytes();
+        state.staging.write((offset + number * MIB) as u64, part);
+        fs.dirty.add(state.staging.bytes() - before);
+    }
+    state.row.size = state.row.size.max((offset + data.len()) as u64);
+}
+
+/// Where the chunks of a file end.
+fn ends(fs: &Arc<Fs>, inode: &Arc<Inode>) -> Vec<u64> {
+    let size = inode.lock().row.size;
+    let pieces = extents::pieces(&fs.now(), inode.ino, 0, size).unwrap();
+    pieces.iter().map(|piece| piece.offset + u64::from(piece.len)).collect()
+}
+
+fn content(fs: &Arc<Fs>, inode: &Arc<Inode>) -> Vec<u8> {
+    let size = inode.lock().row.size;
+    (0..size).step_by(MIB).flat_map(|at| fs.read(inode.ino, at, MIB as u32).unwrap()).collect()
+}
+
+fn close(fs: &Arc<Fs>) {
+    assert_eq!(fs.dirty.bytes(), 0, "what was stored is not staged");
+    fs.shutdown().unwrap();
+    fs.store().close().unwrap();
+}
+
+#[test]
+fn parts_are_cut_as_the_whole_is() {
+    let fs = open();
+    let data = noise(1, 5 * PART as usize + 12_345);
+    let expected: Vec<u64> = fs
+        .store
+        .cut(&data)
+        .iter()
+        .scan(0, |end, cut| {
+            *end += u64::from(cut.len);
+            Some(*end)
+        })
+        .collect();
+    let inode = new_file(&fs, "file");
+    stage(&fs, &inode, 0, &data);
+    assert!(fs.begin_flush(&inode, Flush::Growing).unwrap().unwrap().len() >= 5, "there are parts");
+    fs.end_flush(&inode, &mut inode.lock(), false);
+    fs.flush(&inode, Flush::Wanted).unwrap();
+    assert_eq!(ends(&fs, &inode), expected);
+    assert!(content(&fs, &inode) == data);
+    close(&fs);
+}
+
+#[test]
+fn what_is_written_into_a_large_file_changes_the_chunks_around_it_only() {
+    let fs = open();
+    let mut data = noise(2, 4 * PART as usize);
+    let inode = new_file(&fs, "file");
+    stage(&fs, &inode, 0, &data);
+    fs.flush(&inode, Flush::Wanted).unwrap();
+    let before = ends(&fs, &inode);
+    // A long stretch of more than a part, and many short ones before and behind it.
+    let stretches = (0..9).map(|n| (n * 400_000 + 7, 1000 + n * 10_000));
+    let long = (4 * MIB + 99, 2 * PART as usize + 5);
+    let behind = (0..9).map(|n| (21 * MIB + n * 700_000, 300_000 - n * 30_000));
+    for (number, (offset, len)) in stretches.chain([long]).chain(behind).enumerate() {
+        let new = noise(number as u64 + 10, len + 8);
+        data[offset..offset + len].copy_from_slice(&new[..len]);
+        stage(&fs, &inode, offset, &new[..len]);
+    }
+    fs.flush(&inode, Flush::Wanted).unwrap();
+    assert!(content(&fs, &inode) == data);
+    let after = ends(&fs, &inode);
+    let behind = (28 * MIB) as u64;
+    let untouched = |ends: &[u64]| ends.iter().copied().filter(|end| *end > behind).collect::<Vec<_>>();
+    assert_eq!(untouched(&after), untouched(&before));
+    assert!(untouched(&after).len() > 20);
+    close(&fs);
+}
+
+/// The third part cannot be stored: the first two are, and nothing is lost.
+#[test]
+fn a_flush_that_fails_in_the_middle_keeps_the_rest_staged() {
+    let fs = open();
+    let data = noise(3, 4 * PART as usize);
+    let inode = new_file(&fs, "file");
+    stage(&fs, &inode, 0, &data);
+    let blocks = fs.begin_flush(&inode, Flush::Wanted).unwrap().unwrap();
+    let mut carried = None;
+    for block in blocks.into_iter().take(2) {
+        let cut = fs.cut_block(block, carried.take());
+        let mut state = inode.lock();
+        carried = fs.install(inode.ino, &mut state, &cut, Flush::Wanted).unwrap();
+        fs.stored_up_to(&mut state, carried.as_ref().unwrap().offset);
+    }
+    assert!(content(&fs, &inode) == data, "a reader sees all of it in the middle of a flush");
+    fs.end_flush(&inode, &mut inode.lock(), false);
+    let staged = inode.lock().staging.bytes();
+    assert!((2 * PART..2 * PART + 2 * MIB as u64).contains(&staged), "{staged} bytes are staged");
+    assert_eq!(fs.dirty.bytes(), staged);
+    fs.flush(&inode, Flush::Wanted).unwrap();
+    assert!(content(&fs, &inode) == data);
+    close(&fs);
+}
