@@ -9,6 +9,7 @@ mod cairnfs;
 mod floor;
 mod host;
 mod restic;
+mod rustic;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -148,7 +149,7 @@ impl Stage<'_> {
 }
 
 /// In the order of the table.
-pub const NAMES: &[&str] = &["cairnfs", "floor", "cp", "restic", "borg", "btrfs"];
+pub const NAMES: &[&str] = &["cairnfs", "floor", "cp", "restic", "borg", "rustic", "btrfs"];
 
 /// Why a contender cannot take part here, and what to do about it.
 pub fn missing(name: &str, cairnfs: Option<&Path>) -> Option<String> {
@@ -156,8 +157,9 @@ pub fn missing(name: &str, cairnfs: Option<&Path>) -> Option<String> {
         "cairnfs" => cairnfs::missing(cairnfs),
         "floor" => floor::missing(),
         "cp" => None,
-        "restic" => program_missing("restic", "restic"),
-        "borg" => program_missing("borg", "borgbackup"),
+        "restic" => program_missing("restic", "apt-get install restic"),
+        "borg" => program_missing("borg", "apt-get install borgbackup"),
+        "rustic" => program_missing("rustic", "cargo install --locked rustic-rs"),
         "btrfs" => btrfs::missing(),
         _ => Some(format!("unknown; say one of {}", NAMES.join(", "))),
     }
@@ -170,14 +172,15 @@ pub fn new(name: &str, stage: &Stage<'_>) -> Outcome<Box<dyn Contender>> {
         "cp" => Box::new(host::Host::new(stage)?),
         "restic" => Box::new(restic::Restic::new(stage)?),
         "borg" => Box::new(borg::Borg::new(stage)?),
+        "rustic" => Box::new(rustic::Rustic::new(stage)?),
         "btrfs" => Box::new(btrfs::Btrfs::new(stage)?),
         other => return Err(format!("{other}: no such contender")),
     })
 }
 
-fn program_missing(program: &str, package: &str) -> Option<String> {
+fn program_missing(program: &str, install: &str) -> Option<String> {
     let found = output(Command::new("which").arg(program)).is_ok();
-    (!found).then(|| format!("{program} is not installed; apt-get install {package}"))
+    (!found).then(|| format!("{program} is not installed; {install}"))
 }
 
 /// What the files below a directory take on the disk.

@@ -36,7 +36,7 @@ pub struct Run {
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub corpora: Vec<String>,
 
-    /// Which contenders: cairnfs, floor, cp, restic, borg, btrfs, cpu
+    /// Which contenders: cairnfs, floor, cp, restic, borg, rustic, btrfs, cpu
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub contenders: Vec<String>,
 

@@ -70,7 +70,9 @@ impl Contender for Borg {
             Way::Refresh(_) => &mut create,
             Way::Clone(_) | Way::Inplace(_) => return Ok(None),
         };
-        create.arg(self.archive(name)).arg(".");
+        // An archive is never changed: the second of a name takes the place of the first.
+        let archive = if way == Way::Full { self.archive(name) } else { format!("{}-again", self.archive(name)) };
+        create.arg(archive).arg(".");
         self.counted(&mut create).map(Some)
     }
 

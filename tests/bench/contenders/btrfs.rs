@@ -24,7 +24,7 @@ pub fn missing() -> Option<String> {
     if !Path::new("/dev/loop-control").exists() {
         return Some("no loop devices here".into());
     }
-    program_missing("mkfs.btrfs", "btrfs-progs")
+    program_missing("mkfs.btrfs", "apt-get install btrfs-progs")
 }
 
 impl Btrfs {

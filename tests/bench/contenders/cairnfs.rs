@@ -1,5 +1,6 @@
 //! cairnfs itself, as its users have it: the built program, a store, a mount.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -40,7 +41,8 @@ impl Cairnfs {
             daemon: None,
             peak: 0,
         };
-        run(cairnfs.command("mkfs").arg(&cairnfs.store))?;
+        let compression = format!("zstd-{}", stage.level);
+        run(cairnfs.command("mkfs").arg(&cairnfs.store).args(["--compression", &compression]))?;
         cairnfs.start()?;
         Ok(cairnfs)
     }
@@ -108,9 +110,11 @@ impl Contender for Cairnfs {
         Ok(Some(cost))
     }
 
+    /// Without the reserve, which is room on the disk that is kept free, whatever is stored.
     fn stored(&mut self) -> Outcome<Option<u64>> {
         self.durable()?;
-        disk_usage(&self.store).map(Some)
+        let reserve = std::fs::metadata(self.store.join("reserve")).map_or(0, |file| file.blocks() * 512);
+        Ok(Some(disk_usage(&self.store)?.saturating_sub(reserve)))
     }
 
     fn cool(&mut self) -> Outcome<()> {

@@ -1,0 +1,115 @@
+//! rustic, from crates.io, with its defaults but for the level of compression: a repository on the same disk.
+//!
+//! As it is built without further choices it has no FUSE mount.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::{Contender, Stage, Way, disk_usage};
+use crate::measure::{Cost, Outcome, output, run};
+
+pub struct Rustic {
+    repository: PathBuf,
+    cache: PathBuf,
+    /// By the name of the snapshot.
+    snapshots: Vec<(String, String)>,
+    peak: u64,
+}
+
+impl Rustic {
+    pub fn new(stage: &Stage<'_>) -> Outcome<Self> {
+        let rustic = Rustic {
+            repository: stage.dir("rustic")?,
+            cache: stage.dir("rustic-cache")?,
+            snapshots: Vec::new(),
+            peak: 0,
+        };
+        let level = stage.level.to_string();
+        output(rustic.command().args(["init", "--set-compression", &level]))?;
+        Ok(rustic)
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new("rustic");
+        command
+            .env("RUSTIC_REPOSITORY", &self.repository)
+            .env("RUSTIC_CACHE_DIR", &self.cache)
+            .env("RUSTIC_PASSWORD", "benchmark")
+            .env("RUSTIC_NO_PROGRESS", "true")
+            .env("RUSTIC_LOG_LEVEL", "warn");
+        command
+    }
+
+    fn counted(&mut self, command: &mut Command) -> Outcome<Option<Cost>> {
+        let cost = run(command)?;
+        self.peak = self.peak.max(cost.peak);
+        Ok(Some(cost))
+    }
+
+    /// The latest snapshot there is.
+    fn latest(&self) -> Outcome<String> {
+        let list = output(self.command().args(["snapshots", "--json", "latest"]))?;
+        let found: serde_json::Value =
+            serde_json::from_str(&list).map_err(|e| format!("rustic snapshots said {list:?}: {e}"))?;
+        id_in(&found).ok_or_else(|| format!("rustic snapshots named none: {list:?}"))
+    }
+
+    fn snapshot(&self, name: &str) -> Outcome<String> {
+        let found = self.snapshots.iter().rev().find(|(known, _)| known == name);
+        found.map(|(_, id)| id.clone()).ok_or_else(|| format!("rustic has no snapshot {name}"))
+    }
+}
+
+/// The first id of a snapshot, in whatever groups snapshots are listed.
+fn id_in(value: &serde_json::Value) -> Option<String> {
+    match value {
+        serde_json::Value::Object(fields) => match fields.get("id") {
+            Some(serde_json::Value::String(id)) => Some(id.clone()),
+            _ => fields.values().find_map(id_in),
+        },
+        serde_json::Value::Array(items) => items.iter().find_map(id_in),
+        _ => None,
+    }
+}
+
+impl Contender for Rustic {
+    fn name(&self) -> &'static str {
+        "rustic"
+    }
+
+    fn ingest(&mut self, source: &Path, name: &str, way: Way<'_>) -> Outcome<Option<Cost>> {
+        let mut backup = self.command();
+        backup.current_dir(source).args(["backup", "."]);
+        match way {
+            Way::Full => backup.arg("--force"),
+            Way::Refresh(_) => &mut backup,
+            Way::Clone(_) | Way::Inplace(_) => return Ok(None),
+        };
+        let cost = self.counted(&mut backup)?;
+        self.snapshots.push((name.to_owned(), self.latest()?));
+        Ok(cost)
+    }
+
+    fn restore(&mut self, name: &str, into: &Path) -> Outcome<Option<Cost>> {
+        let snapshot = self.snapshot(name)?;
+        let mut restore = self.command();
+        restore.args(["restore", &snapshot]).arg(into);
+        self.counted(&mut restore)
+    }
+
+    /// In one step, as the others do; by itself it would remove what it repacked only a day later.
+    fn prune(&mut self, name: &str) -> Outcome<Option<Cost>> {
+        let snapshot = self.snapshot(name)?;
+        let mut forget = self.command();
+        forget.args(["forget", &snapshot, "--prune", "--instant-delete", "--keep-delete", "0d"]);
+        self.counted(&mut forget)
+    }
+
+    fn stored(&mut self) -> Outcome<Option<u64>> {
+        disk_usage(&self.repository).map(Some)
+    }
+
+    fn peak(&mut self) -> Option<u64> {
+        Some(self.peak)
+    }
+}
