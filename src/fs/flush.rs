@@ -260,7 +260,7 @@ impl Fs {
             for cut in cuts {
                 let bytes = &block.data[at..at + cut.len as usize];
                 if let Some(digest) = cut.digest {
-                    let id = self.store.put(&member, digest, bytes)?;
+                    let id = self.store.put(&member, digest, bytes, state.row.size)?;
                     let offset = block.start + at as u64;
                     pieces.push(Piece { offset, id, chunk_len: cut.len, start: 0, len: cut.len });
                 }

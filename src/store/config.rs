@@ -71,7 +71,7 @@ impl StoreConfig {
             uuid: uuid::Uuid::new_v4(),
             avg_chunk: options.avg_chunk,
             compression: options.compression.to_string(),
-            region_size: (256 << 10).max(options.avg_chunk * 4),
+            region_size: (512 << 10).max(options.avg_chunk * 4),
             pack_size: 64 << 20,
             reserve: options.reserve,
             // TOML's integers are signed.

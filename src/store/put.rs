@@ -20,10 +20,19 @@ use super::region_builder::PendingRegion;
 
 /// Plain bytes in unwritten regions above which whoever adds helps to write them.
 const PENDING_LIMIT: u64 = 32 << 20;
+/// Files from this size on are read at random, as disk images are. Their regions are shorter, so that less has to be
+/// decompressed for a few bytes (`docs/decisions/0012-region-lengths.md`).
+const LARGE_FILE: u64 = 4 << 20;
 
 impl Store {
-    /// Stores a chunk, or finds it. `bytes` are what `digest` was made of.
-    pub fn put(self: &Arc<Self>, member: &Member, digest: Digest, bytes: &[u8]) -> Result<ChunkId> {
+    /// Stores a chunk of a file of `file_size` bytes, or finds it. `bytes` are what `digest` was made of.
+    pub fn put(
+        self: &Arc<Self>,
+        member: &Member,
+        digest: Digest,
+        bytes: &[u8],
+        file_size: u64,
+    ) -> Result<ChunkId> {
         // The epoch first: what is remembered later comes from layers that are at least as new (I9).
         let epoch = self.locality.epoch();
         let layers = self.now();
@@ -38,7 +47,8 @@ impl Store {
             member.rows.count(Counter::PlainBytes, bytes.len() as i64);
             self.pending_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         };
-        let size = self.config.region_size as usize;
+        let full = self.config.region_size as usize;
+        let size = if file_size < LARGE_FILE { full } else { full / 4 };
         match member.regions.add(&self.next_chunk, size, (digest, bytes), known, born) {
             Err(id) => Ok(id),
             Ok(added) => {

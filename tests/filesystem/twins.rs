@@ -23,7 +23,7 @@ fn named(store: &Store, of: &Digest) -> Vec<ChunkId> {
 
 /// Stores bytes as the only chunk of a file, as a flush does.
 fn put(store: &Arc<Store>, member: &Member, ino: u64, bytes: &[u8]) -> ChunkId {
-    let id = store.put(member, Digest::of(bytes), bytes).unwrap();
+    let id = store.put(member, Digest::of(bytes), bytes, bytes.len() as u64).unwrap();
     let len = bytes.len() as u32;
     let extent = Extent::of(Piece { offset: 0, id, chunk_len: len, start: 0, len });
     member.rows.put(Table::Extents, &extent_key(ino, 0), &extent.encode());
@@ -79,7 +79,7 @@ fn whichever_of_two_equal_chunks_goes_the_other_is_found() {
         world.collector.run_cycle(false).unwrap();
         assert_eq!(named(&world.store, &of), [ids[1 - goes]], "the other one is found");
         let member = world.store.join().unwrap();
-        assert_eq!(world.store.put(&member, of, &bytes).unwrap(), ids[1 - goes], "and used");
+        assert_eq!(world.store.put(&member, of, &bytes, bytes.len() as u64).unwrap(), ids[1 - goes], "and used");
         drop(member);
 
         let gone = extent_key(files[1 - goes], 0);

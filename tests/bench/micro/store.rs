@@ -68,7 +68,7 @@ impl TempStore {
             let (piece, behind) = rest.split_at(cut.len as usize);
             rest = behind;
             let digest = cut.digest.expect("noise has no zeros");
-            ids.push(self.store().put(&member, digest, piece).expect("a working store"));
+            ids.push(self.store().put(&member, digest, piece, data.len() as u64).expect("a working store"));
         }
         drop(member);
         self.store().relieve();
