@@ -59,6 +59,8 @@ pub enum Protection {
     OpenIsMarked,
     /// A commit fails if a change of the database's file failed (I8).
     FailureIsTold,
+    /// A condemned chunk's digest forgets it before its own row goes.
+    DigestsFirst,
 }
 
 #[cfg(feature = "sim")]
@@ -70,7 +72,7 @@ mod switches {
     static OUT: AtomicU32 = AtomicU32::new(0);
     static FROM_ENVIRONMENT: OnceLock<u32> = OnceLock::new();
 
-    const NAMES: [(&str, Protection); 26] = [
+    const NAMES: [(&str, Protection); 27] = [
         ("mark-on-hit", Protection::MarkOnHit),
         ("one-snapshot", Protection::OneSnapshot),
         ("drain-before-snapshot", Protection::DrainBeforeSnapshot),
@@ -97,6 +99,7 @@ mod switches {
         ("sums-before-sync", Protection::SumsBeforeSync),
         ("open-is-marked", Protection::OpenIsMarked),
         ("failure-is-told", Protection::FailureIsTold),
+        ("digests-first", Protection::DigestsFirst),
     ];
 
     fn bit(protection: Protection) -> u32 {

@@ -140,13 +140,14 @@ impl<'a> References<'a> {
         row.entry(ChunkId(id)).map_or(Chunk::Missing, |entry| Chunk::Len(entry.len))
     }
 
-    /// All extents were taken in.
-    pub fn finish(self, run: &mut Run<'_>) {
+    /// All extents were taken in; the chunks that they refer to.
+    pub fn finish(self, run: &mut Run<'_>) -> IdSet {
         run.report.unreferenced_chunks = self.regions.live - self.in_use.min(self.regions.live);
         for (first, end) in self.missing.ranges() {
             let verb = if end - first == 1 { "is" } else { "are" };
             let what = format!("{} {verb} referred to and not there", span(first, end));
             run.findings.add(Kind::Chunk, what, Victims::chunks([(first, end)]));
         }
+        self.referred
     }
 }

@@ -75,10 +75,11 @@ pub fn check(store: &Arc<Store>, options: &Options<'_>) -> Result<CheckReport> {
     let mut run = Run::new(store, options);
     let state = state(&mut run);
     run.expect(state.as_ref());
-    let regions = chunks::regions(&mut run)?;
-    chunks::digests(&mut run, &regions)?;
+    let mut regions = chunks::regions(&mut run)?;
+    chunks::digests(&mut run, &mut regions)?;
     let lost = packs::look(&mut run, &regions)?;
-    tree::check(&mut run, &regions)?;
+    let referred = tree::check(&mut run, &regions)?;
+    chunks::found(&mut run, &regions, &referred)?;
     if let Some(state) = &state {
         compare_counters(&mut run, state);
     }

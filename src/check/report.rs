@@ -47,6 +47,10 @@ pub struct CheckReport {
     pub began_anew: Option<String>,
     /// Chunks that nothing refers to; the next cycle frees them. Not a fault.
     pub unreferenced_chunks: u64,
+    /// Chunks in use that are not found by their digest: they can be read, and are stored once more if their bytes come
+    /// again. A cycle that was cut off leaves such chunks behind if they come into use once more. Not a fault.
+    #[serde(default)]
+    pub unfound_chunks: u64,
     /// Everything that is wrong. Empty means clean.
     pub findings: Vec<Finding>,
 }

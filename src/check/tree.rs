@@ -15,7 +15,7 @@ use crate::store::FIRST_INO;
 use super::chunks::Regions;
 use super::extents::{FileExtents, References};
 use super::findings::{Kind, Victims, sentence};
-use super::ids::{Directory, Inodes};
+use super::ids::{Directory, IdSet, Inodes};
 use super::rows::{Rows, get};
 use super::run::Run;
 
@@ -23,7 +23,7 @@ use super::run::Run;
 const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 
 /// Checks everything that has an inode number.
-pub(super) fn check(run: &mut Run<'_>, regions: &Regions) -> Result<()> {
+pub(super) fn check(run: &mut Run<'_>, regions: &Regions) -> Result<IdSet> {
     let mut inodes = read_inodes(run)?;
     let mut walk = Walk {
         hash: run.store.name_hash(),
@@ -47,9 +47,10 @@ pub(super) fn check(run: &mut Run<'_>, regions: &Regions) -> Result<()> {
         }
     }
     walk.gather(run, &mut inodes, None)?;
-    walk.references.finish(run);
+    let referred = walk.references.finish(run);
     check_names(run, &inodes)?;
-    check_directories(run, &inodes)
+    check_directories(run, &inodes)?;
+    Ok(referred)
 }
 
 /// Reads all inode rows for the first time.

@@ -180,6 +180,12 @@ pub(super) fn check(report: &CheckReport) -> String {
         "chunks",
         format!("{}, {} of them not in use", count(report.chunks), count(report.unreferenced_chunks)),
     );
+    if report.unfound_chunks > 0 {
+        lines.add(
+            "not shared",
+            format!("{} chunks, stored once more if they come again", report.unfound_chunks),
+        );
+    }
     lines.add("packs", count(report.packs));
     lines.add(
         "data",

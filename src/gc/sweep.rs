@@ -1,16 +1,16 @@
-//! The sweep: condemns what is white, and removes the rows of what it condemned.
+//! The sweep: condemns what is white, then removes the rows of what it condemned.
 //!
 //! Keeps true (I6): a chunk's fate is its cell's compare-and-swap; a row is removed only for a cell that says condemned.
-//! A digest's row loses the condemned chunk only, and goes when it names no other: the same bytes may have been stored
-//! anew.
 
-use std::collections::HashMap;
+mod remove;
+
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
 
 use crate::chunk::{ChunkId, Digest};
 use crate::error::Result;
-use crate::meta::rows::{RegionRow, chunk_of, digest, id_key};
-use crate::meta::{Counter, Table, WriteTxn};
+use crate::meta::Table;
+use crate::meta::rows::{RegionRow, chunk_of, id_key};
 use crate::pack::PackId;
 use crate::sabotage::{Protection, out};
 use crate::store::Store;
@@ -19,9 +19,14 @@ use crate::sync::Arc;
 
 use super::CycleRecord;
 
-/// One transaction in so many is durable: pages that a transaction replaced can be used again only after a durable one,
-/// and until then the database keeps account of them in memory.
-const DURABLE_EVERY: u64 = 8;
+/// Region rows looked at in one view, for each row that a transaction may remove. Whoever holds a view keeps the database
+/// from using pages again.
+const LOOK: usize = 16;
+/// Digests that are remembered with their chunks, for each that a transaction removes: 40 MiB. If more are condemned, all
+/// digests are looked at.
+const LISTED: usize = 256;
+/// Ids of a stretch that is looked at again if anything in it was condemned.
+const STRETCH: u64 = 4096;
 
 /// What the live regions of a pack take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,15 +64,25 @@ impl Usage {
     }
 }
 
-/// Rows that wait to be removed.
+/// What was condemned, and where its rows are.
 #[derive(Default)]
-struct Doomed {
-    /// Regions with condemned chunks, without these, as the sweep saw them.
-    regions: Vec<RegionRow>,
-    digests: Vec<(Digest, ChunkId)>,
-    bytes: u64,
-    /// About what they take in their packs.
-    stored: u64,
+struct Condemned {
+    /// The digests with their chunks, unless there are too many.
+    listed: Vec<(Digest, ChunkId)>,
+    too_many: bool,
+    /// Numbers of the stretches of ids in which a row with condemned chunks has a part.
+    stretches: BTreeSet<u64>,
+}
+
+impl Condemned {
+    fn note(&mut self, digest: Digest, id: ChunkId, most: usize) {
+        if self.listed.len() >= most {
+            (self.too_many, self.listed) = (true, Vec::new());
+        }
+        if !self.too_many {
+            self.listed.push((digest, id));
+        }
+    }
 }
 
 /// Condemns and removes, `step` chunks or a few more a transaction; with `dry_run`, only counts. `go_on` is asked before
@@ -79,139 +94,88 @@ pub(super) fn sweep(
     record: &mut CycleRecord,
     mut go_on: impl FnMut(bool) -> Result<()>,
 ) -> Result<Usage> {
-    let mut usage = Usage::default();
-    let (mut from, mut transactions) = (ChunkId(0), 0);
-    loop {
-        let mut doomed = Doomed::default();
-        let next = look(store, from, cells, (step, dry_run), &mut usage, &mut doomed)?;
+    let (mut usage, mut condemned) = (Usage::default(), Condemned::default());
+    let mut from = Some(ChunkId(0));
+    while let Some(first) = from {
+        let mut look = Look { cells, step, dry_run, record, usage: &mut usage, condemned: &mut condemned };
+        from = look.from(store, first)?;
         go_on(false)?;
-        transactions += 1;
-        let durable = transactions % DURABLE_EVERY == 0;
-        remove(store, &doomed, dry_run, durable, record)?;
-        go_on(true)?;
-        match next {
-            Some(next) => from = next,
-            None => return Ok(usage),
-        }
     }
+    if dry_run {
+        return Ok(usage);
+    }
+    if out(Protection::DigestsFirst) {
+        remove::chunks(store, cells, &condemned, step, &mut go_on)?;
+    }
+    remove::digests(store, cells, &mut condemned, step, &mut go_on)?;
+    go_on(true)?;
+    remove::chunks(store, cells, &condemned, step, &mut go_on)?;
+    Ok(usage)
 }
 
-/// Condemns what is white in the regions from `from` on, until there is enough to remove; where to go on, if there is
-/// more.
-///
-/// The view ends here, before anything is removed: the database keeps every page that changes while a view is held,
-/// and would grow by all the pages that the sweep rewrites.
-fn look(
-    store: &Store,
-    from: ChunkId,
-    cells: &Cells,
-    (step, dry_run): (usize, bool),
-    usage: &mut Usage,
-    doomed: &mut Doomed,
-) -> Result<Option<ChunkId>> {
-    // Rows of this view are no more than what was: those that change are read again when they do. What is healed
-    // meanwhile counts as live in its old place, and is in a pack that this cycle leaves alone.
-    let view = store.now().view.clone();
-    let mut next = None;
-    view.scan(Table::Regions, Bound::Included(&id_key(from.0)), Bound::Unbounded, |key, row| {
-        let mut row = RegionRow::decode(ChunkId(chunk_of(key)?), row)?;
-        let removed = condemn(cells, &mut row, doomed, dry_run);
-        usage.note(&row);
-        // Not the next key: a row that is split meanwhile leaves a part behind this one, which was looked at.
-        next = (doomed.digests.len() >= step).then(|| row.end());
-        if removed {
-            doomed.regions.push(row);
-        }
-        Ok(next.is_none())
-    })?;
-    Ok(next)
+/// A look at the regions, in which everything white is condemned.
+struct Look<'a> {
+    cells: &'a Cells,
+    step: usize,
+    dry_run: bool,
+    record: &'a mut CycleRecord,
+    usage: &'a mut Usage,
+    condemned: &'a mut Condemned,
 }
 
-/// Takes the condemned chunks out of a row; true if there were any.
-fn condemn(cells: &Cells, row: &mut RegionRow, doomed: &mut Doomed, dry_run: bool) -> bool {
-    let mut removed = false;
-    let first = row.first;
-    for (index, entry) in row.entries.iter_mut().enumerate() {
-        let id = first.offset(index as u64);
-        if id >= cells.watermark() {
-            break;
+impl Look<'_> {
+    /// Looks at some rows from `first` on; where to go on, if there are more.
+    ///
+    /// The view ends here, before anything is removed: the database keeps every page that changes while a view is held,
+    /// and would grow by all the pages that the sweep rewrites.
+    fn from(&mut self, store: &Store, first: ChunkId) -> Result<Option<ChunkId>> {
+        // Rows of this view are no more than what was: those that change are read again when they do. What is healed
+        // meanwhile counts as live in its old place, and is in a pack that this cycle leaves alone.
+        let view = store.now().view.clone();
+        let (mut next, mut looked) = (None, 0);
+        view.scan(Table::Regions, Bound::Included(&id_key(first.0)), Bound::Unbounded, |key, row| {
+            let mut row = RegionRow::decode(ChunkId(chunk_of(key)?), row)?;
+            self.condemn(&mut row);
+            self.usage.note(&row);
+            looked += 1;
+            // Not the next key: a row that is split meanwhile leaves a part behind this one, which was looked at.
+            next = (looked >= self.step * LOOK).then(|| row.end());
+            Ok(next.is_none())
+        })?;
+        Ok(next)
+    }
+
+    /// Takes what is white out of a row.
+    fn condemn(&mut self, row: &mut RegionRow) {
+        let (first, end) = (row.first, row.end());
+        let mut any = false;
+        for (index, entry) in row.entries.iter_mut().enumerate() {
+            let id = first.offset(index as u64);
+            if id >= self.cells.watermark() {
+                break;
+            }
+            let Some(chunk) = entry else { continue };
+            let goes = if self.dry_run { self.cells.look(id) == Cell::White } else { decide(self.cells, id) };
+            if goes {
+                self.record.condemned += 1;
+                self.record.condemned_bytes += u64::from(chunk.len);
+                if self.dry_run {
+                    let share = u64::from(chunk.len) * u64::from(row.at.len) / u64::from(row.plain.max(1));
+                    self.record.freed_bytes += share;
+                } else {
+                    self.condemned.note(chunk.digest, id, self.step * LISTED);
+                }
+                *entry = None;
+                any = true;
+            }
         }
-        let Some(chunk) = entry else { continue };
-        let goes = if dry_run { cells.look(id) == Cell::White } else { decide(cells, id) };
-        if goes {
-            doomed.digests.push((chunk.digest, id));
-            doomed.bytes += u64::from(chunk.len);
-            doomed.stored += u64::from(chunk.len) * u64::from(row.at.len) / u64::from(row.plain.max(1));
-            *entry = None;
-            removed = true;
+        if any && !self.dry_run {
+            // All of the row: it may be split before its chunks are removed.
+            self.condemned.stretches.extend(first.0 / STRETCH..=(end.0 - 1) / STRETCH);
         }
     }
-    removed
 }
 
 fn decide(cells: &Cells, id: ChunkId) -> bool {
     cells.condemn(id) == Cell::Condemned
-}
-
-fn remove(
-    store: &Arc<Store>,
-    doomed: &Doomed,
-    dry_run: bool,
-    durable: bool,
-    record: &mut CycleRecord,
-) -> Result<()> {
-    record.condemned += doomed.digests.len() as u64;
-    record.condemned_bytes += doomed.bytes;
-    if dry_run {
-        record.freed_bytes += doomed.stored;
-    }
-    if dry_run || doomed.digests.is_empty() {
-        return Ok(());
-    }
-    let bad: Vec<ChunkId> = doomed.digests.iter().map(|(_, id)| *id).filter(|id| store.is_bad(*id)).collect();
-    store.rewrite(durable, |txn, sums| {
-        remove_chunks(txn, doomed, sums)?;
-        txn.apply(Table::Bad, bad.iter().map(|id| (id_key(id.0), None::<&[u8]>)))?;
-        let mut digests: Vec<_> = doomed.digests.iter().map(|(digest, id)| (digest.0, *id)).collect();
-        digests.sort_unstable();
-        if out(Protection::DigestStillNames) {
-            txn.apply(Table::Digests, digests.iter().map(|(digest, _)| (digest, None::<&[u8]>)))?;
-        } else {
-            txn.change(Table::Digests, digests, |gone, row| digest::without(row, gone))?;
-        }
-        sums[Counter::Chunks as usize] -= doomed.digests.len() as i64;
-        sums[Counter::PlainBytes as usize] -= doomed.bytes as i64;
-        Ok(())
-    })?;
-    store.forget_bad(bad);
-    Ok(())
-}
-
-/// Takes the condemned chunks out of their rows. The rows are read again here: since the sweep looked at one, chunks of
-/// it that were bad may have been stored anew, and have rows of their own by now.
-fn remove_chunks(txn: &mut WriteTxn, doomed: &Doomed, sums: &mut [i64; Counter::ALL.len()]) -> Result<()> {
-    // In the order of the ids, as the rows were scanned.
-    let is_condemned = |id: ChunkId| doomed.digests.binary_search_by_key(&id, |(_, id)| *id).is_ok();
-    let mut changes = Vec::new();
-    for seen in &doomed.regions {
-        let rows = if out(Protection::SweepReadsAgain) {
-            vec![(id_key(seen.first.0).to_vec(), seen.encode())]
-        } else {
-            txn.rows(Table::Regions, &id_key(seen.first.0), &id_key(seen.end().0))?
-        };
-        for (key, row) in rows {
-            let mut row = RegionRow::decode(ChunkId(chunk_of(&key)?), &row)?;
-            for (index, entry) in row.entries.iter_mut().enumerate() {
-                if is_condemned(row.first.offset(index as u64)) {
-                    *entry = None;
-                }
-            }
-            let stays = row.live().next().is_some();
-            if !stays {
-                sums[Counter::StoredBytes as usize] -= i64::from(row.at.len);
-            }
-            changes.push((key, stays.then(|| row.encode())));
-        }
-    }
-    txn.apply(Table::Regions, changes)
 }

@@ -26,7 +26,7 @@ const INO: u64 = 99;
 
 /// What was durable before, and what the last transactions wrote instead: the database needs some times its space, but no
 /// more with every transaction.
-const BOUND: f64 = 5.0;
+const BOUND: f64 = 1.7;
 
 /// Writes rows of chunks whose digests are in no order, and extents that refer to most of them.
 fn write_rows(store: &Store) {

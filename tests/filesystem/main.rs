@@ -22,5 +22,6 @@ mod repair;
 mod resume;
 mod scrub;
 mod structure;
+mod sweep;
 mod twins;
 mod world;

@@ -79,7 +79,11 @@ fn whichever_of_two_equal_chunks_goes_the_other_is_found() {
         world.collector.run_cycle(false).unwrap();
         assert_eq!(named(&world.store, &of), [ids[1 - goes]], "the other one is found");
         let member = world.store.join().unwrap();
-        assert_eq!(world.store.put(&member, of, &bytes, bytes.len() as u64).unwrap(), ids[1 - goes], "and used");
+        assert_eq!(
+            world.store.put(&member, of, &bytes, bytes.len() as u64).unwrap(),
+            ids[1 - goes],
+            "and used"
+        );
         drop(member);
 
         let gone = extent_key(files[1 - goes], 0);

@@ -58,9 +58,10 @@ pub fn cycle_actions(m: &Store, s: &State, out: &mut Vec<Act>) {
                 out.push(Act::Condemn);
             }
             if !white || m.config.small_sweeps && s.doomed != 0 {
-                out.push(Act::Remove);
+                out.push(Act::Unname);
             }
         }
+        Gc::Unnamed => out.push(Act::Remove),
         Gc::Removed => {
             let hasty = m.lacks(Mutant::FreedBeforeDurable);
             out.push(if hasty { Act::Reclaim } else { Act::RemovalDurable });
@@ -78,7 +79,7 @@ pub fn cycle_actions(m: &Store, s: &State, out: &mut Vec<Act>) {
         Gc::GraceOver if m.lacks(Mutant::GraceBeforeClear) => out.push(Act::ClearCache),
         Gc::GraceOver => out.push(Act::Disarm),
     }
-    if fails && matches!(s.gc, Gc::Sweep | Gc::Removed | Gc::RemovedDurably) {
+    if fails && matches!(s.gc, Gc::Sweep | Gc::Unnamed | Gc::Removed | Gc::RemovedDurably) {
         out.push(Act::EarlyEnd);
     }
 }
@@ -117,6 +118,14 @@ pub fn step(m: &Store, s: &mut State, act: Act) {
             s.doomed |= id;
         }
         Act::EarlyEnd => early_end(m, s),
+        Act::Unname => {
+            if m.lacks(Mutant::ChunksBeforeDigests) {
+                remove_chunks(s)
+            } else {
+                remove_digests(m, s)
+            }
+            s.gc = Gc::Unnamed;
+        }
         Act::Remove => remove(m, s),
         Act::RemovalDurable => {
             s.disk = s.db;
@@ -224,10 +233,9 @@ fn snapshot(m: &Store, s: &State) -> u8 {
     }
 }
 
-/// Removes the rows of the condemned chunks from the database, visibly and not yet durably.
-fn remove(m: &Store, s: &mut State) {
+/// Takes the condemned chunks out of the rows of their digests, visibly and not yet durably.
+fn remove_digests(m: &Store, s: &mut State) {
     for id in (0..IDS as u8).filter(|&id| s.doomed & bit(id) != 0) {
-        s.db.chunks &= !bit(id);
         let d = s.content[id as usize] as usize;
         let named = s.db.dig[d];
         let lost = named < NONE && s.doomed & bit(named) == 0;
@@ -238,10 +246,21 @@ fn remove(m: &Store, s: &mut State) {
             s.db.dig[d] = NONE;
         }
     }
-    s.doomed = 0;
-    if white(s) == 0 {
-        s.gc = Gc::Removed;
+}
+
+fn remove_chunks(s: &mut State) {
+    s.db.chunks &= !s.doomed;
+}
+
+/// Removes the rows of the condemned chunks from the database, visibly and not yet durably.
+fn remove(m: &Store, s: &mut State) {
+    if m.lacks(Mutant::ChunksBeforeDigests) {
+        remove_digests(m, s)
+    } else {
+        remove_chunks(s)
     }
+    s.doomed = 0;
+    s.gc = if white(s) == 0 { Gc::Removed } else { Gc::Sweep };
 }
 
 /// Frees all bytes below the watermark that no row names: what this cycle condemned, and what earlier cycles

@@ -29,7 +29,7 @@ const fn case(mutant: Mutant, name: &'static str, config: Config, breaks: &'stat
 }
 
 /// Every mutant.
-pub const CASES: [Case; 31] = [
+pub const CASES: [Case; 32] = [
     case(Mutant::NoMarkOnHit, "a hit does not mark its chunk", ONE_PUT, REACHABLE),
     case(Mutant::CondemnedReused, "a hit on a condemned chunk reuses it", ONE_PUT, REACHABLE),
     case(Mutant::ReadThenWrite, "the writer's compare-and-swap is a read, then a write", ONE_PUT, REACHABLE),
@@ -81,6 +81,7 @@ pub const CASES: [Case; 31] = [
     ),
     case(Mutant::DigestRemovedBlindly, "the digest row is removed whatever it names", ONE_PUT, DIGEST),
     case(Mutant::DigestRowLeft, "the digest row of a condemned chunk is left behind", Q, FOUND),
+    case(Mutant::ChunksBeforeDigests, "the rows of condemned chunks go before their digests do", Q, FOUND),
     case(Mutant::FreedBeforeDurable, "bytes are freed before the removal is durable", Q, FREED),
     case(Mutant::UnnamedBytesFreed, "bytes not yet named are taken for dead", ONE_PUT, REACHABLE),
     case(

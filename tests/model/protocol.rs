@@ -27,6 +27,7 @@ pub enum Mutant {
     DecodeErrorSkipped,
     DigestRemovedBlindly,
     DigestRowLeft,
+    ChunksBeforeDigests,
     FreedBeforeDurable,
     UnnamedBytesFreed,
     OnlyOwnDeadFreed,
@@ -121,6 +122,7 @@ pub enum Act {
     MarkError(usize),
     Condemn,
     EarlyEnd,
+    Unname,
     Remove,
     RemovalDurable,
     Reclaim,
@@ -243,6 +245,7 @@ impl Model for Store {
             | Act::MarkError(_)
             | Act::Condemn
             | Act::EarlyEnd
+            | Act::Unname
             | Act::Remove
             | Act::RemovalDurable
             | Act::Reclaim

@@ -184,6 +184,8 @@ pub enum Gc {
     /// The read snapshot is taken.
     Snapped,
     Sweep,
+    /// The digests of condemned chunks do not name them any more, visibly; their own rows stand.
+    Unnamed,
     /// All rows of condemned chunks removed, visibly.
     Removed,
     /// The removal is durable.

@@ -167,6 +167,7 @@ fn collector(m: &Store, before: &State, act: Act, after: &State) -> String {
         Act::MarkError(f) => format!("the extent row of {} does not decode: the cycle ends", FILE[f]),
         Act::Condemn => format!("the sweep condemns {}", chunks(after.condemned & !before.condemned)),
         Act::EarlyEnd => "the collector meets an error: the cycle ends early".into(),
+        Act::Unname => format!("the sweep takes {} out of their digests", chunks(before.doomed)),
         Act::Remove => format!("the sweep removes the rows of {}", chunks(before.doomed)),
         Act::RemovalDurable => "the removal is made durable".into(),
         Act::Reclaim => format!("the collector frees the bytes of {}", chunks(before.synced & !after.synced)),

@@ -5,8 +5,14 @@
 //! every chunk that a region row has is named in the row of its digest. So whichever of them goes, the others are
 //! still found.
 
-use crate::chunk::ChunkId;
+use crate::chunk::{ChunkId, Digest};
 use crate::error::{Error, Result};
+
+/// The digest that a key is.
+pub fn of_key(key: &[u8]) -> Result<Digest> {
+    let wrong = |_| Error::damaged("a row of the table digests has a wrong length");
+    key.try_into().map(Digest).map_err(wrong)
+}
 
 /// The chunks that a row names, the last one that was stored first.
 pub fn named(row: &[u8]) -> Result<impl Iterator<Item = ChunkId>> {

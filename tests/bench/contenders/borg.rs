@@ -71,7 +71,8 @@ impl Contender for Borg {
             Way::Clone(_) | Way::Inplace(_) => return Ok(None),
         };
         // An archive is never changed: the second of a name takes the place of the first.
-        let archive = if way == Way::Full { self.archive(name) } else { format!("{}-again", self.archive(name)) };
+        let archive =
+            if way == Way::Full { self.archive(name) } else { format!("{}-again", self.archive(name)) };
         create.arg(archive).arg(".");
         self.counted(&mut create).map(Some)
     }

@@ -1,0 +1,188 @@
+//! Removes the rows of condemned chunks: their digests first, then the chunks themselves.
+//!
+//! Keeps true: while a digest names a chunk, the chunk has its row; so a chunk that is found is there, also after a power
+//! cut between two transactions, and what is left over then is a chunk that nobody finds or refers to, which the next
+//! cycle removes. A digest's row loses the condemned chunk only, and goes when it names no other: the same bytes may
+//! have been stored anew.
+//!
+//! Both go in the order of their own table. Digests stand in no order that has to do with chunks: removed chunk by
+//! chunk, each would be a page of its own to be read, copied and written.
+
+use std::ops::Bound;
+
+use super::{Condemned, STRETCH};
+use crate::chunk::{ChunkId, Digest};
+use crate::error::Result;
+use crate::meta::rows::{RegionRow, chunk_of, digest, id_key};
+use crate::meta::{Counter, Table, WriteTxn};
+use crate::sabotage::{Protection, out};
+use crate::store::Store;
+use crate::store::cells::{Cell, Cells};
+use crate::sync::Arc;
+
+/// One transaction in so many is durable: pages that a transaction replaced can be used again only after a durable one,
+/// and until then the database keeps account of them in memory.
+const DURABLE_EVERY: u64 = 8;
+/// Digests looked at in one view, for each that a transaction may remove.
+const LOOK: usize = 64;
+
+type Sums = [i64; Counter::ALL.len()];
+
+/// Transactions one after the other.
+struct Transactions<'a, G> {
+    store: &'a Arc<Store>,
+    done: u64,
+    go_on: G,
+}
+
+impl<G: FnMut(bool) -> Result<()>> Transactions<'_, G> {
+    fn run<R>(&mut self, change: impl FnOnce(&mut WriteTxn, &mut Sums) -> Result<R>) -> Result<R> {
+        (self.go_on)(false)?;
+        self.done += 1;
+        let result = self.store.rewrite(self.done.is_multiple_of(DURABLE_EVERY), change)?;
+        (self.go_on)(true)?;
+        Ok(result)
+    }
+}
+
+fn is_condemned(cells: &Cells, id: ChunkId) -> bool {
+    id < cells.watermark() && cells.look(id) == Cell::Condemned
+}
+
+/// Takes what was condemned out of the rows of its digests.
+pub(super) fn digests(
+    store: &Arc<Store>,
+    cells: &Cells,
+    condemned: &mut Condemned,
+    step: usize,
+    go_on: impl FnMut(bool) -> Result<()>,
+) -> Result<()> {
+    let mut transactions = Transactions { store, done: 0, go_on };
+    if !condemned.too_many {
+        let mut listed = std::mem::take(&mut condemned.listed);
+        listed.sort_unstable();
+        return listed.chunks(step).try_for_each(|some| transactions.run(|txn, _| unname(txn, some)));
+    }
+    let mut from = Some(None);
+    while let Some(behind) = from {
+        let (some, next) = condemned_behind(store, cells, behind, step)?;
+        if !some.is_empty() {
+            transactions.run(|txn, _| unname(txn, &some))?;
+        }
+        (transactions.go_on)(false)?;
+        from = next.map(Some);
+    }
+    Ok(())
+}
+
+/// Digests with chunks, and the digest that was looked at last, if others follow.
+type SomeDigests = (Vec<(Digest, ChunkId)>, Option<Digest>);
+
+/// The next condemned chunks in the order of the digests.
+fn condemned_behind(
+    store: &Store,
+    cells: &Cells,
+    behind: Option<Digest>,
+    step: usize,
+) -> Result<SomeDigests> {
+    let view = store.now().view.clone();
+    let (mut found, mut looked, mut next) = (Vec::new(), 0, None);
+    let from = behind.as_ref().map_or(Bound::Unbounded, |digest| Bound::Excluded(&digest.0[..]));
+    view.scan(Table::Digests, from, Bound::Unbounded, |key, row| {
+        let digest = digest::of_key(key)?;
+        found.extend(digest::named(row)?.filter(|id| is_condemned(cells, *id)).map(|id| (digest, id)));
+        looked += 1;
+        next = (found.len() >= step || looked >= step * LOOK).then_some(digest);
+        Ok(next.is_none())
+    })?;
+    Ok((found, next))
+}
+
+fn unname(txn: &mut WriteTxn, some: &[(Digest, ChunkId)]) -> Result<()> {
+    if out(Protection::DigestStillNames) {
+        return txn.apply(Table::Digests, some.iter().map(|(digest, _)| (digest.0, None::<&[u8]>)));
+    }
+    let gone = some.iter().map(|(digest, id)| (digest.0, *id));
+    txn.change(Table::Digests, gone, |id, row| digest::without(row, id))
+}
+
+/// Takes what was condemned out of its regions' rows.
+pub(super) fn chunks(
+    store: &Arc<Store>,
+    cells: &Cells,
+    condemned: &Condemned,
+    step: usize,
+    go_on: impl FnMut(bool) -> Result<()>,
+) -> Result<()> {
+    let mut transactions = Transactions { store, done: 0, go_on };
+    let mut ranges = condemned.stretches.iter().map(|number| (number * STRETCH, (number + 1) * STRETCH));
+    let mut range = ranges.next();
+    while range.is_some() {
+        let view = store.now().view.clone();
+        let (mut seen, mut count) = (Vec::new(), 0);
+        while let Some((from, to)) = range.filter(|_| count < step) {
+            let mut next = None;
+            view.scan(
+                Table::Regions,
+                Bound::Included(&id_key(from)),
+                Bound::Excluded(&id_key(to)),
+                |key, row| {
+                    let row = RegionRow::decode(ChunkId(chunk_of(key)?), row)?;
+                    let goes = row.live().filter(|(id, _)| is_condemned(cells, *id)).count();
+                    count += goes;
+                    // Not the next key: a row that is split meanwhile leaves a part behind this one.
+                    next = (count >= step).then(|| row.end().0);
+                    if goes > 0 {
+                        seen.push(row);
+                    }
+                    Ok(next.is_none())
+                },
+            )?;
+            range = next.filter(|next| *next < to).map(|next| (next, to)).or_else(|| ranges.next());
+        }
+        drop(view);
+        if !seen.is_empty() {
+            let bad = transactions.run(|txn, sums| remove_chunks(store, cells, txn, &seen, sums))?;
+            store.forget_bad(bad);
+        }
+    }
+    Ok(())
+}
+
+/// Takes the condemned chunks out of their rows; those that were bad. The rows are read again here: since they were
+/// looked at, chunks of them that were bad may have been stored anew, and have rows of their own by now.
+fn remove_chunks(
+    store: &Store,
+    cells: &Cells,
+    txn: &mut WriteTxn,
+    seen: &[RegionRow],
+    sums: &mut Sums,
+) -> Result<Vec<ChunkId>> {
+    let (mut changes, mut bad) = (Vec::new(), Vec::new());
+    for seen in seen {
+        let rows = if out(Protection::SweepReadsAgain) {
+            vec![(id_key(seen.first.0).to_vec(), seen.encode())]
+        } else {
+            txn.rows(Table::Regions, &id_key(seen.first.0), &id_key(seen.end().0))?
+        };
+        for (key, row) in rows {
+            let mut row = RegionRow::decode(ChunkId(chunk_of(&key)?), &row)?;
+            let first = row.first;
+            for (id, entry) in (first.0..).map(ChunkId).zip(&mut row.entries) {
+                let Some(chunk) = entry.filter(|_| is_condemned(cells, id)) else { continue };
+                sums[Counter::Chunks as usize] -= 1;
+                sums[Counter::PlainBytes as usize] -= i64::from(chunk.len);
+                bad.extend(Some(id).filter(|id| store.is_bad(*id)));
+                *entry = None;
+            }
+            let stays = row.live().next().is_some();
+            if !stays {
+                sums[Counter::StoredBytes as usize] -= i64::from(row.at.len);
+            }
+            changes.push((key, stays.then(|| row.encode())));
+        }
+    }
+    txn.apply(Table::Regions, changes)?;
+    txn.apply(Table::Bad, bad.iter().map(|id| (id_key(id.0), None::<&[u8]>)))?;
+    Ok(bad)
+}
