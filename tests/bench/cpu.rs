@@ -1,14 +1,15 @@
 //! The other floor: cutting, hashing and compressing the same bytes, with nothing around it.
 //!
 //! Files are read from the kernel's cache, cut by FastCDC, hashed with SHA-256; chunks not seen before
-//! are compressed in regions. Two threads share the work by taking the next piece each.
+//! are compressed in regions, and these decompressed again. Two threads share the work by taking the next
+//! piece or region each.
 
 use std::collections::HashSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
 use fastcdc::v2020::FastCDC;
@@ -39,33 +40,47 @@ const WORKS: &[(&str, Work)] = &[
     ("+ zstd-3", Work::Compress(3)),
 ];
 
+/// Compressed regions, with the lengths of their plain bytes.
+type Packed = Vec<(Vec<u8>, usize)>;
+
 struct Shared<'a> {
     pieces: &'a [(PathBuf, u64, u64)],
+    packed: Mutex<Packed>,
     next: AtomicUsize,
     seen: Mutex<HashSet<[u8; 32]>>,
-    stored: AtomicU64,
 }
 
 /// Seconds for each kind of work and number of threads, over all runs.
 pub struct CpuFloor {
     seconds: Vec<Vec<f64>>,
+    /// Of decompressing what the last work left.
+    back: [Vec<f64>; 2],
     stored: Vec<u64>,
 }
 
 impl CpuFloor {
     pub fn new() -> Self {
-        CpuFloor { seconds: vec![Vec::new(); WORKS.len() * 2], stored: vec![0; WORKS.len()] }
+        CpuFloor {
+            seconds: vec![Vec::new(); WORKS.len() * 2],
+            back: Default::default(),
+            stored: vec![0; WORKS.len()],
+        }
     }
 
     /// One more run over the first version of a corpus.
     pub fn run(&mut self, corpus: &Corpus) -> Outcome<()> {
         let pieces = pieces(&corpus.versions[0])?;
+        let mut last = Packed::new();
         for (i, (_, work)) in WORKS.iter().enumerate() {
             for threads in 1..=2 {
-                let (seconds, stored) = once(&pieces, *work, threads)?;
+                let (seconds, packed) = once(&pieces, *work, threads)?;
                 self.seconds[i * 2 + threads - 1].push(seconds);
-                self.stored[i] = stored;
+                self.stored[i] = packed.iter().map(|(region, _)| region.len() as u64).sum();
+                last = packed;
             }
+        }
+        for threads in 1..=2 {
+            self.back[threads - 1].push(decompress(&last, threads)?);
         }
         Ok(())
     }
@@ -79,15 +94,18 @@ impl CpuFloor {
             "2 threads, MB/s",
             "stored, MB",
         ]);
-        for (i, (name, work)) in WORKS.iter().enumerate() {
-            let seconds = |threads: usize| median(&self.seconds[i * 2 + threads - 1]);
-            let rate = |threads| seconds(threads).map(|s| corpus.bytes as f64 / 1e6 / s);
-            let shown = |figure: Option<f64>, digits: usize| {
-                figure.map_or("-".into(), |figure| format!("{figure:.digits$}"))
-            };
+        let shown = |figure: Option<f64>, digits: usize| {
+            figure.map_or("-".into(), |figure| format!("{figure:.digits$}"))
+        };
+        let rows = WORKS.iter().enumerate().map(|(i, (name, work))| {
             let stored = matches!(work, Work::Compress(_)).then(|| self.stored[i] as f64 / 1e6);
+            (*name, [&self.seconds[i * 2], &self.seconds[i * 2 + 1]], stored)
+        });
+        for (name, times, stored) in rows.chain([("zstd-3 back", [&self.back[0], &self.back[1]], None)]) {
+            let seconds = |threads: usize| median(times[threads - 1]);
+            let rate = |threads| seconds(threads).map(|s| corpus.bytes as f64 / 1e6 / s);
             table.row([
-                (*name).to_owned(),
+                name.to_owned(),
                 shown(seconds(1), 2),
                 shown(seconds(2), 2),
                 shown(rate(1), 0),
@@ -109,22 +127,41 @@ fn pieces(dir: &Path) -> Outcome<Vec<(PathBuf, u64, u64)>> {
     Ok(pieces)
 }
 
-fn once(pieces: &[(PathBuf, u64, u64)], work: Work, threads: usize) -> Outcome<(f64, u64)> {
-    let shared = Shared {
-        pieces,
-        next: AtomicUsize::new(0),
-        seen: Mutex::new(HashSet::new()),
-        stored: AtomicU64::new(0),
-    };
+/// Runs the same work in threads; the seconds until all have ended.
+fn in_threads(threads: usize, work: impl Fn() -> Outcome<()> + Sync) -> Outcome<f64> {
     let started = Instant::now();
     let results: Vec<Outcome<()>> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(|| worker(&shared, work))).collect();
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(&work)).collect();
         let ended = workers.into_iter().map(|worker| worker.join());
         ended.map(|result| result.unwrap_or_else(|_| Err("a worker panicked".into()))).collect()
     });
     let seconds = started.elapsed().as_secs_f64();
     results.into_iter().collect::<Outcome<()>>()?;
-    Ok((seconds, shared.stored.load(Relaxed)))
+    Ok(seconds)
+}
+
+fn once(pieces: &[(PathBuf, u64, u64)], work: Work, threads: usize) -> Outcome<(f64, Packed)> {
+    let shared = Shared {
+        pieces,
+        packed: Mutex::default(),
+        next: AtomicUsize::new(0),
+        seen: Mutex::new(HashSet::new()),
+    };
+    let seconds = in_threads(threads, || worker(&shared, work))?;
+    Ok((seconds, shared.packed.into_inner().map_err(|e| e.to_string())?))
+}
+
+fn decompress(packed: &Packed, threads: usize) -> Outcome<f64> {
+    let next = AtomicUsize::new(0);
+    in_threads(threads, || {
+        let mut decompressor = zstd::bulk::Decompressor::new().map_err(|e| e.to_string())?;
+        let mut plain = vec![0; REGION + MAX];
+        while let Some((region, length)) = packed.get(next.fetch_add(1, Relaxed)) {
+            let got = decompressor.decompress_to_buffer(region, &mut plain[..]).map_err(|e| e.to_string())?;
+            assert_eq!(got, *length);
+        }
+        Ok(())
+    })
 }
 
 fn worker(shared: &Shared<'_>, work: Work) -> Outcome<()> {
@@ -137,7 +174,8 @@ fn worker(shared: &Shared<'_>, work: Work) -> Outcome<()> {
     let mut compress = |region: &mut Vec<u8>| -> Outcome<()> {
         if let Some(compressor) = compressor.as_mut().filter(|_| !region.is_empty()) {
             let packed = compressor.compress(region).map_err(|e| e.to_string())?;
-            shared.stored.fetch_add(packed.len() as u64, Relaxed);
+            let mut all = shared.packed.lock().map_err(|e| e.to_string())?;
+            all.push((packed, region.len()));
         }
         region.clear();
         Ok(())

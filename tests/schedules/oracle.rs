@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::ops::Bound;
 
-use crate::check;
+use crate::check::{self, CheckReport};
 use crate::chunk::{ChunkId, Digest};
 use crate::meta::Table;
 use crate::meta::rows::{Extent, split_extent_key};
@@ -23,6 +23,15 @@ pub fn settles(world: &World, files: &Files<'_>) -> Outcome {
     has_no_garbage(world)
 }
 
+/// The same, and every chunk in use is found by its digest: no sweep was cut off.
+pub fn settles_found(world: &World, files: &Files<'_>) -> Outcome {
+    settles(world, files)?;
+    match checked(world)?.unfound_chunks {
+        0 => Ok(()),
+        unfound => broken(format!("{unfound} chunks in use are not found by their digest")),
+    }
+}
+
 /// Every file has its bytes, every extent its chunks, every chunk its digest, and the check finds nothing.
 pub fn is_sound(world: &World, files: &Files<'_>) -> Outcome {
     for (name, number) in files {
@@ -31,12 +40,15 @@ pub fn is_sound(world: &World, files: &Files<'_>) -> Outcome {
     // What is not in a pack yet has no row.
     world.fs.sync()?;
     every_reference_reads(world)?;
-    let options = check::Options { data: false, resume: false, progress: &|_| {}, cancelled: &|| false };
-    let report = check::check(&world.store, &options)?;
-    match report.findings.first() {
+    match checked(world)?.findings.first() {
         None => Ok(()),
         Some(finding) => broken(format!("check: {}", finding.what)),
     }
+}
+
+fn checked(world: &World) -> Outcome<CheckReport> {
+    let options = check::Options { data: false, resume: false, progress: &|_| {}, cancelled: &|| false };
+    Ok(check::check(&world.store, &options)?)
 }
 
 /// The chunks of every extent, of files without a name as well, read back and are what their digests say.
@@ -67,8 +79,7 @@ pub fn chunk_reads(world: &World, id: ChunkId) -> Outcome {
 
 /// No chunk without a reference, and no pack without a live chunk.
 fn has_no_garbage(world: &World) -> Outcome {
-    let options = check::Options { data: false, resume: false, progress: &|_| {}, cancelled: &|| false };
-    let report = check::check(&world.store, &options)?;
+    let report = checked(world)?;
     if report.unreferenced_chunks > 0 {
         return broken(format!("{} chunks of garbage after two cycles", report.unreferenced_chunks));
     }

@@ -13,7 +13,7 @@ use crate::sync::Arc;
 
 use super::crash::power_fails;
 use super::explore::{Scenario, Threads};
-use super::oracle::{chunk_reads, references, settles};
+use super::oracle::{chunk_reads, references, settles_found};
 use super::world::{Outcome, World, broken, content};
 
 /// All scenarios.
@@ -51,7 +51,7 @@ pub const ADVISORY: Scenario = Scenario {
         });
         threads.start(world, |world| world.expect("bystander", 2));
         threads.join()?;
-        settles(world, &[("s1", 1), ("bystander", 2)])
+        settles_found(world, &[("s1", 1), ("bystander", 2)])
     },
 };
 
@@ -73,7 +73,7 @@ pub const REVIVED: Scenario = Scenario {
         });
         threads.start(world, |world| Ok(world.save_durably("three", 2)?));
         threads.join()?;
-        settles(world, &[("kept", 3), ("one", 1), ("two", 1), ("three", 2)])
+        settles_found(world, &[("kept", 3), ("one", 1), ("two", 1), ("three", 2)])
     },
 };
 
@@ -99,7 +99,7 @@ pub const FRESH: Scenario = Scenario {
             Ok(world.fs.sync()?)
         });
         threads.join()?;
-        settles(world, &[("kept", 3), ("one", 5), ("two", 5), ("other", 6)])
+        settles_found(world, &[("kept", 3), ("one", 5), ("two", 5), ("other", 6)])
     },
 };
 
@@ -123,7 +123,7 @@ pub const REMEMBERED: Scenario = Scenario {
             Ok(world.save_durably("again too", 3)?)
         });
         threads.join()?;
-        settles(world, &[("kept", 3), ("again", 3), ("again too", 3), ("after", 1), ("beside", 2)])
+        settles_found(world, &[("kept", 3), ("again", 3), ("again too", 3), ("after", 1), ("beside", 2)])
     },
 };
 
@@ -163,7 +163,7 @@ pub const CLONE: Scenario = Scenario {
         threads.join()?;
         let mut files = vec![("large", 53), ("small", 4)];
         files.extend(cloned.load(Ordering::SeqCst).then_some(("clone", 51)));
-        settles(world, &files)
+        settles_found(world, &files)
     },
 };
 
@@ -199,7 +199,7 @@ pub const OPEN: Scenario = Scenario {
             Ok(())
         });
         threads.join()?;
-        settles(world, &[])
+        settles_found(world, &[])
     },
 };
 
@@ -244,7 +244,7 @@ pub const MOVED: Scenario = Scenario {
             world.expect("whole", 51)
         });
         threads.join()?;
-        settles(world, &[("whole", 51), ("part", 3), ("again", 52)])
+        settles_found(world, &[("whole", 51), ("part", 3), ("again", 52)])
     },
 };
 

@@ -163,6 +163,35 @@ fn scan(c: &mut Criterion) {
     group.finish();
 }
 
+/// One digest in a table of a million. What is not there costs a chunk that is new; a filter in front of the table could
+/// spare no more than this.
+fn lookup(c: &mut Criterion) {
+    const KEYS: usize = 10_000;
+    let mut group = c.benchmark_group("look up");
+    let store = TempStore::synthetic(&COLLECTED);
+    let view = store.store().now().view.clone();
+    let mut known = Vec::new();
+    let seen = view.scan(Table::Digests, Bound::Unbounded, Bound::Unbounded, |key, _| {
+        known.push(key.to_vec());
+        Ok(true)
+    });
+    seen.expect("rows that were just written");
+    let mut random = Random::new(11);
+    let known: Vec<Vec<u8>> =
+        (0..KEYS).map(|_| known[(random.next() % COLLECTED.chunks) as usize].clone()).collect();
+    let unknown: Vec<Vec<u8>> = (0..KEYS as u64).map(|number| noise(1000 + number, 32)).collect();
+    for (name, keys, there) in [("digest, there", known, true), ("digest, not there", unknown, false)] {
+        let mut keys = keys.iter().cycle();
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                let key = keys.next().expect("there are keys");
+                assert_eq!(view.get(Table::Digests, key).expect("a sound table").is_some(), there);
+            });
+        });
+    }
+    group.finish();
+}
+
 /// Between which points of a cycle something happens.
 const STAGES: [(&str, Point, Point); 2] =
     [("mark", Point::Flipped, Point::Marked), ("sweep", Point::Marked, Point::Swept)];
@@ -221,7 +250,7 @@ fn sweep_garbage(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, cut, put, get, commit, scan, collect, sweep_garbage);
+criterion_group!(benches, cut, put, get, commit, scan, lookup, collect, sweep_garbage);
 
 fn main() {
     let began = SystemTime::now();

@@ -1,5 +1,6 @@
 //! Opening a store, and a cycle of the collector beside two writers.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -27,7 +28,7 @@ pub struct Cycle {
     pub whole: Took,
     /// Up to and with the flip, then the mark, the sweep, the reclaim, the end.
     pub stages: Vec<Took>,
-    /// Bytes of the database before and after.
+    /// Bytes that the database takes on the disk before and after.
     pub database: (u64, u64),
     /// Bytes handed to the disk.
     pub written: u64,
@@ -90,7 +91,7 @@ pub fn cycle(dir: &Path) -> Outcome<Cycle> {
             laps.1.push(took);
         }
     })));
-    let database = || std::fs::metadata(dir.join("meta/cairnfs.redb")).map_or(0, |meta| meta.len());
+    let database = || std::fs::metadata(dir.join("meta/cairnfs.redb")).map_or(0, |meta| meta.blocks() * 512);
     let (before, written) = (database(), written_bytes());
     let stop = AtomicBool::new(false);
     let mut whole = Watch::start();
