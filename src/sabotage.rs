@@ -61,6 +61,8 @@ pub enum Protection {
     FailureIsTold,
     /// A condemned chunk's digest forgets it before its own row goes.
     DigestsFirst,
+    /// Who writes faster than can be stored waits once so much is staged.
+    StagingLimit,
 }
 
 #[cfg(feature = "sim")]
@@ -72,7 +74,7 @@ mod switches {
     static OUT: AtomicU32 = AtomicU32::new(0);
     static FROM_ENVIRONMENT: OnceLock<u32> = OnceLock::new();
 
-    const NAMES: [(&str, Protection); 27] = [
+    const NAMES: [(&str, Protection); 28] = [
         ("mark-on-hit", Protection::MarkOnHit),
         ("one-snapshot", Protection::OneSnapshot),
         ("drain-before-snapshot", Protection::DrainBeforeSnapshot),
@@ -100,6 +102,7 @@ mod switches {
         ("open-is-marked", Protection::OpenIsMarked),
         ("failure-is-told", Protection::FailureIsTold),
         ("digests-first", Protection::DigestsFirst),
+        ("staging-limit", Protection::StagingLimit),
     ];
 
     fn bit(protection: Protection) -> u32 {

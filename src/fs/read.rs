@@ -13,8 +13,10 @@ use super::staging::{Run, copy_part};
 use super::types::Timestamp;
 use super::{Fs, extents, posix};
 
-/// How far ahead of a sequential reader regions are brought in.
+/// Each time a sequential reader has come this much further, so much more is brought in ahead of it.
 const AHEAD: u64 = 1 << 20;
+/// Regions are brought in up to this far ahead, so that all processors decompress and the disk has something to do.
+const FAR_AHEAD: u64 = 4 << 20;
 /// With relatime, an access time older than this is renewed.
 const RELATIME_SECONDS: i64 = 24 * 60 * 60;
 /// FS_NOATIME_FL of chattr(1).
@@ -75,7 +77,10 @@ impl Fs {
         let sequential = state.next_read == offset;
         state.next_read = end;
         if sequential && (end / AHEAD > offset / AHEAD || end - offset >= AHEAD) {
-            self.read_ahead(ino, &state, end)?;
+            let far = FAR_AHEAD.min(self.store.region_cache_bytes() / 8).max(AHEAD);
+            // What is nearer was brought in before, but for a reader who has just begun.
+            let near = if offset < AHEAD { 0 } else { far - AHEAD };
+            self.read_ahead(ino, &state, end + near, end + far)?;
         }
         self.touch_atime(ino, &mut state)?;
         Ok(Gathered { len: (end - offset) as usize, pieces, flushing, staged })
@@ -96,9 +101,9 @@ impl Fs {
         Ok(pieces)
     }
 
-    /// Has the pool bring in what a sequential reader will ask for next.
-    fn read_ahead(self: &Arc<Self>, ino: u64, state: &InodeState, from: u64) -> Result<()> {
-        let to = (from + AHEAD).min(state.disk_size);
+    /// Has the pool bring in what a sequential reader will ask for soon.
+    fn read_ahead(self: &Arc<Self>, ino: u64, state: &InodeState, from: u64, to: u64) -> Result<()> {
+        let to = to.min(state.disk_size);
         if from >= to {
             return Ok(());
         }

@@ -5,6 +5,7 @@
 
 use crate::error::Result;
 use crate::meta::rows::{APPEND_ONLY, IMMUTABLE};
+use crate::sabotage::{Protection, out};
 use crate::sync::{Arc, Ordering};
 
 use super::attr::clear_set_ids;
@@ -31,7 +32,7 @@ impl Fs {
             return Ok(());
         }
         self.promise(data.len() as u64)?;
-        if self.dirty.bytes() > self.options.staging_limit {
+        if self.dirty.bytes() > self.options.staging_limit && !out(Protection::StagingLimit) {
             self.flush_oldest();
             let room = self.dirty.wait_for_room(self.options.staging_limit, || self.store.writable().is_ok());
             self.store.writable()?;

@@ -69,6 +69,11 @@ impl Store {
         Ok(())
     }
 
+    /// How many plain bytes of regions are kept.
+    pub fn region_cache_bytes(&self) -> u64 {
+        self.regions.limit
+    }
+
     /// Reads a region into the cache, if it is not there yet. Failures are left to the read that follows.
     pub fn prefetch(&self, id: ChunkId) {
         if let Ok(Some(row)) = find_region(&self.now(), id) {

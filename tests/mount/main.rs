@@ -29,6 +29,8 @@ mod handles;
 mod heal;
 mod helpers;
 mod listing;
+#[cfg(feature = "sim")]
+mod memory;
 mod posix;
 mod posix_names;
 mod programs;
