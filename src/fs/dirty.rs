@@ -152,41 +152,16 @@ impl Dirty {
 
 #[cfg(all(test, feature = "sim"))]
 mod tests {
-    use std::path::PathBuf;
     use std::thread::{self, yield_now};
 
     use super::*;
     use crate::fs::flush::Flush;
-    use crate::fs::{Caller, Fs, FsOptions, ROOT_INO};
-    use crate::media::Media;
+    use crate::fs::simulated::{close, config, new_disk, new_file, open, open_with};
+    use crate::fs::{Caller, Fs, ROOT_INO};
     use crate::media::sim::{OpKind, Rng, SimMedia};
-    use crate::store::{MkfsOptions, OpenOptions, Store, StoreConfig, make_database};
 
-    fn open(disk: &SimMedia, config: &StoreConfig) -> Arc<Fs> {
-        open_with(disk, config, FsOptions::default().staging_limit)
-    }
-
-    fn open_with(disk: &SimMedia, config: &StoreConfig, staging_limit: u64) -> Arc<Fs> {
-        let options = OpenOptions { cache_bytes: 12 << 20, workers: 2, ..OpenOptions::default() };
-        let path = PathBuf::from("/simulated");
-        let store =
-            Store::on_media(Arc::new(disk.clone()), config.clone(), path, None, &options).expect("it opens");
-        // Nothing is committed by a timer.
-        let commit_interval = Duration::from_secs(3600);
-        Fs::new(store, FsOptions { commit_interval, staging_limit, ..FsOptions::default() })
-            .expect("it opens")
-    }
-
-    fn new_disk() -> SimMedia {
-        let disk = SimMedia::new();
-        make_database(&disk).unwrap();
-        disk.sync_dir("").unwrap();
-        disk
-    }
-
-    fn write(fs: &Arc<Fs>, name: &[u8], bytes: &[u8]) {
-        let caller = Caller { uid: 0, gid: 0 };
-        let ino = fs.mknod(ROOT_INO, name, caller, libc::S_IFREG | 0o644, 0, 0).unwrap().ino;
+    fn write(fs: &Arc<Fs>, name: &str, bytes: &[u8]) {
+        let ino = new_file(fs, name);
         fs.write(ino, 0, bytes, false).unwrap();
     }
 
@@ -225,8 +200,7 @@ mod tests {
     }
 
     fn noise(seed: u64) -> Vec<u8> {
-        let mut random = Rng::new(seed);
-        (0..FILE / 8).flat_map(|_| random.draw().to_le_bytes()).collect()
+        Rng::new(seed).bytes(FILE as usize)
     }
 
     /// Writes files until all are written, or one cannot be.
@@ -243,7 +217,7 @@ mod tests {
     /// bytes were staged by then, and what came of it.
     fn write_at_the_gate(limit: u64) -> (bool, u64, crate::error::Result<()>, Arc<Fs>) {
         let (disk, gate) = gated();
-        let config = StoreConfig::new(&MkfsOptions::default()).unwrap();
+        let config = config();
         let fs = open_with(&disk, &config, limit);
         thread::scope(|scope| {
             let writer = scope.spawn(|| write_files(&fs, 80));
@@ -260,7 +234,7 @@ mod tests {
     #[test]
     fn a_writer_is_refused_once_nothing_can_be_stored() {
         let disk = new_disk();
-        let fs = open_with(&disk, &StoreConfig::new(&MkfsOptions::default()).unwrap(), LIMIT);
+        let fs = open_with(&disk, &config(), LIMIT);
         disk.set_fault(Box::new(|op| {
             let fails = op.path.starts_with("packs/") && op.kind == OpKind::Write;
             fails.then_some(libc::EIO)
@@ -287,20 +261,15 @@ mod tests {
         close(&fs);
     }
 
-    fn close(fs: &Arc<Fs>) {
-        fs.shutdown().unwrap();
-        fs.store().close().unwrap();
-    }
-
     /// A thread that took a file to flush it is held up before it begins; then somebody else makes everything durable.
     #[test]
     fn a_sync_covers_files_that_others_have_taken_to_flush() {
-        let config = StoreConfig::new(&MkfsOptions::default()).unwrap();
+        let config = config();
         for take_one in [true, false] {
             let disk = new_disk();
             let fs = open(&disk, &config);
             let bytes = b"stone on stone".repeat(3000);
-            write(&fs, b"file", &bytes);
+            write(&fs, "file", &bytes);
             let taken: Vec<_> = if take_one {
                 fs.dirty.pop().into_iter().collect()
             } else {
@@ -324,10 +293,10 @@ mod tests {
     /// While one flush of a growing file is under way, another that finds nothing to do lets go of it.
     #[test]
     fn a_sync_covers_files_that_are_being_flushed() {
-        let config = StoreConfig::new(&MkfsOptions::default()).unwrap();
+        let config = config();
         let disk = new_disk();
         let fs = open(&disk, &config);
-        write(&fs, b"file", &b"stone".repeat(2000));
+        write(&fs, "file", &b"stone".repeat(2000));
         let inode = fs.dirty.pop().unwrap();
         assert!(fs.begin_flush(&inode, Flush::Growing).unwrap().is_some(), "there is something to flush");
         fs.write(inode.ino, 10_000, b"more", false).unwrap();

@@ -222,19 +222,15 @@ impl Fs {
         let start = carried.map_or(block.start, |run| run.offset);
         let mut data = Vec::with_capacity((block.end - start) as usize);
         data.extend_from_slice(carried.map_or(&[][..], |run| &run.data));
-        let mut old = block.old.iter().peekable();
+        let mut old = block.old.as_slice();
         for run in &block.runs {
-            while let Some(piece) = old.next_if(|piece| piece.offset < run.offset) {
-                data.resize((piece.offset - start) as usize, 0);
-                self.store.read_pieces(std::slice::from_ref(piece), &mut data)?;
-            }
+            let (before, behind) = old.split_at(old.partition_point(|piece| piece.offset < run.offset));
+            self.read_stored(before, start, &mut data)?;
             data.resize((run.offset - start) as usize, 0);
             data.extend_from_slice(&run.data);
+            old = behind;
         }
-        for piece in old {
-            data.resize((piece.offset - start) as usize, 0);
-            self.store.read_pieces(std::slice::from_ref(piece), &mut data)?;
-        }
+        self.read_stored(old, start, &mut data)?;
         data.resize((block.end - start) as usize, 0);
         Ok(Run { offset: start, data: Arc::new(data) })
     }

@@ -22,6 +22,8 @@ mod orphans;
 mod range;
 mod read;
 mod rename;
+#[cfg(all(test, feature = "sim"))]
+mod simulated;
 mod staging;
 mod sync;
 mod types;

@@ -46,10 +46,7 @@ impl Fs {
     fn try_read(self: &Arc<Self>, ino: u64, offset: u64, size: u32) -> Result<Vec<u8>> {
         let gathered = self.gather(ino, offset, size)?;
         let mut out = Vec::with_capacity(gathered.len);
-        for piece in &gathered.pieces {
-            out.resize((piece.offset - offset) as usize, 0);
-            self.store.read_pieces(std::slice::from_ref(piece), &mut out)?;
-        }
+        self.read_stored(&gathered.pieces, offset, &mut out)?;
         out.resize(gathered.len, 0);
         for run in &gathered.flushing {
             copy_part(run.offset, &run.data, offset, &mut out);
@@ -58,6 +55,15 @@ impl Fs {
             copy_part(*start, data, offset, &mut out);
         }
         Ok(out)
+    }
+
+    /// Appends `pieces`, in the order of the file, to `out`, which begins at `start` of it; zeros where there are none.
+    pub(super) fn read_stored(&self, pieces: &[Piece], start: u64, out: &mut Vec<u8>) -> Result<()> {
+        for piece in pieces {
+            out.resize((piece.offset - start) as usize, 0);
+            self.store.read_pieces(std::slice::from_ref(piece), out)?;
+        }
+        Ok(())
     }
 
     fn gather(self: &Arc<Self>, ino: u64, offset: u64, size: u32) -> Result<Gathered> {

@@ -64,27 +64,6 @@ impl Usage {
     }
 }
 
-/// What was condemned, and where its rows are.
-#[derive(Default)]
-struct Condemned {
-    /// The digests with their chunks, unless there are too many.
-    listed: Vec<(Digest, ChunkId)>,
-    too_many: bool,
-    /// Numbers of the stretches of ids in which a row with condemned chunks has a part.
-    stretches: BTreeSet<u64>,
-}
-
-impl Condemned {
-    fn note(&mut self, digest: Digest, id: ChunkId, most: usize) {
-        if self.listed.len() >= most {
-            (self.too_many, self.listed) = (true, Vec::new());
-        }
-        if !self.too_many {
-            self.listed.push((digest, id));
-        }
-    }
-}
-
 /// Condemns and removes, `step` chunks or a few more a transaction; with `dry_run`, only counts. `go_on` is asked before
 /// each transaction and after each.
 pub(super) fn sweep(
@@ -94,22 +73,23 @@ pub(super) fn sweep(
     record: &mut CycleRecord,
     mut go_on: impl FnMut(bool) -> Result<()>,
 ) -> Result<Usage> {
-    let (mut usage, mut condemned) = (Usage::default(), Condemned::default());
+    let (usage, listed, stretches) = (Usage::default(), Some(Vec::new()), BTreeSet::new());
+    let mut look = Look { cells, step, dry_run, record, usage, listed, stretches };
     let mut from = Some(ChunkId(0));
     while let Some(first) = from {
-        let mut look = Look { cells, step, dry_run, record, usage: &mut usage, condemned: &mut condemned };
         from = look.from(store, first)?;
         go_on(false)?;
     }
+    let Look { usage, listed, stretches, .. } = look;
     if dry_run {
         return Ok(usage);
     }
     if out(Protection::DigestsFirst) {
-        remove::chunks(store, cells, &condemned, step, &mut go_on)?;
+        remove::chunks(store, cells, &stretches, step, &mut go_on)?;
     }
-    remove::digests(store, cells, &mut condemned, step, &mut go_on)?;
+    remove::digests(store, cells, listed, step, &mut go_on)?;
     go_on(true)?;
-    remove::chunks(store, cells, &condemned, step, &mut go_on)?;
+    remove::chunks(store, cells, &stretches, step, &mut go_on)?;
     Ok(usage)
 }
 
@@ -119,8 +99,11 @@ struct Look<'a> {
     step: usize,
     dry_run: bool,
     record: &'a mut CycleRecord,
-    usage: &'a mut Usage,
-    condemned: &'a mut Condemned,
+    usage: Usage,
+    /// The digests of what was condemned, with their chunks; none once there were too many.
+    listed: Option<Vec<(Digest, ChunkId)>>,
+    /// Numbers of the stretches of ids in which a row with condemned chunks has a part.
+    stretches: BTreeSet<u64>,
 }
 
 impl Look<'_> {
@@ -155,7 +138,10 @@ impl Look<'_> {
                 break;
             }
             let Some(chunk) = entry else { continue };
-            let goes = if self.dry_run { self.cells.look(id) == Cell::White } else { decide(self.cells, id) };
+            let goes = match self.dry_run {
+                true => self.cells.look(id) == Cell::White,
+                false => self.cells.condemn(id) == Cell::Condemned,
+            };
             if goes {
                 self.record.condemned += 1;
                 self.record.condemned_bytes += u64::from(chunk.len);
@@ -163,7 +149,7 @@ impl Look<'_> {
                     let share = u64::from(chunk.len) * u64::from(row.at.len) / u64::from(row.plain.max(1));
                     self.record.freed_bytes += share;
                 } else {
-                    self.condemned.note(chunk.digest, id, self.step * LISTED);
+                    self.list(chunk.digest, id);
                 }
                 *entry = None;
                 any = true;
@@ -171,11 +157,15 @@ impl Look<'_> {
         }
         if any && !self.dry_run {
             // All of the row: it may be split before its chunks are removed.
-            self.condemned.stretches.extend(first.0 / STRETCH..=(end.0 - 1) / STRETCH);
+            self.stretches.extend(first.0 / STRETCH..=(end.0 - 1) / STRETCH);
         }
     }
-}
 
-fn decide(cells: &Cells, id: ChunkId) -> bool {
-    cells.condemn(id) == Cell::Condemned
+    fn list(&mut self, digest: Digest, id: ChunkId) {
+        let most = self.step * LISTED;
+        self.listed.take_if(|listed| listed.len() >= most);
+        if let Some(listed) = &mut self.listed {
+            listed.push((digest, id));
+        }
+    }
 }

@@ -118,6 +118,7 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::media::sim::Rng;
     use crate::store::{MkfsOptions, OpenOptions, mkfs};
     use crate::sync::channel::bounded;
 
@@ -132,12 +133,9 @@ mod tests {
 
     /// Noise with zeros in it, of which no cut has a digest.
     fn data(len: usize) -> Arc<Vec<u8>> {
-        let mut state = len as u64;
-        let byte = |at: usize| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            if at / (700 << 10) % 3 == 1 { 0 } else { (state >> 56) as u8 }
-        };
-        Arc::new((0..len).map(byte).collect())
+        let mut bytes = Rng::new(len as u64).bytes(len);
+        bytes.chunks_mut(700 << 10).skip(1).step_by(3).for_each(|zeros| zeros.fill(0));
+        Arc::new(bytes)
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod btrfs;
 mod cairnfs;
 mod floor;
 mod host;
+mod repository;
 mod restic;
 mod rustic;
 

@@ -8,13 +8,7 @@ pub use cairnfs::media::sim::Rng as Numbers;
 
 /// Bytes that do not compress and are nowhere twice.
 pub fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut numbers = Numbers::new(seed);
-    let mut bytes = Vec::with_capacity(len + 8);
-    while bytes.len() < len {
-        bytes.extend_from_slice(&numbers.draw().to_le_bytes());
-    }
-    bytes.truncate(len);
-    bytes
+    Numbers::new(seed).bytes(len)
 }
 
 /// Bytes that compress as text does.

@@ -1,36 +1,21 @@
 //! A flush in parts stores what one in one piece would.
 
-use std::path::PathBuf;
-use std::time::Duration;
-
 use super::*;
-use crate::fs::{Caller, FsOptions, ROOT_INO};
-use crate::media::Media;
-use crate::media::sim::{Rng, SimMedia};
-use crate::store::{MkfsOptions, OpenOptions, Store, StoreConfig, make_database};
+use crate::fs::simulated;
+use crate::media::sim::Rng;
 
 const MIB: usize = 1 << 20;
 
 fn open() -> Arc<Fs> {
-    let disk = SimMedia::new();
-    make_database(&disk).unwrap();
-    disk.sync_dir("").unwrap();
-    let config = StoreConfig::new(&MkfsOptions::default()).unwrap();
-    let options = OpenOptions { cache_bytes: 12 << 20, workers: 2, ..OpenOptions::default() };
-    let store = Store::on_media(Arc::new(disk), config, PathBuf::from("/simulated"), None, &options).unwrap();
-    let commit_interval = Duration::from_secs(3600);
-    Fs::new(store, FsOptions { commit_interval, ..FsOptions::default() }).unwrap()
+    simulated::open(&simulated::new_disk(), &simulated::config())
 }
 
 fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut random = Rng::new(seed);
-    (0..len / 8).flat_map(|_| random.draw().to_le_bytes()).collect()
+    Rng::new(seed).bytes(len)
 }
 
 fn new_file(fs: &Arc<Fs>, name: &str) -> Arc<Inode> {
-    let caller = Caller { uid: 0, gid: 0 };
-    let attr = fs.mknod(ROOT_INO, name.as_bytes(), caller, libc::S_IFREG | 0o644, 0, 0).unwrap();
-    fs.inode(attr.ino).unwrap()
+    fs.inode(simulated::new_file(fs, name)).unwrap()
 }
 
 /// Stages without any flush that a write would begin.
@@ -58,8 +43,7 @@ fn content(fs: &Arc<Fs>, inode: &Arc<Inode>) -> Vec<u8> {
 
 fn close(fs: &Arc<Fs>) {
     assert_eq!(fs.dirty.bytes(), 0, "what was stored is not staged");
-    fs.shutdown().unwrap();
-    fs.store().close().unwrap();
+    simulated::close(fs);
 }
 
 #[test]
@@ -98,9 +82,9 @@ fn what_is_written_into_a_large_file_changes_the_chunks_around_it_only() {
     let long = (4 * MIB + 99, 2 * PART as usize + 5);
     let behind = (0..9).map(|n| (21 * MIB + n * 700_000, 300_000 - n * 30_000));
     for (number, (offset, len)) in stretches.chain([long]).chain(behind).enumerate() {
-        let new = noise(number as u64 + 10, len + 8);
-        data[offset..offset + len].copy_from_slice(&new[..len]);
-        stage(&fs, &inode, offset, &new[..len]);
+        let new = noise(number as u64 + 10, len);
+        data[offset..offset + len].copy_from_slice(&new);
+        stage(&fs, &inode, offset, &new);
     }
     fs.flush(&inode, Flush::Wanted).unwrap();
     assert!(content(&fs, &inode) == data);
@@ -134,5 +118,43 @@ fn a_flush_that_fails_in_the_middle_keeps_the_rest_staged() {
     assert_eq!(fs.dirty.bytes(), staged);
     fs.flush(&inode, Flush::Wanted).unwrap();
     assert!(content(&fs, &inode) == data);
+    close(&fs);
+}
+
+/// Small files share long regions; those of a large one are short.
+#[test]
+fn the_regions_of_a_large_file_are_short() {
+    use crate::meta::Table;
+    use crate::meta::rows::{RegionRow, chunk_of, id_key};
+    let fs = open();
+    let full = simulated::config().region_size;
+    for number in 0..40 {
+        let inode = new_file(&fs, &number.to_string());
+        stage(&fs, &inode, 0, &noise(number, 30_000));
+        fs.flush(&inode, Flush::Wanted).unwrap();
+    }
+    fs.sync().unwrap();
+    let large = new_file(&fs, "large");
+    stage(&fs, &large, 0, &noise(100, 5 * MIB));
+    fs.flush(&large, Flush::Wanted).unwrap();
+    fs.sync().unwrap();
+    let first = extents::pieces(&fs.now(), large.ino, 0, 1).unwrap()[0].id;
+    let longest = |from: u64, to: u64| {
+        let mut longest = 0;
+        let (from, to) = (id_key(from), id_key(to));
+        let rows = (std::ops::Bound::Included(&from[..]), std::ops::Bound::Excluded(&to[..]));
+        let note = |key: &[u8], row: &[u8]| {
+            let row = RegionRow::decode(crate::chunk::ChunkId(chunk_of(key)?), row)?;
+            // A chunk of its own may be longer.
+            longest = longest.max(if row.entries.len() > 1 { row.plain } else { 0 });
+            Ok(true)
+        };
+        fs.now().scan(Table::Regions, rows.0, rows.1, note).unwrap();
+        longest
+    };
+    let small_files = longest(0, first.0);
+    assert!(small_files > full / 2 && small_files <= full, "{small_files}");
+    let short = longest(first.0, u64::MAX);
+    assert!(short > 0 && short <= full / 4, "{short}");
     close(&fs);
 }

@@ -8,9 +8,10 @@
 //! Both go in the order of their own table. Digests stand in no order that has to do with chunks: removed chunk by
 //! chunk, each would be a page of its own to be read, copied and written.
 
+use std::collections::BTreeSet;
 use std::ops::Bound;
 
-use super::{Condemned, STRETCH};
+use super::STRETCH;
 use crate::chunk::{ChunkId, Digest};
 use crate::error::Result;
 use crate::meta::rows::{RegionRow, chunk_of, digest, id_key};
@@ -49,27 +50,26 @@ fn is_condemned(cells: &Cells, id: ChunkId) -> bool {
     id < cells.watermark() && cells.look(id) == Cell::Condemned
 }
 
-/// Takes what was condemned out of the rows of its digests.
+/// Takes what was condemned out of the rows of its digests; `listed` has all of it, if there is a list.
 pub(super) fn digests(
     store: &Arc<Store>,
     cells: &Cells,
-    condemned: &mut Condemned,
+    listed: Option<Vec<(Digest, ChunkId)>>,
     step: usize,
     go_on: impl FnMut(bool) -> Result<()>,
 ) -> Result<()> {
     let mut transactions = Transactions { store, done: 0, go_on };
-    if !condemned.too_many {
-        let mut listed = std::mem::take(&mut condemned.listed);
+    if let Some(mut listed) = listed {
         listed.sort_unstable();
         return listed.chunks(step).try_for_each(|some| transactions.run(|txn, _| unname(txn, some)));
     }
     let mut from = Some(None);
     while let Some(behind) = from {
         let (some, next) = condemned_behind(store, cells, behind, step)?;
-        if !some.is_empty() {
-            transactions.run(|txn, _| unname(txn, &some))?;
+        match some.as_slice() {
+            [] => (transactions.go_on)(false)?,
+            some => transactions.run(|txn, _| unname(txn, some))?,
         }
-        (transactions.go_on)(false)?;
         from = next.map(Some);
     }
     Ok(())
@@ -106,16 +106,16 @@ fn unname(txn: &mut WriteTxn, some: &[(Digest, ChunkId)]) -> Result<()> {
     txn.change(Table::Digests, gone, |id, row| digest::without(row, id))
 }
 
-/// Takes what was condemned out of its regions' rows.
+/// Takes what was condemned in these stretches out of its regions' rows.
 pub(super) fn chunks(
     store: &Arc<Store>,
     cells: &Cells,
-    condemned: &Condemned,
+    stretches: &BTreeSet<u64>,
     step: usize,
     go_on: impl FnMut(bool) -> Result<()>,
 ) -> Result<()> {
     let mut transactions = Transactions { store, done: 0, go_on };
-    let mut ranges = condemned.stretches.iter().map(|number| (number * STRETCH, (number + 1) * STRETCH));
+    let mut ranges = stretches.iter().map(|number| (number * STRETCH, (number + 1) * STRETCH));
     let mut range = ranges.next();
     while range.is_some() {
         let view = store.now().view.clone();

@@ -123,6 +123,13 @@ impl Rng {
         z ^ (z >> 31)
     }
 
+    /// So many bytes, which do not compress.
+    pub fn bytes(&mut self, len: usize) -> Vec<u8> {
+        let mut bytes: Vec<u8> = (0..len.div_ceil(8)).flat_map(|_| self.draw().to_le_bytes()).collect();
+        bytes.truncate(len);
+        bytes
+    }
+
     /// A number below `n`.
     pub fn below(&mut self, n: u64) -> u64 {
         self.draw() % n.max(1)

@@ -3,33 +3,29 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Contender, Stage, Way, disk_usage};
-use crate::measure::{Cost, Outcome, output, peak_memory, run_accepting};
-use crate::mounted::Mounted;
+use super::repository::Repository;
+use super::{Contender, Stage, Way};
+use crate::measure::{Cost, Outcome, output};
 
 /// 0 is success, 1 a warning, as for a file that changed while it was read.
 const FINE: &[i32] = &[0, 1];
 
 pub struct Borg {
-    repository: PathBuf,
+    repository: Repository,
     base: PathBuf,
     mount: PathBuf,
     level: i32,
-    mounted: Option<Mounted>,
-    peak: u64,
 }
 
 impl Borg {
     pub fn new(stage: &Stage<'_>) -> Outcome<Self> {
         let borg = Borg {
-            repository: stage.dir("borg")?,
+            repository: Repository::new(stage, "borg")?,
             base: stage.dir("borg-base")?,
             mount: stage.dir("borg-mount")?,
             level: stage.level,
-            mounted: None,
-            peak: 0,
         };
-        output(borg.command().args(["init", "-e", "none"]).arg(&borg.repository))?;
+        output(borg.command().args(["init", "-e", "none"]).arg(&borg.repository.dir))?;
         Ok(borg)
     }
 
@@ -43,13 +39,7 @@ impl Borg {
     }
 
     fn archive(&self, name: &str) -> String {
-        format!("{}::{name}", self.repository.display())
-    }
-
-    fn counted(&mut self, command: &mut Command) -> Outcome<Cost> {
-        let cost = run_accepting(command, FINE)?;
-        self.peak = self.peak.max(cost.peak);
-        Ok(cost)
+        format!("{}::{name}", self.repository.dir.display())
     }
 }
 
@@ -59,7 +49,7 @@ impl Contender for Borg {
     }
 
     fn daemon(&self) -> Option<u32> {
-        self.mounted.as_ref().map(Mounted::pid)
+        self.repository.daemon()
     }
 
     fn ingest(&mut self, source: &Path, name: &str, way: Way<'_>) -> Outcome<Option<Cost>> {
@@ -70,37 +60,34 @@ impl Contender for Borg {
             Way::Refresh(_) => &mut create,
             Way::Clone(_) | Way::Inplace(_) => return Ok(None),
         };
-        // An archive is never changed: the second of a name takes the place of the first.
+        // An archive is never changed, and no two have the same name.
         let archive =
             if way == Way::Full { self.archive(name) } else { format!("{}-again", self.archive(name)) };
         create.arg(archive).arg(".");
-        self.counted(&mut create).map(Some)
+        self.repository.run(&mut create, FINE).map(Some)
     }
 
     fn view(&mut self, name: &str) -> Outcome<Option<PathBuf>> {
-        if self.mounted.is_none() {
-            let mut mount = self.command();
-            mount.args(["mount", "--foreground"]).arg(&self.repository).arg(&self.mount);
-            let child = Mounted::spawn(&mut mount)?;
-            self.mounted = Some(Mounted::wait(child, &self.mount)?);
-        }
+        let mut mount = self.command();
+        mount.args(["mount", "--foreground"]).arg(&self.repository.dir).arg(&self.mount);
+        self.repository.mount(&mut mount, &self.mount)?;
         Ok(Some(self.mount.join(name)))
     }
 
     fn restore(&mut self, name: &str, into: &Path) -> Outcome<Option<Cost>> {
         let mut extract = self.command();
         extract.current_dir(into).arg("extract").arg(self.archive(name));
-        self.counted(&mut extract).map(Some)
+        self.repository.run(&mut extract, FINE).map(Some)
     }
 
     fn prune(&mut self, name: &str) -> Outcome<Option<Cost>> {
         self.cool()?;
         let mut delete = self.command();
         delete.arg("delete").arg(self.archive(name));
-        let delete = self.counted(&mut delete)?;
+        let delete = self.repository.run(&mut delete, FINE)?;
         let mut compact = self.command();
-        compact.arg("compact").arg(&self.repository);
-        let compact = self.counted(&mut compact)?;
+        compact.arg("compact").arg(&self.repository.dir);
+        let compact = self.repository.run(&mut compact, FINE)?;
         Ok(Some(Cost {
             seconds: delete.seconds + compact.seconds,
             cpu: delete.cpu + compact.cpu,
@@ -109,18 +96,15 @@ impl Contender for Borg {
     }
 
     fn stored(&mut self) -> Outcome<Option<u64>> {
-        disk_usage(&self.repository).map(Some)
+        self.repository.stored().map(Some)
     }
 
     fn cool(&mut self) -> Outcome<()> {
-        if let Some(pid) = self.daemon() {
-            self.peak = self.peak.max(peak_memory(pid).unwrap_or(0));
-        }
-        self.mounted = None;
+        self.repository.umount();
         Ok(())
     }
 
     fn peak(&mut self) -> Option<u64> {
-        Some(self.peak)
+        Some(self.repository.peak())
     }
 }

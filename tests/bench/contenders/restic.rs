@@ -1,28 +1,24 @@
 //! restic, as Debian ships it, with its defaults: a repository on the same disk, and its FUSE mount.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Command;
 
-use super::{Contender, Stage, Way, disk_usage};
-use crate::measure::{Cost, Outcome, output, peak_memory, run};
-use crate::mounted::Mounted;
+use super::repository::Repository;
+use super::{Contender, Stage, Way};
+use crate::measure::{Cost, Outcome, output};
 
 pub struct Restic {
-    repository: PathBuf,
+    repository: Repository,
     cache: PathBuf,
     mount: PathBuf,
-    mounted: Option<Mounted>,
-    peak: u64,
 }
 
 impl Restic {
     pub fn new(stage: &Stage<'_>) -> Outcome<Self> {
         let restic = Restic {
-            repository: stage.dir("restic")?,
+            repository: Repository::new(stage, "restic")?,
             cache: stage.dir("restic-cache")?,
             mount: stage.dir("restic-mount")?,
-            mounted: None,
-            peak: 0,
         };
         output(restic.command().arg("init"))?;
         Ok(restic)
@@ -32,16 +28,10 @@ impl Restic {
         let mut command = Command::new("restic");
         command
             .arg("--quiet")
-            .env("RESTIC_REPOSITORY", &self.repository)
+            .env("RESTIC_REPOSITORY", &self.repository.dir)
             .env("RESTIC_CACHE_DIR", &self.cache)
             .env("RESTIC_PASSWORD", "benchmark");
         command
-    }
-
-    fn counted(&mut self, command: &mut Command) -> Outcome<Option<Cost>> {
-        let cost = run(command)?;
-        self.peak = self.peak.max(cost.peak);
-        Ok(Some(cost))
     }
 
     fn snapshot(&self, name: &str) -> Outcome<String> {
@@ -49,12 +39,6 @@ impl Restic {
         let list: serde_json::Value =
             serde_json::from_str(&list).map_err(|e| format!("restic snapshots said {list:?}: {e}"))?;
         list[0]["id"].as_str().map(str::to_owned).ok_or_else(|| format!("restic has no snapshot {name}"))
-    }
-
-    fn start_mount(&self) -> Outcome<Child> {
-        let mut command = self.command();
-        command.arg("mount").arg(&self.mount);
-        Mounted::spawn(&mut command)
     }
 }
 
@@ -64,7 +48,7 @@ impl Contender for Restic {
     }
 
     fn daemon(&self) -> Option<u32> {
-        self.mounted.as_ref().map(Mounted::pid)
+        self.repository.daemon()
     }
 
     fn ingest(&mut self, source: &Path, name: &str, way: Way<'_>) -> Outcome<Option<Cost>> {
@@ -75,14 +59,13 @@ impl Contender for Restic {
             Way::Refresh(_) => &mut backup,
             Way::Clone(_) | Way::Inplace(_) => return Ok(None),
         };
-        self.counted(&mut backup)
+        self.repository.run(&mut backup, &[0]).map(Some)
     }
 
     fn view(&mut self, name: &str) -> Outcome<Option<PathBuf>> {
-        if self.mounted.is_none() {
-            let child = self.start_mount()?;
-            self.mounted = Some(Mounted::wait(child, &self.mount)?);
-        }
+        let mut mount = self.command();
+        mount.arg("mount").arg(&self.mount);
+        self.repository.mount(&mut mount, &self.mount)?;
         Ok(Some(self.mount.join("ids").join(&self.snapshot(name)?[..8])))
     }
 
@@ -90,7 +73,7 @@ impl Contender for Restic {
         let snapshot = self.snapshot(name)?;
         let mut restore = self.command();
         restore.args(["restore", &snapshot, "--target"]).arg(into);
-        self.counted(&mut restore)
+        self.repository.run(&mut restore, &[0]).map(Some)
     }
 
     fn prune(&mut self, name: &str) -> Outcome<Option<Cost>> {
@@ -98,22 +81,19 @@ impl Contender for Restic {
         let snapshot = self.snapshot(name)?;
         let mut forget = self.command();
         forget.args(["forget", "--prune", &snapshot]);
-        self.counted(&mut forget)
+        self.repository.run(&mut forget, &[0]).map(Some)
     }
 
     fn stored(&mut self) -> Outcome<Option<u64>> {
-        disk_usage(&self.repository).map(Some)
+        self.repository.stored().map(Some)
     }
 
     fn cool(&mut self) -> Outcome<()> {
-        if let Some(pid) = self.daemon() {
-            self.peak = self.peak.max(peak_memory(pid).unwrap_or(0));
-        }
-        self.mounted = None;
+        self.repository.umount();
         Ok(())
     }
 
     fn peak(&mut self) -> Option<u64> {
-        Some(self.peak)
+        Some(self.repository.peak())
     }
 }

@@ -5,24 +5,23 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Contender, Stage, Way, disk_usage};
-use crate::measure::{Cost, Outcome, output, run};
+use super::repository::Repository;
+use super::{Contender, Stage, Way};
+use crate::measure::{Cost, Outcome, output};
 
 pub struct Rustic {
-    repository: PathBuf,
+    repository: Repository,
     cache: PathBuf,
     /// By the name of the snapshot.
     snapshots: Vec<(String, String)>,
-    peak: u64,
 }
 
 impl Rustic {
     pub fn new(stage: &Stage<'_>) -> Outcome<Self> {
         let rustic = Rustic {
-            repository: stage.dir("rustic")?,
+            repository: Repository::new(stage, "rustic")?,
             cache: stage.dir("rustic-cache")?,
             snapshots: Vec::new(),
-            peak: 0,
         };
         let level = stage.level.to_string();
         output(rustic.command().args(["init", "--set-compression", &level]))?;
@@ -32,18 +31,12 @@ impl Rustic {
     fn command(&self) -> Command {
         let mut command = Command::new("rustic");
         command
-            .env("RUSTIC_REPOSITORY", &self.repository)
+            .env("RUSTIC_REPOSITORY", &self.repository.dir)
             .env("RUSTIC_CACHE_DIR", &self.cache)
             .env("RUSTIC_PASSWORD", "benchmark")
             .env("RUSTIC_NO_PROGRESS", "true")
             .env("RUSTIC_LOG_LEVEL", "warn");
         command
-    }
-
-    fn counted(&mut self, command: &mut Command) -> Outcome<Option<Cost>> {
-        let cost = run(command)?;
-        self.peak = self.peak.max(cost.peak);
-        Ok(Some(cost))
     }
 
     /// The latest snapshot there is.
@@ -85,16 +78,16 @@ impl Contender for Rustic {
             Way::Refresh(_) => &mut backup,
             Way::Clone(_) | Way::Inplace(_) => return Ok(None),
         };
-        let cost = self.counted(&mut backup)?;
+        let cost = self.repository.run(&mut backup, &[0])?;
         self.snapshots.push((name.to_owned(), self.latest()?));
-        Ok(cost)
+        Ok(Some(cost))
     }
 
     fn restore(&mut self, name: &str, into: &Path) -> Outcome<Option<Cost>> {
         let snapshot = self.snapshot(name)?;
         let mut restore = self.command();
         restore.args(["restore", &snapshot]).arg(into);
-        self.counted(&mut restore)
+        self.repository.run(&mut restore, &[0]).map(Some)
     }
 
     /// In one step, as the others do; by itself it would remove what it repacked only a day later.
@@ -102,14 +95,14 @@ impl Contender for Rustic {
         let snapshot = self.snapshot(name)?;
         let mut forget = self.command();
         forget.args(["forget", &snapshot, "--prune", "--instant-delete", "--keep-delete", "0d"]);
-        self.counted(&mut forget)
+        self.repository.run(&mut forget, &[0]).map(Some)
     }
 
     fn stored(&mut self) -> Outcome<Option<u64>> {
-        disk_usage(&self.repository).map(Some)
+        self.repository.stored().map(Some)
     }
 
     fn peak(&mut self) -> Option<u64> {
-        Some(self.peak)
+        Some(self.repository.peak())
     }
 }
