@@ -1,13 +1,18 @@
 //! A sweep removes digests, then chunks, in many transactions: wherever it is cut off, what is found is there, and what
 //! was left over goes with the next cycle.
 
+use std::ops::Bound;
 use std::sync::{Arc, Mutex};
 
+use cairnfs::chunk::{ChunkId, Digest};
 use cairnfs::fs::ROOT_INO;
 use cairnfs::gc::Point;
 use cairnfs::media::sim::SimMedia;
-use cairnfs::meta::Counter;
+use cairnfs::meta::rows::{RegionEntry, RegionRow, id_key};
+use cairnfs::meta::{Counter, Table};
+use cairnfs::pack::{Location, PackId};
 use cairnfs::sabotage::Protection;
+use cairnfs::store::Store;
 
 use crate::random;
 use crate::world::{World, config, new_disk, protected, without};
@@ -106,4 +111,41 @@ fn without_digests_first_a_sweep_that_is_cut_off_loses_data() {
         println!("step {step}: {}", wrong.as_deref().unwrap_or("nothing"));
         assert!(wrong.is_some(), "step {step}: the test beside this one would notice nothing");
     }
+}
+
+/// Puts the row of a region whose chunks have these ids.
+fn put_row(store: &Store, from: u64, to: u64) {
+    let entry = |id| Some(RegionEntry { len: 1, digest: Digest::of(&u64::to_be_bytes(id)) });
+    let at = Location { pack: PackId(1), offset: 64, len: 8 };
+    let row = RegionRow { first: ChunkId(from), at, plain: 8, entries: (from..to).map(entry).collect() };
+    store.rewrite(true, |txn, _| txn.put(Table::Regions, &id_key(from), &row.encode())).unwrap();
+}
+
+/// A row is split, as by a healing, after its chunks were condemned: each part is removed, wherever in the ids it begins.
+#[test]
+fn a_row_that_is_split_after_the_look_goes_with_all_its_parts() {
+    let _all = protected();
+    let world = World::open(&new_disk(), &config()).unwrap();
+    // Ids that the sweep takes together end at a multiple of 4096.
+    let (first, boundary, end) = (3 * 4096 - 4, 3 * 4096, 3 * 4096 + 4);
+    put_row(&world.store, first, end);
+    let (store, split) = (world.store.clone(), Mutex::new(Some((first, boundary, end))));
+    world.collector.set_hook(Some(Arc::new(move |point| {
+        if point == Point::Condemned
+            && let Some((first, boundary, end)) = split.lock().unwrap().take()
+        {
+            put_row(&store, first, boundary);
+            put_row(&store, boundary, end);
+        }
+    })));
+    assert_eq!(world.collector.run_cycle(false).unwrap().condemned, end - first);
+    world.collector.set_hook(None);
+    let mut left = 0;
+    let count = |_: &[u8], _: &[u8]| {
+        left += 1;
+        Ok(true)
+    };
+    world.store.now().scan(Table::Regions, Bound::Unbounded, Bound::Unbounded, count).unwrap();
+    assert_eq!(left, 0, "parts of the row are left");
+    world.close().unwrap();
 }
