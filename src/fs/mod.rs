@@ -58,11 +58,14 @@ pub struct FsOptions {
     pub noatime: bool,
     /// Bytes that may be staged before writers wait.
     pub staging_limit: u64,
+    /// Extents and attributes with which a deleted file is removed at once; if it has more, by the queue.
+    pub at_once: usize,
 }
 
 impl Default for FsOptions {
     fn default() -> Self {
-        Self { commit_interval: Duration::from_secs(5), noatime: false, staging_limit: 64 << 20 }
+        let commit_interval = Duration::from_secs(5);
+        Self { commit_interval, noatime: false, staging_limit: 64 << 20, at_once: 64 }
     }
 }
 

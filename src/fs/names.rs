@@ -7,6 +7,7 @@
 use crate::error::{Error, Result};
 use crate::meta::rows::{APPEND_ONLY, DirentRow, IMMUTABLE, InodeRow, PROTECTING, dirent_key, id_key};
 use crate::meta::{Counter, Memtable, Table};
+use crate::sabotage::{Protection, out};
 use crate::store::Member;
 
 use super::acl;
@@ -242,7 +243,7 @@ impl Fs {
         touch(parent, dir, now, &member.rows);
     }
 
-    /// Notes that a locked inode lost a name in `parent`; after its last it joins the queue of orphans.
+    /// Notes that a locked inode lost a name in `parent`; after its last it goes, at once or by the queue of orphans.
     pub(super) fn drop_name(
         &self,
         member: &Member,
@@ -257,15 +258,21 @@ impl Fs {
         state.row.ctime = now;
         state.row.nlink = if state.row.is_dir() { 0 } else { state.row.nlink.saturating_sub(1) };
         state.save(ino, &member.rows);
-        if state.row.nlink == 0 {
-            member.rows.put(Table::Orphans, &id_key(ino), &[]);
-            member.rows.count(Counter::Orphans, 1);
-            let remembered = self.inodes.is_remembered(ino);
-            if !remembered {
-                self.bury(state);
-            }
-            self.orphans.unlinked(ino, remembered, member.number);
+        if state.row.nlink > 0 {
+            return Ok(());
         }
+        let remembered = self.inodes.is_remembered(ino) && !out(Protection::WaitForForget);
+        if !remembered {
+            self.bury(state);
+            // The queue meets what cannot be removed, and says so.
+            if self.remove_at_once(member, ino).unwrap_or(false) {
+                self.inodes.remove(ino);
+                return Ok(());
+            }
+        }
+        member.rows.put(Table::Orphans, &id_key(ino), &[]);
+        member.rows.count(Counter::Orphans, 1);
+        self.orphans.unlinked(ino, remembered, member.number);
         Ok(())
     }
 

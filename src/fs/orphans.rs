@@ -1,16 +1,22 @@
-//! Inodes without a name: who still needs them, and the queue that removes them.
+//! Inodes without a name: who still needs them, and the two ways in which they go.
 //!
-//! Keeps true: an inode's extents go only when it has no name, the kernel remembers it no more, and every batch that
-//! could write rows for it is in the database; its row goes last, in the same transaction as its place in the queue. A
-//! crash leaves the queue as it was; nothing remembers an inode then, so all of it is worked off.
+//! Keeps true: an inode's extents go only when it has no name and the kernel remembers it no more, and no row of it comes
+//! after that. A small one goes at once: its rows are removed in the open batch, which is later than any that could have
+//! rows of it. What has many rows goes through the queue, step by step, once every batch that could have rows of it is
+//! in the database; its own row goes last, in the same transaction as its place in the queue. A crash leaves the queue as
+//! it was; nothing remembers an inode then, so all of it is worked off.
+//!
+//! The queue alone would do. But then each deleted file is written to the database once more, only to be removed from
+//! it, and a cycle that comes soon after a prune has the whole prune to work off.
 
 use std::collections::HashMap;
 use std::ops::Bound;
 
 use crate::error::Result;
 use crate::meta::rows::{Extent, extent_key, id_key, ino_of, split_extent_key, xattr_end, xattr_key};
-use crate::meta::{Counter, Table, WriteTxn};
+use crate::meta::{Counter, Layers, Table, WriteTxn};
 use crate::sabotage::{Protection, out};
+use crate::store::Member;
 use crate::sync::{Arc, Mutex};
 
 use super::Fs;
@@ -39,18 +45,76 @@ impl Orphans {
     }
 }
 
+/// The rows of an inode that are not its own.
+#[derive(Default)]
+struct RowsOf {
+    keys: Vec<(Table, Vec<u8>)>,
+    /// Bytes of chunks it refers to.
+    bytes: u64,
+}
+
+impl RowsOf {
+    /// All of them; none if there are more than `most`.
+    fn find(layers: &Layers, ino: u64, most: usize) -> Result<Option<Self>> {
+        let mut rows = Self::default();
+        for (table, from, to) in [
+            (Table::Extents, extent_key(ino, 0).to_vec(), id_key(ino + 1)),
+            (Table::Xattrs, xattr_key(ino, b""), xattr_end(ino)),
+        ] {
+            layers.scan(table, Bound::Included(&from), Bound::Excluded(&to), |key, row| {
+                if table == Table::Extents {
+                    rows.bytes += Extent::decode(split_extent_key(key)?.1, row)?.len;
+                }
+                rows.keys.push((table, key.to_vec()));
+                Ok(rows.keys.len() <= most)
+            })?;
+        }
+        Ok((rows.keys.len() <= most).then_some(rows))
+    }
+}
+
 impl Fs {
     /// The kernel has forgotten `count` of the times it was told of an inode.
     pub fn forget(&self, ino: u64, count: u64) {
         if !self.inodes.forget(ino, count) || !self.orphans.is_orphan(ino) {
             return;
         }
-        if let Some(inode) = self.inodes.remove(ino) {
-            self.bury(&mut inode.lock());
+        let inode = self.inodes.remove(ino);
+        let mut locked = inode.as_ref().map(|inode| inode.lock());
+        if let Some(state) = &mut locked {
+            self.bury(state);
+        }
+        // With the lock held: a flush that is under way has written its rows or will find the inode dead.
+        let gone = self.join().and_then(|member| {
+            let gone = self.remove_at_once(&member, ino)?;
+            if gone {
+                member.rows.delete(Table::Orphans, &id_key(ino));
+                member.rows.count(Counter::Orphans, -1);
+            }
+            Ok(gone)
+        });
+        // The queue meets what cannot be removed, and says so.
+        if gone.unwrap_or(false) {
+            self.orphans.inodes.lock().remove(&ino);
+            return;
         }
         // After the inode is dead: whatever was written for it is in this batch or in an earlier one.
         let batch = self.store.open_batch();
         self.orphans.inodes.lock().insert(ino, Some(batch));
+    }
+
+    /// Removes an inode that nobody needs in the batch of `member`, if it has few rows; true if it did. Callers have
+    /// buried it and hold its lock; its place in the queue, if it has one, is theirs to remove.
+    pub(super) fn remove_at_once(&self, member: &Member, ino: u64) -> Result<bool> {
+        let Some(of_it) = RowsOf::find(&self.now(), ino, self.options.at_once)? else { return Ok(false) };
+        for (table, key) in &of_it.keys {
+            member.rows.delete(*table, key);
+        }
+        member.rows.delete(Table::Inodes, &id_key(ino));
+        member.rows.count(Counter::ReferencedBytes, -(of_it.bytes as i64));
+        member.rows.count(Counter::Deleted, of_it.bytes as i64);
+        member.rows.count(Counter::Inodes, -1);
+        Ok(true)
     }
 
     /// Nothing more is written for an inode that nobody can reach any more.
@@ -103,12 +167,15 @@ impl Fs {
         // Last: an empty open batch counts as durable, and a flush may be about to fill it. Whatever was written for an
         // inode that is known to be forgotten is in its batch by now.
         let committed = self.store.settled_batch();
+        // After what is known: who is not known any more because it went at once is not in here.
+        let later = self.now();
         let (mut ready, mut more) = (Vec::new(), false);
         view.scan(Table::Orphans, Bound::Unbounded, Bound::Unbounded, |key, _| {
             let ino = ino_of(key)?;
             match known.get(&ino) {
                 Some(None) if !out(Protection::WaitForForget) => {}
                 Some(Some(batch)) if *batch > committed && !out(Protection::WaitForBatches) => {}
+                _ if later.get(Table::Orphans, key)?.is_none() => {}
                 _ => ready.push(ino),
             }
             more = ready.len() >= ROWS_AT_A_TIME / 4;
@@ -149,3 +216,6 @@ fn remove_rows(txn: &mut WriteTxn<'_>, ino: u64, budget: &mut usize) -> Result<(
     txn.apply(Table::Orphans, [(id_key(ino), None::<&[u8]>)])?;
     Ok((true, bytes))
 }
+
+#[cfg(all(test, feature = "sim"))]
+mod tests;

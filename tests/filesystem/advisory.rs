@@ -16,7 +16,7 @@ use cairnfs::meta::rows::ino_of;
 use cairnfs::sabotage::Protection;
 
 use crate::races::{FILES, clone_snapshot, content, prune, write_snapshot};
-use crate::world::{World, config, new_disk, protected, without};
+use crate::world::{Setting, World, config, new_disk, protected, without};
 
 /// Where the cycle is held.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -214,7 +214,8 @@ struct Run {
 
 /// Runs a schedule with the cycle held at `at`, with another cycle behind it.
 fn run(schedule: &Schedule, at: At) -> Run {
-    let world = Arc::new(World::stepping(&new_disk(), &config(), 1).unwrap());
+    let world =
+        Arc::new(World::with(&new_disk(), &config(), Setting { step: 1, ..Setting::default() }).unwrap());
     // A file before the base and one behind it, so that the mark has something to do at either side.
     write_snapshot(&world, "first", 100..101);
     write_snapshot(&world, "s0", 0..FILES);

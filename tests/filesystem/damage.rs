@@ -17,7 +17,7 @@ use cairnfs::sabotage::Protection;
 use cairnfs::store::StoreConfig;
 
 use crate::random::{self, Random, seed};
-use crate::world::{CALLER, World, config, new_disk, protected, without};
+use crate::world::{CALLER, SMALL_CACHE, World, config, new_disk, protected, without};
 
 const DATABASE: &str = "meta/cairnfs.redb";
 const NAMES: u64 = 400;
@@ -207,7 +207,7 @@ impl Store {
     /// Reads everything after a byte of the database changed.
     fn read_changed(&self, at: u64) -> Result<BTreeSet<String>, String> {
         let disk = disk_of(&self.files);
-        let world = World::open_with(&disk, &self.config, 64 << 10).map_err(|error| error.to_string())?;
+        let world = World::with(&disk, &self.config, SMALL_CACHE).map_err(|error| error.to_string())?;
         disk.flip_byte(DATABASE, at);
         let read = self.read_all(&world);
         // Closing would write.
@@ -219,7 +219,7 @@ impl Store {
     fn suffer_open(&self, at: u64) -> Result<Outcome, String> {
         let disk = disk_of(&self.files);
         let mut outcome = Outcome::default();
-        let world = World::open_with(&disk, &self.config, 64 << 10).map_err(|error| error.to_string())?;
+        let world = World::with(&disk, &self.config, SMALL_CACHE).map_err(|error| error.to_string())?;
         disk.flip_byte(DATABASE, at);
         let hit = self.read_all(&world)?;
         let report = checked(&world)?;

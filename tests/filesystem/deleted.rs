@@ -3,13 +3,14 @@
 use cairnfs::fs::ROOT_INO;
 use cairnfs::gc::Point;
 use cairnfs::media::sim::SimMedia;
-use cairnfs::meta::rows::extent_key;
+use cairnfs::meta::rows::{extent_key, id_key};
 use cairnfs::meta::{Counter, Table};
 
+use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::random;
-use crate::world::{World, config, new_disk, protected};
+use crate::world::{WAYS_TO_GO, World, config, new_disk, protected};
 
 const LEN: usize = 200_000;
 
@@ -78,6 +79,60 @@ fn it_counts_after_a_cycle_that_was_cut_off_or_failed() {
     world.store.rewrite(true, |txn, _| txn.put(Table::Extents, &key, b"\xff\xff")).unwrap();
     assert!(world.collector.run_cycle(false).is_err());
     assert_eq!(deleted(&world), LEN as u64, "the cycle ended before its end");
+    world.close().unwrap();
+}
+
+/// What the tables have of an inode.
+fn rows_of(world: &World, ino: u64) -> usize {
+    let (from, to) = (id_key(ino), id_key(ino + 1));
+    let mut rows = 0;
+    for table in [Table::Inodes, Table::Extents, Table::Xattrs, Table::Orphans] {
+        let count = |_: &[u8], _: &[u8]| {
+            rows += 1;
+            Ok(true)
+        };
+        world.store.now().scan(table, Bound::Included(&from), Bound::Excluded(&to), count).unwrap();
+    }
+    rows
+}
+
+#[test]
+fn a_small_file_goes_at_once_and_a_large_one_by_the_queue() {
+    let _all = protected();
+    let disk = new_disk();
+    let world = World::open(&disk, &config()).unwrap();
+    // One chunk, one extent.
+    const LEN: usize = 10_000;
+    let at_once = WAYS_TO_GO[0];
+    let file = |name: &str, kind: u64, attributes: usize| {
+        let ino = world.create(ROOT_INO, name);
+        world.fs.write(ino, 0, &random::content(kind, LEN), false).unwrap();
+        for number in 0..attributes {
+            world.fs.setxattr(ino, format!("user.{number}").as_bytes(), b"value", 0).unwrap();
+        }
+        ino
+    };
+    let (small, large) = (file("small", 1, at_once - 1), file("large", 2, at_once));
+    let open = file("open", 3, 0);
+    world.fs.sync().unwrap();
+    assert_eq!((rows_of(&world, small), rows_of(&world, large)), (at_once + 1, at_once + 2));
+    let inodes = world.store.counter(Counter::Inodes);
+    world.remove(ROOT_INO, "small");
+    world.remove(ROOT_INO, "large");
+    world.fs.unlink(ROOT_INO, b"open").unwrap();
+    assert_eq!(rows_of(&world, small), 0, "before any commit");
+    assert_eq!(rows_of(&world, large), at_once + 3);
+    assert_eq!(world.store.counter(Counter::Orphans), 2);
+    assert_eq!(world.read(open).unwrap(), random::content(3, LEN), "the kernel remembers it");
+    // What is in the queue by the time it is forgotten goes at once, too.
+    world.fs.sync().unwrap();
+    world.fs.forget(open, u64::MAX);
+    assert_eq!((rows_of(&world, open), world.store.counter(Counter::Orphans)), (0, 1));
+    world.fs.drain_orphans().unwrap();
+    assert_eq!((rows_of(&world, large), world.store.counter(Counter::Orphans)), (0, 0));
+    assert_eq!(world.store.counter(Counter::Inodes), inodes - 3, "each is counted once");
+    assert_eq!(deleted(&world), 3 * LEN as u64);
+    assert!(world.check().is_clean());
     world.close().unwrap();
 }
 

@@ -16,7 +16,7 @@ use cairnfs::store::StoreConfig;
 use cairnfs::{Error, Result};
 
 use crate::random::{self, seed};
-use crate::world::{CALLER, World, config, new_disk, protected, without};
+use crate::world::{CALLER, SMALL_CACHE, World, config, new_disk, protected, without};
 
 type Files = BTreeMap<String, Vec<u8>>;
 
@@ -368,7 +368,7 @@ fn a_page_of_the_database_that_cannot_be_read_fails_alone() {
     let mut partly = Vec::new();
     for page in 2..70u64 {
         let disk = copy_of(&disk);
-        let world = World::open_with(&disk, &config, 64 << 10).unwrap();
+        let world = World::with(&disk, &config, SMALL_CACHE).unwrap();
         disk.set_fault(Box::new(move |op: &Op| {
             let meant = op.kind == OpKind::Read && op.path.starts_with("meta/") && op.offset == page * 4096;
             meant.then_some(libc::EIO)

@@ -14,7 +14,7 @@ use cairnfs::media::sim::{Op, OpKind, SimMedia};
 use cairnfs::sabotage::Protection;
 
 use crate::random::{self, seed};
-use crate::world::{World, config, new_disk, protected, without};
+use crate::world::{Setting, WAYS_TO_GO, World, config, new_disk, protected, without};
 
 /// What is promised after a step: files and their content, as of the operation number at which the step had ended.
 struct Promise {
@@ -64,9 +64,10 @@ fn count_places(disk: &SimMedia) -> Arc<Places> {
 }
 
 /// Runs the script on `disk`; returns what was promised when.
-fn script(disk: &SimMedia) -> Vec<Promise> {
+fn script(disk: &SimMedia, seed: u64) -> Vec<Promise> {
     // In one transaction, so that nothing of a sweep becomes durable by the way.
-    let world = World::stepping(disk, &config(), 4096).unwrap();
+    let setting = Setting { step: 4096, at_once: WAYS_TO_GO[seed as usize % 2], ..Setting::default() };
+    let world = World::with(disk, &config(), setting).unwrap();
     let mut files = BTreeMap::new();
     let mut promises = Vec::new();
     let mut promise = |files: &BTreeMap<String, Vec<u8>>| {
@@ -174,7 +175,7 @@ fn cut_everywhere(seed: u64, stride: u64) -> (u64, Option<String>) {
     let disk = new_disk();
     let begin = disk.op_count();
     let places = count_places(&disk);
-    let promises = script(&disk);
+    let promises = script(&disk, seed);
     disk.clear_faults();
     println!("seed {seed}, changes of the database's file: {places:?}");
     let mut cuts = 0;
@@ -228,7 +229,7 @@ fn a_power_cut_while_another_is_recovered_from_breaks_no_promise() {
     let seed = seed("power cut twice", 300);
     let disk = new_disk();
     let begin = disk.op_count();
-    let promises = script(&disk);
+    let promises = script(&disk, seed);
     let mut cuts = 0;
     for op in (begin + seed % 11..=disk.op_count()).step_by(11) {
         let promised = promises.iter().rev().find(|promise| promise.from_op <= op);

@@ -5,13 +5,13 @@
 
 use std::sync::{Arc, Mutex};
 
-use cairnfs::fs::{ROOT_INO, RenameFlags, SetAttr};
+use cairnfs::fs::{FsOptions, ROOT_INO, RenameFlags, SetAttr};
 use cairnfs::gc::Point;
 use cairnfs::media::sim::SimMedia;
 use cairnfs::sabotage::Protection;
 
 use crate::random;
-use crate::world::{CALLER, World, config, new_disk, protected, without};
+use crate::world::{CALLER, Setting, WAYS_TO_GO, World, config, new_disk, protected, without};
 
 pub const FILES: u64 = 6;
 
@@ -224,9 +224,10 @@ fn verify(world: &World, race: Race, open: &[u64]) -> Result<(), String> {
 
 /// One cell: `race` while the cycle is at `point`, then another cycle, then everything is read, also after opening
 /// the store again.
-fn cell(race: Race, point: Point) -> Result<(), String> {
+fn cell(race: Race, point: Point, at_once: usize) -> Result<(), String> {
     let (disk, config) = (new_disk(), config());
-    let world = Arc::new(World::open(&disk, &config).unwrap());
+    let setting = Setting { at_once, ..Setting::default() };
+    let world = Arc::new(World::with(&disk, &config, setting).unwrap());
     before(&world, race);
     let open: Vec<u64> = match race {
         Race::UnlinkedOpen => (0..FILES).map(|n| world.find(&format!("s0/f{n}")).unwrap()).collect(),
@@ -272,8 +273,9 @@ fn no_operation_at_any_point_of_a_cycle_loses_anything() {
     for race in RACES {
         let mut line = format!("{:<22}", format!("{race:?}"));
         for point in Point::ALL {
-            let outcome = cell(race, point);
-            assert_eq!(outcome, Ok(()), "{race:?} at {point}");
+            for at_once in WAYS_TO_GO {
+                assert_eq!(cell(race, point, at_once), Ok(()), "{race:?} at {point}, at once {at_once}");
+            }
             line.push_str(&format!("{:>13}", "kept"));
         }
         println!("{line}");
@@ -282,17 +284,26 @@ fn no_operation_at_any_point_of_a_cycle_loses_anything() {
 
 /// Takes protections out and looks for a cell that loses something.
 fn must_be_noticed(protections: &[Protection], race: Race) {
+    must_be_noticed_where(protections, race, &WAYS_TO_GO);
+}
+
+fn must_be_noticed_where(protections: &[Protection], race: Race, ways: &[usize]) {
     let _out = without(protections);
-    let noticed = Point::ALL.into_iter().find_map(|point| Some((point, cell(race, point).err()?)));
-    let (point, lost) = noticed.unwrap_or_else(|| panic!("{protections:?} out, {race:?}: nothing noticed"));
-    println!("without {protections:?}: {race:?} at {point}: {lost}");
+    for &at_once in ways {
+        let noticed =
+            Point::ALL.into_iter().find_map(|point| Some((point, cell(race, point, at_once).err()?)));
+        let (point, lost) = noticed
+            .unwrap_or_else(|| panic!("{protections:?} out, {race:?}, at once {at_once}: nothing noticed"));
+        println!("without {protections:?}: {race:?} at {point}, at once {at_once}: {lost}");
+    }
 }
 
 /// Takes one protection out and sees that another still holds.
 fn must_be_kept(protection: Protection, race: Race) {
     let _out = without(&[protection]);
     for point in Point::ALL {
-        assert_eq!(cell(race, point), Ok(()), "{race:?} at {point} without {protection:?}");
+        let kept = cell(race, point, FsOptions::default().at_once);
+        assert_eq!(kept, Ok(()), "{race:?} at {point} without {protection:?}");
     }
 }
 

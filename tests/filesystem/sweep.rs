@@ -15,7 +15,7 @@ use cairnfs::sabotage::Protection;
 use cairnfs::store::Store;
 
 use crate::random;
-use crate::world::{World, config, new_disk, protected, without};
+use crate::world::{Setting, World, config, new_disk, protected, without};
 
 const LIVE: usize = 100_000;
 const GARBAGE: usize = 2_000_000;
@@ -29,7 +29,7 @@ fn write(world: &World, name: &str, bytes: &[u8]) {
 /// Disks on which the power was cut in the middle of a sweep in transactions of `step` chunks.
 fn cut_off_sweeps(step: usize) -> Vec<SimMedia> {
     let disk = new_disk();
-    let world = World::stepping(&disk, &config(), step).unwrap();
+    let world = World::with(&disk, &config(), Setting { step, ..Setting::default() }).unwrap();
     write(&world, "live", &random::content(1, LIVE));
     write(&world, "old", &random::content(2, GARBAGE));
     world.remove(ROOT_INO, "old");

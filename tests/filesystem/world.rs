@@ -72,28 +72,42 @@ pub fn new_disk() -> SimMedia {
     disk
 }
 
+/// What a test may want otherwise.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// The collector comes to a pause point after so many extents, and chunks.
+    pub step: usize,
+    /// With a small cache, what is looked at is read from the disk.
+    pub cache_bytes: u64,
+    /// As in [`FsOptions`].
+    pub at_once: usize,
+}
+
+impl Default for Setting {
+    fn default() -> Self {
+        Self { cache_bytes: 12 << 20, ..SMALL_CACHE }
+    }
+}
+
+pub const SMALL_CACHE: Setting = Setting { step: 8, cache_bytes: 64 << 10, at_once: WAYS_TO_GO[0] };
+
+/// A file's rows up to which it goes at once: with the first of these any, with the second none, so that the deletion
+/// queue has all of them.
+pub const WAYS_TO_GO: [usize; 2] = [64, 0];
+
 impl World {
     pub fn open(disk: &SimMedia, config: &StoreConfig) -> Result<Self> {
-        Self::opened(disk, config, 8, 12 << 20)
+        Self::with(disk, config, Setting::default())
     }
 
-    /// The same with a collector that comes to a pause point after `step` extents, and `step` chunks.
-    pub fn stepping(disk: &SimMedia, config: &StoreConfig, step: usize) -> Result<Self> {
-        Self::opened(disk, config, step, 12 << 20)
-    }
-
-    /// With a small cache, what is looked at is read from the disk.
-    pub fn open_with(disk: &SimMedia, config: &StoreConfig, cache_bytes: u64) -> Result<Self> {
-        Self::opened(disk, config, 8, cache_bytes)
-    }
-
-    fn opened(disk: &SimMedia, config: &StoreConfig, step: usize, cache_bytes: u64) -> Result<Self> {
+    pub fn with(disk: &SimMedia, config: &StoreConfig, setting: Setting) -> Result<Self> {
+        let Setting { step, cache_bytes, at_once } = setting;
         let options = OpenOptions { cache_bytes, workers: 2, ..OpenOptions::default() };
         let path = PathBuf::from("/simulated");
         let store = Store::on_media(Arc::new(disk.clone()), config.clone(), path, None, &options)?;
         // Commits happen where the test says, not when a timer does.
-        let interval = Duration::from_secs(3600);
-        let fs = Fs::new(store.clone(), FsOptions { commit_interval: interval, ..FsOptions::default() })?;
+        let commit_interval = Duration::from_secs(3600);
+        let fs = Fs::new(store.clone(), FsOptions { commit_interval, at_once, ..FsOptions::default() })?;
         let drained = fs.clone();
         let drain = Arc::new(move || drained.drain_orphans());
         let collector = Collector::new(store.clone(), Options { drain, step, ..Options::default() })?;

@@ -113,6 +113,7 @@ pub enum Act {
     Open(usize),
     Forget(usize),
     Reap(usize),
+    RemoveAtOnce(usize),
     Swap,
     SyncBytes,
     Durable,

@@ -46,6 +46,7 @@ pub fn describe(m: &Store, before: &State, act: Act, after: &State) -> String {
         }
         Act::Open(f) => format!("a program opens {}: the kernel remembers it", FILE[f]),
         Act::Forget(f) => format!("the kernel forgets {}", FILE[f]),
+        Act::RemoveAtOnce(f) => format!("the rows of {} are removed at once, in the open batch", FILE[f]),
         Act::Reap(f) => format!("the reaper removes the rows of {} from the database", FILE[f]),
         Act::Crash => "CRASH, and restart from what is durable".into(),
         _ => collector(m, before, act, after),

@@ -1,5 +1,5 @@
 //! What users of the mount cause: puts, clones, names that come, move and go, files held open; and the reaper
-//! that works off the queue of deleted files.
+//! that works off the queue of deleted files. What nobody needs any more may also go at once, in the open batch.
 //!
 //! Keeps true: a put is a member of a batch from before its lookup until its rows are placed; a clone holds
 //! its source's lock from the reading of its rows until they are placed; whatever needs a file's lock is not
@@ -104,6 +104,9 @@ pub fn name_actions(m: &Store, s: &State, out: &mut Vec<Act>) {
         if !held && (ready || hasty) {
             out.push(Act::Reap(f));
         }
+        if !held && view.link[f] == ORPHAN {
+            out.push(Act::RemoveAtOnce(f));
+        }
     }
 }
 
@@ -160,6 +163,10 @@ pub fn step(m: &Store, s: &mut State, act: Act) {
             if s.db.link[f] == ORPHAN {
                 s.db.link[f] = NONE;
             }
+        }
+        Act::RemoveAtOnce(f) => {
+            s.active.ext[f] = NONE;
+            s.active.link[f] = NONE;
         }
         other => unreachable!("{other:?} is no user's step"),
     }

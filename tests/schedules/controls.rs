@@ -71,7 +71,7 @@ pub const ALL: &[Control] = &[
     Control {
         name: "without_waiting_for_batches_rows_outlive_their_inode",
         out: &[Protection::WaitForBatches],
-        scenario: &scenarios::OPEN,
+        scenario: &scenarios::QUEUED,
     },
     Control {
         name: "without_waiting_for_the_kernel_an_open_file_is_lost",

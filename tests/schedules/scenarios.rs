@@ -18,7 +18,10 @@ use super::world::{Outcome, World, broken, content};
 
 /// All scenarios.
 pub const ALL: &[&Scenario] =
-    &[&ADVISORY, &REVIVED, &FRESH, &REMEMBERED, &CLONE, &OPEN, &POWER, &MOVED, &BAD_ROW];
+    &[&ADVISORY, &REVIVED, &FRESH, &REMEMBERED, &CLONE, &OPEN, &QUEUED, &POWER, &MOVED, &BAD_ROW];
+
+/// Extents and attributes with which a deleted file goes at once: all files of these scenarios have fewer.
+const AT_ONCE: usize = 64;
 
 /// Makes these contents garbage: their chunks are in the store, and no file has them.
 fn garbage(world: &World, numbers: &[u64]) -> Outcome {
@@ -36,6 +39,7 @@ fn garbage(world: &World, numbers: &[u64]) -> Outcome {
 /// pruned, the cycle goes on.
 pub const ADVISORY: Scenario = Scenario {
     name: "the_advisory_loses_nothing",
+    at_once: AT_ONCE,
     before: |world| {
         world.save("s0", 1)?;
         world.save("bystander", 2)?;
@@ -59,6 +63,7 @@ pub const ADVISORY: Scenario = Scenario {
 /// whose cells are in the same word, and a commit in between.
 pub const REVIVED: Scenario = Scenario {
     name: "revived_garbage_stays_or_is_stored_anew",
+    at_once: AT_ONCE,
     before: |world| {
         world.save("kept", 3)?;
         garbage(world, &[1, 2])
@@ -80,6 +85,7 @@ pub const REVIVED: Scenario = Scenario {
 /// Two writers of equal bytes that the store never had, commits, and two cycles.
 pub const FRESH: Scenario = Scenario {
     name: "new_chunks_outlive_the_cycles_they_are_born_in",
+    at_once: AT_ONCE,
     before: |world| {
         world.save("kept", 3)?;
         garbage(world, &[4])
@@ -106,6 +112,7 @@ pub const FRESH: Scenario = Scenario {
 /// Digests that are remembered from before the sweep are not answered after the cycle.
 pub const REMEMBERED: Scenario = Scenario {
     name: "what_is_remembered_does_not_outlive_a_sweep",
+    at_once: AT_ONCE,
     before: |world| {
         // In one region, so that whoever finds one of them remembers all.
         world.save("kept", 3)?;
@@ -130,6 +137,7 @@ pub const REMEMBERED: Scenario = Scenario {
 /// A clone whose source is pruned, and files of many chunks whose batches span flip and end of a cycle.
 pub const CLONE: Scenario = Scenario {
     name: "a_clone_outlives_its_source",
+    at_once: AT_ONCE,
     before: |world| {
         world.save("source", 51)?;
         garbage(world, &[4, 53])
@@ -168,44 +176,58 @@ pub const CLONE: Scenario = Scenario {
 };
 
 /// A file that is open when it loses its name is read and written on, then forgotten: until then it has all its bytes,
-/// and afterwards nothing is left of it.
+/// and afterwards nothing is left of it. It goes at once.
 pub const OPEN: Scenario = Scenario {
     name: "an_open_file_without_a_name_keeps_its_bytes",
-    before: |world| {
-        world.save("open", 1)?;
-        Ok(world.fs.sync()?)
-    },
-    race: |world| {
-        let ino = world.lookup("open")?;
-        let mut threads = Threads::default();
-        threads.start(world, |world| world.cycle());
-        threads.start(world, |world| {
-            world.remove("open")?;
-            Ok(world.fs.drain_orphans()?)
-        });
-        threads.start(world, move |world| {
-            let (old, new) = (content(1), content(2));
-            for _ in 0..2 {
-                if world.read(ino)? != old {
-                    return broken("the open file has other bytes than before");
-                }
-            }
-            world.fs.write(ino, 0, &new, false)?;
-            world.fs.file_closed(ino);
-            if world.read(ino)? != new {
-                return broken("the open file has other bytes than were written");
-            }
-            world.forget(ino);
-            Ok(())
-        });
-        threads.join()?;
-        settles_found(world, &[])
-    },
+    at_once: AT_ONCE,
+    before: one_file,
+    race: loses_its_name_while_open,
 };
+
+/// The same with a file that the deletion queue removes.
+pub const QUEUED: Scenario = Scenario {
+    name: "an_open_file_that_goes_by_the_queue_keeps_its_bytes",
+    at_once: 0,
+    before: one_file,
+    race: loses_its_name_while_open,
+};
+
+fn one_file(world: &World) -> Outcome {
+    world.save("open", 1)?;
+    Ok(world.fs.sync()?)
+}
+
+fn loses_its_name_while_open(world: &Arc<World>) -> Outcome {
+    let ino = world.lookup("open")?;
+    let mut threads = Threads::default();
+    threads.start(world, |world| world.cycle());
+    threads.start(world, |world| {
+        world.remove("open")?;
+        Ok(world.fs.drain_orphans()?)
+    });
+    threads.start(world, move |world| {
+        let (old, new) = (content(1), content(2));
+        for _ in 0..2 {
+            if world.read(ino)? != old {
+                return broken("the open file has other bytes than before");
+            }
+        }
+        world.fs.write(ino, 0, &new, false)?;
+        world.fs.file_closed(ino);
+        if world.read(ino)? != new {
+            return broken("the open file has other bytes than were written");
+        }
+        world.forget(ino);
+        Ok(())
+    });
+    threads.join()?;
+    settles_found(world, &[])
+}
 
 /// Power fails at any operation of backups, a prune and a cycle.
 pub const POWER: Scenario = Scenario {
     name: "a_power_cut_in_any_schedule_breaks_no_promise",
+    at_once: AT_ONCE,
     before: |world| {
         // A cycle seals the pack, so that the one of the garbage can go as a whole.
         garbage(world, &[4])?;
@@ -221,6 +243,7 @@ pub const POWER: Scenario = Scenario {
 /// Regions move while they are read: most of the pack is garbage.
 pub const MOVED: Scenario = Scenario {
     name: "a_region_that_moves_can_be_read",
+    at_once: AT_ONCE,
     before: |world| {
         // A region of its own, with nothing dead in it.
         world.save_durably("whole", 51)?;
@@ -251,6 +274,7 @@ pub const MOVED: Scenario = Scenario {
 /// A row that does not decode: the cycle ends and frees nothing, whatever else goes on.
 pub const BAD_ROW: Scenario = Scenario {
     name: "a_row_that_does_not_decode_ends_the_cycle",
+    at_once: AT_ONCE,
     before: |world| {
         world.save("kept", 3)?;
         world.save("bad", 1)?;

@@ -121,6 +121,38 @@ fn a_flush_that_fails_in_the_middle_keeps_the_rest_staged() {
     close(&fs);
 }
 
+/// Its rows were removed while its bytes were being cut: they come too late.
+#[test]
+fn a_flush_of_a_file_that_went_leaves_no_rows() {
+    use crate::meta::{Counter, Table};
+    use std::ops::Bound;
+    let fs = open();
+    for remembered in [true, false] {
+        let inode = new_file(&fs, "file");
+        stage(&fs, &inode, 0, &noise(4, PART as usize));
+        fs.sync().unwrap();
+        stage(&fs, &inode, PART as usize, &noise(5, PART as usize));
+        let blocks = fs.begin_flush(&inode, Flush::Wanted).unwrap().unwrap();
+        if !remembered {
+            fs.forget(inode.ino, 1);
+        }
+        fs.unlink(crate::fs::ROOT_INO, b"file").unwrap();
+        fs.forget(inode.ino, 1);
+        let cut: Vec<_> = blocks.into_iter().map(|block| fs.cut_block(block, None)).collect();
+        for blocks in cut {
+            fs.install(inode.ino, &mut inode.lock(), &blocks, Flush::Wanted).unwrap();
+        }
+        fs.end_flush(&inode, &mut inode.lock(), true);
+        fs.sync().unwrap();
+        for table in [Table::Extents, Table::Orphans] {
+            let found = |key: &[u8], _: &[u8]| panic!("{} has a row {key:?}", table.name());
+            fs.now().scan(table, Bound::Unbounded, Bound::Unbounded, found).unwrap();
+        }
+        assert_eq!((fs.store.counter(Counter::Inodes), fs.store.counter(Counter::Orphans)), (1, 0));
+    }
+    close(&fs);
+}
+
 /// Small files share long regions; those of a large one are short.
 #[test]
 fn the_regions_of_a_large_file_are_short() {
