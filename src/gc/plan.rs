@@ -37,12 +37,15 @@ impl Plan {
     pub fn decide(files: &[PackFile], usage: &Usage, below: PackId) -> Self {
         let mut plan = Self::default();
         for &file in files.iter().filter(|file| file.id < below) {
-            let live = usage.packs.get(&file.id).map_or(0, |pack| pack.record_bytes);
+            let pack = usage.packs.get(&file.id);
+            let live = pack.map_or(0, |pack| pack.record_bytes);
+            // What is sparse has moved by the time holes are punched.
+            let stays = live - pack.map_or(0, |pack| pack.sparse_bytes);
             if live == 0 {
                 plan.remove.push(file);
-            } else if (live as f64) < file.len as f64 * COMPACT_BELOW {
+            } else if (stays as f64) < file.len as f64 * COMPACT_BELOW {
                 plan.compact.push(file);
-            } else if file.allocated > live + PUNCH_FROM {
+            } else if file.allocated > stays + PUNCH_FROM {
                 plan.punch.push(file);
             }
         }
@@ -70,17 +73,27 @@ mod tests {
             file(3, 64 << 20),
             file(4, 31 << 20),
             file(5, 64 << 20),
-            file(6, 64 << 20),
+            file(7, 64 << 20),
+            file(8, 64 << 20),
+            file(9, 64 << 20),
         ];
         let mut usage = Usage::default();
-        for (id, live) in [(2, 4 << 20), (3, 30 << 20), (4, 31 << 20), (5, 64 << 20)] {
-            let ids = ChunkId(id * 100)..ChunkId(id * 100 + 50);
-            usage.packs.insert(PackId(id), PackUse { record_bytes: live, from: ids.start, to: ids.end });
+        let whole = 64 << 20;
+        for (id, record_bytes, sparse_bytes) in [
+            (2, 4 << 20, 0),
+            (3, 30 << 20, 0),
+            (4, 31 << 20, 0),
+            (5, whole, 0),
+            (7, whole, 1 << 20),
+            (8, whole, 60 << 20),
+        ] {
+            let (from, to) = (ChunkId(id * 100), ChunkId(id * 100 + 50));
+            usage.packs.insert(PackId(id), PackUse { record_bytes, sparse_bytes, from, to });
         }
-        let plan = Plan::decide(&files, &usage, PackId(6));
+        let plan = Plan::decide(&files, &usage, PackId(9));
         let ids = |files: &[PackFile]| files.iter().map(|file| file.id.0).collect::<Vec<_>>();
-        assert_eq!(ids(&plan.remove), [1], "6 is still written to");
-        assert_eq!(ids(&plan.compact), [2]);
-        assert_eq!(ids(&plan.punch), [3], "4 was punched before");
+        assert_eq!(ids(&plan.remove), [1], "9 is still written to");
+        assert_eq!(ids(&plan.compact), [2, 8], "little is left in 8 once its sparse regions have moved");
+        assert_eq!(ids(&plan.punch), [3, 7], "4 was punched before, sparse regions of 7 move");
     }
 }

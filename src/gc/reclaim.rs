@@ -21,6 +21,8 @@ use super::sweep::Usage;
 
 /// Bytes of records that move before they are synced and their rows follow.
 const MOVE_BYTES: u64 = 32 << 20;
+/// Regions that are copied at once. Each takes twice its plain bytes of memory meanwhile: 16 MiB in all.
+const COPIED_TOGETHER: usize = 16;
 /// Packs whose live regions are held in memory at a time while holes are punched.
 const PACKS_AT_A_TIME: usize = 1024;
 /// Stretches shorter than this are not worth a hole.
@@ -40,7 +42,7 @@ pub(super) fn reclaim(
     for file in &plan.remove {
         remove(store, file, record)?;
     }
-    let kept = move_regions(store, &plan.moving(), usage, below)?;
+    let kept = move_regions(store, &plan.moving(), usage, below, record)?;
     moved()?;
     for file in &plan.compact {
         if !kept.contains(&file.id) {
@@ -80,52 +82,79 @@ struct Move {
     plain: u32,
 }
 
-/// Moves all regions of `packs` and the sparse ones; returns the packs that have to stay because not everything could
-/// be moved out of them.
+/// Regions on their way, and what could not go.
+#[derive(Default)]
+struct Moving {
+    /// In their new places, which are not synced yet.
+    moves: Vec<Move>,
+    /// Bytes of their records.
+    bytes: u64,
+    /// A full disk ends the moving.
+    full: bool,
+    /// Packs that have to stay because not everything could be moved out of them.
+    stay: HashSet<PackId>,
+}
+
+/// Moves all regions of `packs` and the sparse ones; returns the packs that have to stay.
 fn move_regions(
     store: &Arc<Store>,
     packs: &HashSet<PackId>,
     usage: &Usage,
     below: PackId,
+    record: &mut CycleRecord,
 ) -> Result<HashSet<PackId>> {
     let sparse: HashSet<u64> = usage.sparse.iter().map(|id| id.0).collect();
-    let mut stay = HashSet::new();
+    let mut moving = Moving::default();
     if packs.is_empty() && sparse.is_empty() {
-        return Ok(stay);
+        return Ok(moving.stay);
     }
-    let (mut moves, mut bytes, mut full) = (Vec::new(), 0, false);
+    let mut rows = Vec::new();
     let view = store.now().view.clone();
     view.scan(Table::Regions, Bound::Unbounded, Bound::Unbounded, |key, row| {
         let row = RegionRow::decode(ChunkId(chunk_of(key)?), row)?;
-        let wanted = packs.contains(&row.at.pack) || sparse.contains(&row.first.0);
-        if row.at.pack >= below || !wanted {
-            return Ok(true);
+        if row.at.pack < below && (packs.contains(&row.at.pack) || sparse.contains(&row.first.0)) {
+            rows.push(row);
         }
-        if full {
-            stay.insert(row.at.pack);
-            return Ok(true);
-        }
-        match copy(store, &row) {
-            Ok(done) => {
-                bytes += u64::from(done.to.len);
-                moves.push(done);
-            }
-            Err(error) => {
-                // A full disk ends the moving; a region that cannot be read stays. Neither frees anything.
-                full = error.is_no_space();
-                tracing::warn!("the region of chunk {} stays in its pack: {error}", row.first.0);
-                store.writable()?;
-                stay.insert(row.at.pack);
-            }
-        }
-        if bytes >= MOVE_BYTES {
-            bytes = 0;
-            settle(store, std::mem::take(&mut moves))?;
+        if rows.len() >= COPIED_TOGETHER {
+            moving.copy(store, std::mem::take(&mut rows), record)?;
         }
         Ok(true)
     })?;
-    settle(store, moves)?;
-    Ok(stay)
+    moving.copy(store, rows, record)?;
+    settle(store, moving.moves)?;
+    Ok(moving.stay)
+}
+
+impl Moving {
+    /// Copies regions to where packs grow now, on all workers.
+    fn copy(&mut self, store: &Arc<Store>, rows: Vec<RegionRow>, record: &mut CycleRecord) -> Result<()> {
+        if self.full {
+            self.stay.extend(rows.iter().map(|row| row.at.pack));
+            return Ok(());
+        }
+        let copier = store.clone();
+        for (row, copied) in store.together(rows, move |row| copy(&copier, row)) {
+            match copied {
+                Ok(done) => {
+                    self.bytes += u64::from(done.to.len);
+                    record.moved_bytes += u64::from(done.to.len);
+                    self.moves.push(done);
+                }
+                Err(error) => {
+                    // A region that cannot be read stays, as all do once the disk is full. Neither frees anything.
+                    self.full |= error.is_no_space();
+                    tracing::warn!("the region of chunk {} stays in its pack: {error}", row.first.0);
+                    store.writable()?;
+                    self.stay.insert(row.at.pack);
+                }
+            }
+        }
+        if self.bytes >= MOVE_BYTES {
+            self.bytes = 0;
+            settle(store, std::mem::take(&mut self.moves))?;
+        }
+        Ok(())
+    }
 }
 
 /// Writes the live chunks of a region to where packs grow now.

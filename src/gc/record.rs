@@ -47,6 +47,9 @@ pub struct CycleRecord {
     pub packs_punched: u64,
     /// Bytes given back to the host file system.
     pub freed_bytes: u64,
+    /// Bytes of packs written anew for it: live parts of what was mostly dead.
+    #[serde(default)]
+    pub moved_bytes: u64,
     /// The longest time a writer was held by the flip, in microseconds.
     pub longest_hold_us: u64,
     /// When the cycle began, seconds since 1970.

@@ -33,6 +33,8 @@ const STRETCH: u64 = 4096;
 pub(super) struct PackUse {
     /// Bytes of records that have at least one live chunk.
     pub record_bytes: u64,
+    /// Those of them of which less than half is live, which move.
+    pub sparse_bytes: u64,
     /// The least of their ids.
     pub from: ChunkId,
     /// Above all of their ids, also those of absent chunks: where a row is split, its parts stay below it.
@@ -52,12 +54,13 @@ impl Usage {
     fn note(&mut self, row: &RegionRow) {
         let live = row.live_bytes();
         if live > 0 {
-            let none = PackUse { record_bytes: 0, from: row.first, to: row.end() };
+            let none = PackUse { record_bytes: 0, sparse_bytes: 0, from: row.first, to: row.end() };
             let pack = self.packs.entry(row.at.pack).or_insert(none);
             pack.record_bytes += u64::from(row.at.len);
             pack.from = pack.from.min(row.first);
             pack.to = pack.to.max(row.end());
             if live * 2 < u64::from(row.plain) {
+                pack.sparse_bytes += u64::from(row.at.len);
                 self.sparse.push(row.first);
             }
         }

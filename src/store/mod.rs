@@ -21,6 +21,7 @@ mod put;
 mod region_builder;
 mod space;
 mod status;
+mod together;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

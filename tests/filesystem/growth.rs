@@ -10,7 +10,7 @@ use cairnfs::gc::{Collector, CycleRecord, Options, Point};
 use cairnfs::meta::rows::{Extent, RegionEntry, RegionRow, extent_key, id_key};
 use cairnfs::meta::{ReadView, Table};
 use cairnfs::pack::{Location, PackId};
-use cairnfs::store::{MkfsOptions, OpenOptions, Store, mkfs};
+use cairnfs::store::{MkfsOptions, OpenOptions, Store, StoreConfig, mkfs};
 
 use crate::random;
 use crate::world::{World, config, new_disk, protected};
@@ -111,6 +111,37 @@ fn write(world: &World, name: &str, seed: u64, len: usize) {
 fn remove_and_collect(world: &World, name: &str) -> CycleRecord {
     world.remove(ROOT_INO, name);
     world.collector.run_cycle(false).unwrap()
+}
+
+/// A region of which little is live moves, and its old place comes back in the same cycle.
+#[test]
+fn a_cycle_frees_what_it_moved() {
+    let _all = protected();
+    let (disk, config) = (new_disk(), StoreConfig { region_size: 512 << 10, ..config() });
+    let world = World::open(&disk, &config).unwrap();
+    // Small files share a region: of this one, little stays.
+    let len = config.region_size as usize / 8;
+    for number in 0..8 {
+        let ino = world.create(ROOT_INO, &format!("f{number}"));
+        world.fs.write(ino, 0, &random::content(number, len), false).unwrap();
+    }
+    world.fs.sync().unwrap();
+    write(&world, "stays", 20, 400_000);
+    for number in 1..8 {
+        world.remove(ROOT_INO, &format!("f{number}"));
+    }
+    let packs = |world: &World| -> u64 {
+        world.store.packs().unwrap().iter().map(|pack| world.store.pack_size(*pack).unwrap().1).sum()
+    };
+    let before = packs(&world);
+    let record = world.collector.run_cycle(false).unwrap();
+    assert_eq!((record.packs_compacted, record.packs_punched), (0, 1), "{record:?}");
+    assert!((1..2 * len as u64).contains(&record.moved_bytes), "{record:?}");
+    assert_eq!(packs(&world), before + record.moved_bytes.next_multiple_of(4096) - record.freed_bytes);
+    assert!(record.freed_bytes > 5 * len as u64, "{record:?}");
+    assert!(world.read(world.find("f0").unwrap()).unwrap() == random::content(0, len));
+    assert!(world.check().is_clean());
+    world.close().unwrap();
 }
 
 /// A region with low ids that was moved stands in one pack with high ids; then holes are punched into that pack.
