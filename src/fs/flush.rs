@@ -225,12 +225,12 @@ impl Fs {
         let mut old = block.old.as_slice();
         for run in &block.runs {
             let (before, behind) = old.split_at(old.partition_point(|piece| piece.offset < run.offset));
-            self.read_stored(before, start, &mut data)?;
+            self.read_stored(before, start, false, &mut data)?;
             data.resize((run.offset - start) as usize, 0);
             data.extend_from_slice(&run.data);
             old = behind;
         }
-        self.read_stored(old, start, &mut data)?;
+        self.read_stored(old, start, false, &mut data)?;
         data.resize((block.end - start) as usize, 0);
         Ok(Run { offset: start, data: Arc::new(data) })
     }

@@ -25,6 +25,8 @@ const NO_ATIME: u32 = 0x80;
 /// What a read needs, as it stood at one moment.
 struct Gathered {
     len: usize,
+    /// The file is too small for its reader to look ahead in it.
+    small: bool,
     pieces: Vec<Piece>,
     /// What of the range is on its way to chunks.
     flushing: Vec<Run>,
@@ -46,7 +48,7 @@ impl Fs {
     fn try_read(self: &Arc<Self>, ino: u64, offset: u64, size: u32) -> Result<Vec<u8>> {
         let gathered = self.gather(ino, offset, size)?;
         let mut out = Vec::with_capacity(gathered.len);
-        self.read_stored(&gathered.pieces, offset, &mut out)?;
+        self.read_stored(&gathered.pieces, offset, gathered.small, &mut out)?;
         out.resize(gathered.len, 0);
         for run in &gathered.flushing {
             copy_part(run.offset, &run.data, offset, &mut out);
@@ -58,10 +60,17 @@ impl Fs {
     }
 
     /// Appends `pieces`, in the order of the file, to `out`, which begins at `start` of it; zeros where there are none.
-    pub(super) fn read_stored(&self, pieces: &[Piece], start: u64, out: &mut Vec<u8>) -> Result<()> {
+    /// `small` is for [`Store::read_pieces`](crate::store::Store::read_pieces).
+    pub(super) fn read_stored(
+        &self,
+        pieces: &[Piece],
+        start: u64,
+        small: bool,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
         for piece in pieces {
             out.resize((piece.offset - start) as usize, 0);
-            self.store.read_pieces(std::slice::from_ref(piece), out)?;
+            self.store.read_pieces(std::slice::from_ref(piece), small, out)?;
         }
         Ok(())
     }
@@ -74,7 +83,13 @@ impl Fs {
         }
         let end = state.row.size.min(offset.saturating_add(size.into()));
         if offset >= end {
-            return Ok(Gathered { len: 0, pieces: Vec::new(), flushing: Vec::new(), staged: Vec::new() });
+            return Ok(Gathered {
+                len: 0,
+                small: true,
+                pieces: Vec::new(),
+                flushing: Vec::new(),
+                staged: Vec::new(),
+            });
         }
         let pieces = self.pieces_for_read(ino, &mut state, offset, end)?;
         let flushing = state.flushing.iter().filter(|run| run.offset < end && run.end() > offset);
@@ -89,7 +104,8 @@ impl Fs {
             self.read_ahead(ino, &state, end + near, end + far)?;
         }
         self.touch_atime(ino, &mut state)?;
-        Ok(Gathered { len: (end - offset) as usize, pieces, flushing, staged })
+        let small = state.row.size <= AHEAD;
+        Ok(Gathered { len: (end - offset) as usize, small, pieces, flushing, staged })
     }
 
     /// The parts of chunks in a range, from the extent that was read last if it has them all.
@@ -180,3 +196,6 @@ impl Fs {
         }
     }
 }
+
+#[cfg(all(test, feature = "sim"))]
+mod tests;

@@ -49,8 +49,9 @@ impl RegionCache {
 }
 
 impl Store {
-    /// Appends the bytes of `pieces`, in their order, to `out`.
-    pub fn read_pieces(&self, pieces: &[Piece], out: &mut Vec<u8>) -> Result<()> {
+    /// Appends the bytes of `pieces`, in their order, to `out`. They are those of a `small` file if what is read next is
+    /// likely to stand behind them.
+    pub fn read_pieces(self: &Arc<Self>, pieces: &[Piece], small: bool, out: &mut Vec<u8>) -> Result<()> {
         let mut last: Option<(RegionRow, Arc<Region>)> = None;
         for piece in pieces {
             if let Some((row, region)) = &last
@@ -64,6 +65,9 @@ impl Store {
             }
             let found = self.region_of(piece.id)?;
             append_piece(piece, &found.1, out)?;
+            if small {
+                self.look_ahead(&found.0);
+            }
             last = Some(found);
         }
         Ok(())
@@ -74,11 +78,12 @@ impl Store {
         self.regions.limit
     }
 
-    /// Reads a region into the cache, if it is not there yet. Failures are left to the read that follows.
-    pub fn prefetch(&self, id: ChunkId) {
-        if let Ok(Some(row)) = find_region(&self.now(), id) {
-            let _ = self.load(&row.at);
-        }
+    /// Reads the region of a chunk into the cache, if it is not there yet; where its ids end. Failures are left to the
+    /// read that follows.
+    pub fn prefetch(&self, id: ChunkId) -> Option<ChunkId> {
+        let row = find_region(&self.now(), id).ok()??;
+        self.load(&row.at).ok()?;
+        Some(row.end())
     }
 
     /// Takes a piece of a chunk that has no row yet, or whose bytes were brought again, from its batch.

@@ -5,6 +5,7 @@
 //! bad chunks, [`space`] knows the disk's free bytes, `collect` is what the collector may do to the store, `backups`
 //! keeps copies of the metadata.
 
+mod ahead;
 mod backups;
 pub mod barrier;
 pub mod batch;
@@ -41,6 +42,7 @@ pub use config::{CONFIG_FILE, META_FILE, MkfsOptions, StoreConfig, make_database
 pub use cut::Cut;
 pub use status::StoreStatus;
 
+use ahead::Trails;
 use barrier::Barrier;
 use batch::{Batch, Gate};
 use commit::CommitState;
@@ -101,6 +103,7 @@ pub struct Store {
     writer: PackWriter,
     reader: PackReader,
     regions: RegionCache,
+    trails: Trails,
     locality: Locality,
     pool: Pool,
     space: SpaceKeeper,
@@ -192,6 +195,7 @@ impl Store {
             writer: PackWriter::new(media.clone(), *config.uuid.as_bytes(), config.pack_size, next_pack),
             reader: PackReader::new(media.clone(), 256),
             regions: RegionCache::new(options.cache_bytes / 3),
+            trails: Trails::default(),
             locality: Locality::default(),
             pool,
             space: SpaceKeeper::new(media.clone(), config.reserve),

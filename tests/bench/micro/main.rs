@@ -108,7 +108,7 @@ fn get(c: &mut Criterion) {
     }
     let read = |store: &TempStore| {
         let mut out = Vec::with_capacity(DATA);
-        store.store().read_pieces(&pieces, &mut out).expect("what was put");
+        store.store().read_pieces(&pieces, false, &mut out).expect("what was put");
         assert_eq!(out.len(), DATA);
     };
     // A store with as little cache as there can be: each region is read from its pack, checked and decompressed. The

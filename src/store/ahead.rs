@@ -1,0 +1,85 @@
+//! Who reads many small files in the order in which they were written reads one region after the other.
+//!
+//! Keeps true: only guesses come from here. In the worst case a region is decoded that nobody asks for.
+//!
+//! The reader of one file looks ahead in that file, and that is no help where a region has thirty files: each region
+//! would be waited for, once for the disk and once for the decoder.
+
+use crate::chunk::ChunkId;
+use crate::meta::rows::RegionRow;
+use crate::sync::{Arc, Mutex};
+
+use super::Store;
+
+/// Readers at different places that are told apart.
+const READERS: usize = 8;
+/// Regions that are brought in ahead of a reader.
+const AHEAD: usize = 4;
+
+/// Where the regions end that were read last, the latest last.
+#[derive(Debug, Default)]
+pub(super) struct Trails(Mutex<Vec<ChunkId>>);
+
+impl Trails {
+    /// Notes that a region with these ids was read. True if somebody came to it from the one before, for the first time
+    /// in a while.
+    fn leads_on(&self, first: ChunkId, end: ChunkId) -> bool {
+        let mut ends = self.0.lock();
+        let is_known = ends.contains(&end);
+        let before = ends.len();
+        ends.retain(|known| *known != first && *known != end);
+        let from_before = ends.len() + usize::from(is_known) < before;
+        if ends.len() == READERS {
+            ends.remove(0);
+        }
+        ends.push(end);
+        from_before && !is_known
+    }
+}
+
+impl Store {
+    /// Notes that `row` was read for a small file, and has the next regions brought in if it looks as if somebody will
+    /// come to them.
+    pub(super) fn look_ahead(self: &Arc<Self>, row: &RegionRow) {
+        if !self.trails.leads_on(row.first, row.end()) {
+            return;
+        }
+        let (store, mut next) = (self.clone(), row.end());
+        self.pool.ordinary(move || {
+            for _ in 0..AHEAD {
+                let Some(end) = store.prefetch(next) else { return };
+                next = end;
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What each of some visits answers. Region n has the ids from 10 n to 10 n + 9.
+    fn visits(regions: &[u64]) -> Vec<bool> {
+        let trails = Trails::default();
+        regions.iter().map(|n| trails.leads_on(ChunkId(n * 10), ChunkId(n * 10 + 10))).collect()
+    }
+
+    #[test]
+    fn whoever_comes_from_the_region_before_is_led_on_once() {
+        assert_eq!(visits(&[1, 2, 3, 4]), [false, true, true, true]);
+        assert_eq!(visits(&[1, 1, 2, 2, 1, 2, 3]), [false, false, true, false, false, false, true]);
+        assert_eq!(visits(&[1, 7, 2, 8, 3, 9]), [false, false, true, true, true, true], "two readers");
+        assert_eq!(visits(&[5, 4, 3, 2, 1]), [false; 5], "backwards");
+    }
+
+    #[test]
+    fn who_jumps_about_is_not_led_on_and_old_trails_are_forgotten() {
+        let far: Vec<u64> = (0..20).map(|n| n * 7 % 40 * 3).collect();
+        assert_eq!(visits(&far), vec![false; 20]);
+        let mut regions: Vec<u64> = (0..READERS as u64 + 1).map(|n| 100 + n * 2).collect();
+        regions.push(101);
+        assert_eq!(visits(&regions).last(), Some(&false));
+        *regions.last_mut().unwrap() = 103;
+        assert_eq!(visits(&regions).last(), Some(&true));
+    }
+}
