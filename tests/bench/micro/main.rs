@@ -40,7 +40,7 @@ const DATA: usize = 16 * MIB;
 /// The rows of one batch.
 const ROWS: u64 = 10_000;
 /// What is marked and swept.
-const COLLECTED: Size = Size { files: 100_000, chunks: 1_000_000, snapshots: 100, copies: 1 };
+const COLLECTED: Size = Size { files: 100_000, chunks: 1_000_000, snapshots: 100, copies: 1, garbage: 10 };
 
 fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut data = vec![0; len];
@@ -232,7 +232,7 @@ fn stage(collector: &Collector, from: Point, to: Point) -> Duration {
 
 /// Rows of chunks removed: the sweep of a store in which one chunk in ten is garbage, made anew each time.
 fn sweep_garbage(c: &mut Criterion) {
-    const SIZE: Size = Size { files: 1000, chunks: 100_000, snapshots: 100, copies: 1 };
+    const SIZE: Size = Size { files: 1000, chunks: 100_000, snapshots: 100, copies: 1, garbage: 10 };
     let mut group = c.benchmark_group("cycle");
     group.sample_size(10).throughput(Throughput::Elements(SIZE.chunks / 10));
     group.bench_function(format!("sweep that removes {} chunks of {}", SIZE.chunks / 10, SIZE.chunks), |b| {

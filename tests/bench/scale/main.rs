@@ -88,7 +88,9 @@ fn ask<T: DeserializeOwned>(run: &Run, words: &[&str], dir: &Path, rest: &[Strin
 }
 
 fn words(size: &Size) -> Vec<String> {
-    [size.files, size.chunks, size.snapshots, size.copies].map(|number| number.to_string()).to_vec()
+    [size.files, size.chunks, size.snapshots, size.copies, size.garbage]
+        .map(|number| number.to_string())
+        .to_vec()
 }
 
 fn measure_all(run: &Run) -> Outcome<()> {
@@ -106,7 +108,7 @@ fn measure_all(run: &Run) -> Outcome<()> {
     }
     report::growth(&grown);
     if run.directory > 0 {
-        let size = Size { files: run.directory, chunks: 0, snapshots: 1, copies: 1 };
+        let size = Size { files: run.directory, chunks: 0, snapshots: 1, copies: 1, garbage: 10 };
         let dir = work.path.join("directory");
         let _: Took = ask(run, &["build"], &dir, &words(&size))?;
         let steps: Vec<Step> = ask(run, &["directory"], &dir, &words(&size))?;

@@ -9,7 +9,7 @@ use super::synthetic::Size;
 /// How time and memory grow with a store: stores of the sizes asked for are made of rows, and each is opened and
 /// collected in processes of their own.
 ///
-/// A chunk takes about 130 bytes of disk below the work directory, a file about 200; while 1/10 is freed, about half
+/// A chunk takes about 130 bytes of disk below the work directory, a file about 200; while some is freed, about half
 /// as much again. 10^8 chunks need 15 GB and 10 minutes of CPU.
 #[derive(Parser)]
 #[command(name = "cargo bench --bench scale --")]
@@ -35,13 +35,17 @@ pub struct Run {
     #[arg(long, value_name = "N,N,...", value_delimiter = ',', value_parser = number, default_value = "1e4,3e4,1e5")]
     pub files: Vec<u64>,
 
-    /// Snapshots of each store, at least ten times the copies; one number stands for all stores
+    /// Snapshots of each store, at least as many as copies times garbage; one number stands for all stores
     #[arg(long, value_name = "N,N,...", value_delimiter = ',', value_parser = number, default_value = "100")]
     pub snapshots: Vec<u64>,
 
     /// Snapshots in a row with the same content: so many times more references than chunks
     #[arg(long, value_name = "N", value_parser = number, default_value = "1")]
     pub copies: u64,
+
+    /// The first cycle frees one chunk in so many, at least 2
+    #[arg(long, value_name = "N", value_parser = number, default_value = "10")]
+    pub garbage: u64,
 
     /// Entries of the large directory; 0 leaves it out
     #[arg(long, value_name = "N", value_parser = number, default_value = "1e5")]
@@ -106,11 +110,13 @@ pub struct SizeArgs {
     pub chunks: u64,
     pub snapshots: u64,
     pub copies: u64,
+    pub garbage: u64,
 }
 
 impl SizeArgs {
     pub fn size(&self) -> Size {
-        Size { files: self.files, chunks: self.chunks, snapshots: self.snapshots, copies: self.copies }
+        let Self { files, chunks, snapshots, copies, garbage } = *self;
+        Size { files, chunks, snapshots, copies, garbage }
     }
 }
 
@@ -128,9 +134,11 @@ impl Run {
                 chunks,
                 snapshots: at("snapshots", &self.snapshots, index)?,
                 copies: self.copies.max(1),
+                garbage: self.garbage.max(2),
             };
-            if size.snapshots < 10 * size.copies {
-                return Err("--snapshots must be ten times --copies: one content in ten is freed".to_owned());
+            if size.snapshots < size.garbage * size.copies {
+                return Err("--snapshots must be --garbage times --copies: one content in so many is freed"
+                    .to_owned());
             }
             if size.files < size.snapshots {
                 return Err("--files must not be less than --snapshots".to_owned());

@@ -74,9 +74,9 @@ pub fn growth(all: &[Grown]) {
         ]);
     }
     println!("{stores}");
-    cycles("cycle that frees 1/10: chunks", all, |grown| &grown.freeing);
+    cycles("cycle that frees: chunks", all, |grown| &grown.freeing);
     cycles("cycle with nothing to free: chunks", all, |grown| &grown.idle);
-    plot("CPU seconds of a cycle that frees 1/10, for 10^6 chunks and files", all, |grown| {
+    plot("CPU seconds of a cycle that frees, for 10^6 chunks and files", all, |grown| {
         grown.freeing.whole.cpu / (grown.size.chunks + grown.size.files) as f64 * 1e6
     });
     plot("CPU seconds of a cycle with nothing to free, for 10^6 chunks and files", all, |grown| {

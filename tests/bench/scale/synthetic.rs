@@ -36,8 +36,6 @@ const REGION_CHUNKS: u64 = 4;
 const RECORD: u32 = 128 << 10;
 /// Records in a pack of 64 MiB.
 const PACK_RECORDS: u64 = 511;
-/// One content in so many is garbage.
-const GARBAGE: u64 = 10;
 /// Rows in one transaction, and transactions between two syncs.
 const ROWS: usize = 100_000;
 const UNSYNCED: usize = 8;
@@ -59,6 +57,8 @@ pub struct Size {
     pub snapshots: u64,
     /// So many snapshots after each other have the same content: references are chunks times this.
     pub copies: u64,
+    /// One content in so many is garbage.
+    pub garbage: u64,
 }
 
 impl Size {
@@ -85,7 +85,7 @@ impl Size {
     }
 
     fn is_garbage(&self, content: u64) -> bool {
-        self.contents() >= GARBAGE && content % GARBAGE == GARBAGE / 2
+        self.contents() >= self.garbage && content % self.garbage == self.garbage / 2
     }
 
     /// Snapshots that have files, with their contents.
