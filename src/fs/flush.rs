@@ -225,14 +225,19 @@ impl Fs {
         let mut old = block.old.as_slice();
         for run in &block.runs {
             let (before, behind) = old.split_at(old.partition_point(|piece| piece.offset < run.offset));
-            self.read_stored(before, start, false, &mut data)?;
-            data.resize((run.offset - start) as usize, 0);
+            self.append_old(before, start, run.offset, &mut data)?;
             data.extend_from_slice(&run.data);
             old = behind;
         }
-        self.read_stored(old, start, false, &mut data)?;
-        data.resize((block.end - start) as usize, 0);
+        self.append_old(old, start, block.end, &mut data)?;
         Ok(Run { offset: start, data: Arc::new(data) })
+    }
+
+    /// Makes `data`, which begins at `start` of a file, reach up to `end` with what the file has there.
+    fn append_old(&self, pieces: &[Piece], start: u64, end: u64, data: &mut Vec<u8>) -> Result<()> {
+        let at = data.len();
+        data.resize((end - start) as usize, 0);
+        self.store.read_pieces(pieces, start + at as u64, false, &mut data[at..])
     }
 
     /// Puts the chunks of all blocks into the file, as one member of one batch; what is left over if another part follows.

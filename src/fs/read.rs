@@ -37,40 +37,33 @@ struct Gathered {
 impl Fs {
     /// Up to `size` bytes from `offset`; fewer only at the end of the file.
     pub fn read(self: &Arc<Self>, ino: u64, offset: u64, size: u32) -> Result<Vec<u8>> {
-        let first = self.try_read(ino, offset, size);
-        match first {
-            // The range may have been overwritten and its chunks freed since it was gathered: it is gathered anew once.
-            Err(error) if error.errno() == libc::EIO => self.try_read(ino, offset, size),
-            other => other,
-        }
+        twice(|| {
+            let gathered = self.gather(ino, offset, size)?;
+            let mut out = vec![0; gathered.len];
+            self.fill(&gathered, offset, &mut out)?;
+            Ok(out)
+        })
     }
 
-    fn try_read(self: &Arc<Self>, ino: u64, offset: u64, size: u32) -> Result<Vec<u8>> {
-        let gathered = self.gather(ino, offset, size)?;
-        let mut out = Vec::with_capacity(gathered.len);
-        self.read_stored(&gathered.pieces, offset, gathered.small, &mut out)?;
-        out.resize(gathered.len, 0);
+    /// Reads from `offset` into `out`, which may hold anything before; how much. Less than there is room only at the end
+    /// of the file.
+    pub fn read_into(self: &Arc<Self>, ino: u64, offset: u64, out: &mut [u8]) -> Result<usize> {
+        let size = u32::try_from(out.len()).unwrap_or(u32::MAX);
+        twice(|| {
+            let gathered = self.gather(ino, offset, size)?;
+            self.fill(&gathered, offset, &mut out[..gathered.len])?;
+            Ok(gathered.len)
+        })
+    }
+
+    /// Fills all of `out`, which begins at `offset`.
+    fn fill(self: &Arc<Self>, gathered: &Gathered, offset: u64, out: &mut [u8]) -> Result<()> {
+        self.store.read_pieces(&gathered.pieces, offset, gathered.small, out)?;
         for run in &gathered.flushing {
-            copy_part(run.offset, &run.data, offset, &mut out);
+            copy_part(run.offset, &run.data, offset, out);
         }
         for (start, data) in &gathered.staged {
-            copy_part(*start, data, offset, &mut out);
-        }
-        Ok(out)
-    }
-
-    /// Appends `pieces`, in the order of the file, to `out`, which begins at `start` of it; zeros where there are none.
-    /// `small` is for [`Store::read_pieces`](crate::store::Store::read_pieces).
-    pub(super) fn read_stored(
-        &self,
-        pieces: &[Piece],
-        start: u64,
-        small: bool,
-        out: &mut Vec<u8>,
-    ) -> Result<()> {
-        for piece in pieces {
-            out.resize((piece.offset - start) as usize, 0);
-            self.store.read_pieces(std::slice::from_ref(piece), small, out)?;
+            copy_part(*start, data, offset, out);
         }
         Ok(())
     }
@@ -194,6 +187,14 @@ impl Fs {
             }
             _ => posix(libc::EINVAL),
         }
+    }
+}
+
+/// The range that was gathered may have been overwritten and its chunks freed: then it is gathered anew, once.
+fn twice<R>(mut read: impl FnMut() -> Result<R>) -> Result<R> {
+    match read() {
+        Err(error) if error.errno() == libc::EIO => read(),
+        other => other,
     }
 }
 

@@ -142,6 +142,16 @@ impl Adapter {
         }
     }
 
+    /// The same into a buffer, without a copy between; how many bytes.
+    pub(super) fn read_into(&self, ino: u64, offset: u64, out: &mut [u8]) -> Result<usize> {
+        if !control_dir::owns(ino) {
+            return self.fs.read_into(ino, offset, out);
+        }
+        let data = self.control.read(ino, offset, out.len() as u32)?;
+        out.get_mut(..data.len()).ok_or(Error::Posix(libc::EIO))?.copy_from_slice(&data);
+        Ok(data.len())
+    }
+
     /// Writes all of `data`. With `kill_priv` set-id bits go. The flag comes with every write of a plain user; only
     /// where it takes bits away is the kernel told, which would go on with the old mode, since a WRITE changes size and
     /// times in its eyes. A refused write of pages that the kernel has changed already takes the pages along.

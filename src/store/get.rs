@@ -49,27 +49,39 @@ impl RegionCache {
 }
 
 impl Store {
-    /// Appends the bytes of `pieces`, in their order, to `out`. They are those of a `small` file if what is read next is
-    /// likely to stand behind them.
-    pub fn read_pieces(self: &Arc<Self>, pieces: &[Piece], small: bool, out: &mut Vec<u8>) -> Result<()> {
+    /// Fills `out`, which begins at `start` of a file, with the bytes of `pieces`, which come in the file's order; zeros
+    /// where there are none. It is a `small` file if what is read next is likely to stand behind it.
+    pub fn read_pieces(
+        self: &Arc<Self>,
+        pieces: &[Piece],
+        start: u64,
+        small: bool,
+        out: &mut [u8],
+    ) -> Result<()> {
         let mut last: Option<(RegionRow, Arc<Region>)> = None;
+        let (mut rest, mut at) = (out, start);
         for piece in pieces {
+            let (gap, behind) = split(rest, piece.offset.checked_sub(at), piece)?;
+            let (part, behind) = split(behind, Some(piece.len.into()), piece)?;
+            gap.fill(0);
+            (rest, at) = (behind, piece.offset + u64::from(piece.len));
             if let Some((row, region)) = &last
                 && row.entry(piece.id).is_some()
             {
-                append_piece(piece, region, out)?;
+                copy_piece(piece, region, part)?;
                 continue;
             }
-            if self.read_unwritten(piece, out)? {
+            if self.read_unwritten(piece, part)? {
                 continue;
             }
             let found = self.region_of(piece.id)?;
-            append_piece(piece, &found.1, out)?;
+            copy_piece(piece, &found.1, part)?;
             if small {
                 self.look_ahead(&found.0);
             }
             last = Some(found);
         }
+        rest.fill(0);
         Ok(())
     }
 
@@ -87,7 +99,7 @@ impl Store {
     }
 
     /// Takes a piece of a chunk that has no row yet, or whose bytes were brought again, from its batch.
-    fn read_unwritten(&self, piece: &Piece, out: &mut Vec<u8>) -> Result<bool> {
+    fn read_unwritten(&self, piece: &Piece, out: &mut [u8]) -> Result<bool> {
         let is_settled = piece.id.0 < self.settled.load(Ordering::Acquire);
         if is_settled && !self.is_bad(piece.id) {
             return Ok(false);
@@ -99,14 +111,16 @@ impl Store {
             let mut batches = batches.into_iter().flatten();
             let bytes = batches.find_map(|batch| self.healing_bytes(&batch, piece.id));
             let part = bytes.as_ref().and_then(|bytes| bytes.get(piece.start as usize..end));
-            out.extend_from_slice(part.unwrap_or_default());
-            return Ok(part.is_some());
+            return Ok(part.is_some_and(|part| {
+                out.copy_from_slice(part);
+                true
+            }));
         }
         for batch in batches.into_iter().flatten() {
             let copied =
                 batch.regions.with_chunk(piece.id, |bytes| match bytes.get(piece.start as usize..end) {
                     Some(part) => {
-                        out.extend_from_slice(part);
+                        out.copy_from_slice(part);
                         Ok(())
                     }
                     None => Err(wrong_length(piece)),
@@ -160,7 +174,14 @@ pub(super) fn find_region(layers: &Layers, id: ChunkId) -> Result<Option<RegionR
     Ok(row.entry(id).is_some().then_some(row))
 }
 
-fn append_piece(piece: &Piece, region: &Region, out: &mut Vec<u8>) -> Result<()> {
+/// The first `len` bytes and what follows them. Pieces come from rows: where these say what cannot be, that is damage.
+fn split<'a>(out: &'a mut [u8], len: Option<u64>, piece: &Piece) -> Result<(&'a mut [u8], &'a mut [u8])> {
+    let wrong = || Error::damaged(format!("the extent at {} of a file overlaps another", piece.offset));
+    out.split_at_mut_checked(len.ok_or_else(wrong)? as usize).ok_or_else(wrong)
+}
+
+/// Fills `out`, which is as long as the piece.
+fn copy_piece(piece: &Piece, region: &Region, out: &mut [u8]) -> Result<()> {
     let bytes = region
         .chunk(piece.id)
         .ok_or_else(|| Error::damaged(format!("the region of chunk {} does not have it", piece.id.0)))?;
@@ -170,7 +191,7 @@ fn append_piece(piece: &Piece, region: &Region, out: &mut Vec<u8>) -> Result<()>
     let end = (piece.start + piece.len) as usize;
     match bytes.get(piece.start as usize..end) {
         Some(part) => {
-            out.extend_from_slice(part);
+            out.copy_from_slice(part);
             Ok(())
         }
         None => Err(wrong_length(piece)),

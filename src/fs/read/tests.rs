@@ -1,4 +1,4 @@
-//! Whoever reads small files in the order in which they were written finds the next ones in memory.
+//! What a reader finds in its buffer, and in memory.
 
 use std::time::Duration;
 
@@ -12,6 +12,37 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// About ten files share a region.
 const FILES: u64 = 40;
 const LEN: usize = 50_000;
+
+/// Chunks, holes, bytes that are staged, and the end of the file, at offsets of every kind.
+#[test]
+fn what_a_buffer_held_before_does_not_show() {
+    let fs = simulated::open(&simulated::new_disk(), &simulated::config());
+    let ino = simulated::new_file(&fs, "file");
+    let mut content = vec![0; 900_000];
+    let mut write = |at: usize, len: usize, seed: u64| {
+        let bytes = Rng::new(seed).bytes(len);
+        fs.write(ino, at as u64, &bytes, false).unwrap();
+        content[at..at + len].copy_from_slice(&bytes);
+    };
+    write(100_001, 200_000, 1);
+    write(500_000, 150_003, 2);
+    fs.sync().unwrap();
+    write(250_000, 70_000, 3);
+    write(800_000, 100_000, 4);
+    for (from, len) in
+        [(0, 900_000), (0, 50_000), (99_990, 20), (299_999, 200_010), (640_000, 260_000), (899_999, 9)]
+    {
+        let mut out = vec![0xaa; len];
+        let got = fs.read_into(ino, from as u64, &mut out).unwrap();
+        let expected = &content[from..content.len().min(from + len)];
+        assert_eq!(got, expected.len());
+        assert!(out[..got] == *expected, "{len} bytes from {from}");
+        assert!(out[got..].iter().all(|byte| *byte == 0xaa), "nothing is written behind them");
+        assert!(fs.read(ino, from as u64, len as u32).unwrap() == expected, "{len} bytes from {from}");
+    }
+    assert_eq!(fs.read_into(ino, 900_000, &mut [0; 10]).unwrap(), 0);
+    simulated::close(&fs);
+}
 
 #[test]
 fn the_regions_behind_the_one_that_is_read_are_brought_in() {

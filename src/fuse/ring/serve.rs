@@ -195,7 +195,8 @@ impl Call<'_> {
 
     fn read(&self, payload: &mut [u8]) -> Result<usize> {
         let asked: abi::ReadIn = self.operation()?;
-        put(payload, self.adapter.read(self.ino, asked.offset, asked.size)?.as_slice())
+        let out = payload.get_mut(..asked.size as usize).ok_or(Error::Posix(libc::EIO))?;
+        self.adapter.read_into(self.ino, asked.offset, out)
     }
 
     fn write(&self, payload: &mut [u8]) -> Result<usize> {
