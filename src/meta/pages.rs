@@ -12,7 +12,7 @@
 //! is rewritten in place. The engine guards what it says by sums of its own, but not which of its two states is the
 //! newer one; so its sum stands in our head while the database is closed, and our head says when it is not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -128,8 +128,8 @@ struct State {
     dirty: BTreeMap<u64, Sums>,
     /// The sum of the engine's head, where it is known.
     first: Option<u32>,
-    /// The file has its place on the disk up to here.
-    claimed: u64,
+    /// Numbers of the stretches of [`CLAIM`] bytes that are known to have their place on the disk.
+    claimed: BTreeSet<u64>,
 }
 
 /// An error that can be told more than once.
@@ -225,8 +225,8 @@ impl Pages {
 
     fn new(file: Arc<dyn MediaFile>, found: Found, pages: u64, first: Option<u32>) -> io::Result<Self> {
         let kept = NonZeroUsize::new(SUMS_KEPT).unwrap_or(NonZeroUsize::MIN);
-        // What has no place yet is at the end, unless somebody copied the file; then it is claimed once more.
-        let claimed = file.allocated()?.min(file_len(pages));
+        // What was claimed before is claimed once more, which changes nothing.
+        let claimed = BTreeSet::new();
         let state = State { pages, clean: LruCache::new(kept), dirty: BTreeMap::new(), first, claimed };
         Ok(Self { file, found, changing: Mutex::default(), state: Mutex::new(state) })
     }
@@ -355,25 +355,28 @@ impl Pages {
             self.mark_open(changing)?;
             changing.unsynced = true;
             if offset == 0 {
-                self.claim(page_at(1))?;
+                self.claim(0, page_at(1))?;
                 return self.file.write_at(data, page_at(0));
             }
             for (first, range) in runs(offset / PAGE, data.len()) {
-                self.claim(page_at(first) + range.len() as u64)?;
+                // With their sums, which are written at the sync.
+                self.claim(sums_at(first / GROUP), page_at(first) + range.len() as u64)?;
                 self.file.write_at(&data[range], page_at(first))?;
             }
             Ok(())
         });
     }
 
-    /// Claims the file's blocks up to `end` and somewhat beyond, where running out of space is still a clean refusal: in
-    /// a file that only claims its length, a write or a sync would fail.
-    fn claim(&self, end: u64) -> io::Result<()> {
+    /// Claims the file's blocks from `from` to `end` and somewhat around, where running out of space is still a clean
+    /// refusal: in a file that only claims its length, a write or a sync would fail.
+    fn claim(&self, from: u64, end: u64) -> io::Result<()> {
         let mut state = self.state.lock();
-        if end > state.claimed {
-            let to = end.next_multiple_of(CLAIM).min(file_len(state.pages));
-            self.file.allocate(state.claimed, to - state.claimed)?;
-            state.claimed = to;
+        for number in from / CLAIM..end.div_ceil(CLAIM) {
+            if !state.claimed.contains(&number) {
+                let (from, to) = (number * CLAIM, ((number + 1) * CLAIM).min(file_len(state.pages)));
+                self.file.allocate(from, to - from)?;
+                state.claimed.insert(number);
+            }
         }
         Ok(())
     }
@@ -424,9 +427,10 @@ impl Pages {
             self.file.set_len(want)?;
         } else if want < have {
             self.file.set_len(want)?;
-            state.claimed = state.claimed.min(want);
             self.forget_beyond(&mut state, pages)?;
         }
+        // The last stretch was claimed up to where the file ended then.
+        state.claimed.retain(|number| *number < want.min(have) / CLAIM);
         state.pages = pages;
         Ok(())
     }

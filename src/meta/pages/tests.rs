@@ -208,6 +208,20 @@ fn what_is_added_takes_its_place_only_when_it_is_written_to() {
     file.sync();
     assert!(file.failure().is_none());
     let used = disk.used();
+    // A page far behind takes no more than its own place and that of its sum, wherever the file ends.
+    disk.set_capacity(None);
+    let (number, bytes) = first(60 * CLAIM);
+    file.write(number * PAGE, &bytes);
+    file.set_len(101 * CLAIM);
+    assert!(file.failure().is_none() && (1..=2 * CLAIM).contains(&(disk.used() - used)));
+    // The sum of a group's last page stands in the stretch before, and has its place by the time of the sync.
+    let number = 70 * GROUP + GROUP - 1;
+    assert!(sums_at(70) / CLAIM < page_at(number) / CLAIM);
+    file.write(number * PAGE, &page(number, 1));
+    disk.set_capacity(Some(disk.used()));
+    file.sync();
+    assert!(file.failure().is_none());
+    let used = disk.used();
     // A page beside one that was written has its place already.
     disk.set_capacity(Some(used));
     let (number, bytes) = first(CLAIM + PAGE);
