@@ -238,3 +238,16 @@ fn what_is_added_takes_its_place_only_when_it_is_written_to() {
     file.read(CLAIM, &mut out).unwrap();
     assert!(out == page(CLAIM / PAGE, 1));
 }
+
+/// A stretch that ended with the file is claimed once more when the file has grown.
+#[test]
+fn what_is_added_to_a_stretch_takes_its_place_with_its_neighbours() {
+    let disk = filled(3);
+    let file = open(&disk).unwrap();
+    file.write(PAGE, &page(1, 1));
+    file.set_len(CLAIM);
+    file.write(500 * PAGE, &page(500, 1));
+    disk.set_capacity(Some(disk.used()));
+    file.write(600 * PAGE, &page(600, 1));
+    assert!(file.failure().is_none());
+}
