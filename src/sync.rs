@@ -3,7 +3,7 @@
 //!
 //! Everything in `store/`, `gc/`, `fs/`, `pack/` and `meta/` takes its primitives from here and from nowhere else, so
 //! that a schedule explorer can stand in for all of them at once (`tests/schedules`). The exceptions are what must be
-//! one step for it: `meta/kv.rs` and `meta/pages.rs` around the database, and the simulated disk.
+//! one step for it: `meta/kv` and `meta/pages.rs` around the database, and the simulated disk.
 
 pub use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 pub use std::sync::{Arc, OnceLock};

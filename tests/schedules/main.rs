@@ -8,7 +8,7 @@
 //! of `cargo test --features sim`.
 //!
 //! What is one step to the explorer: a call of the database (which has locks of its own, and is entered by one writer
-//! at a time, see `meta/kv.rs`), and an operation of the simulated disk. Reads and changes of packs have a point before
+//! at a time, see `meta/kv`), and an operation of the simulated disk. Reads and changes of packs have a point before
 //! each (`disk.rs`), so that a pack can go away between two reads.
 //!
 //! The promises are those of the model in `tests/model`: every extent has its chunk, with the bytes that were written;

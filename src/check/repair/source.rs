@@ -32,8 +32,13 @@ pub(super) fn open_old(media: &dyn Media, report: &mut RepairReport) -> Result<O
     if file.is_empty().map_err(failed)? {
         return Ok(None);
     }
-    let opened = Overlay::new(file).map_err(failed).and_then(|file| {
-        let kv = Kv::open(Arc::new(file), 32 << 20)?;
+    let open = || {
+        let file = Overlay::new(file.clone()).map_err(failed)?;
+        Kv::open(Arc::new(file), 32 << 20)
+    };
+    // What no row needs, the next commit may. One that was checked and found bad is not read from any more.
+    let pages = open().and_then(|kv| kv.check_all());
+    let opened = open().and_then(|kv| {
         let view = kv.read()?;
         Ok((kv, view))
     });
@@ -41,7 +46,8 @@ pub(super) fn open_old(media: &dyn Media, report: &mut RepairReport) -> Result<O
         // A program that found none may have made one and left it at that.
         Ok((_, view)) if is_new(&view) => Ok(None),
         Ok(opened) => {
-            report.database = Database::Whole;
+            report.database = if pages.is_ok() { Database::Whole } else { Database::Damaged };
+            report.database_fault = pages.err().as_ref().map(sentence);
             Ok(Some(opened))
         }
         Err(error) => {
