@@ -62,10 +62,13 @@ pub struct FsOptions {
     pub at_once: usize,
 }
 
+/// The usual [`FsOptions::at_once`].
+pub const AT_ONCE: usize = 64;
+
 impl Default for FsOptions {
     fn default() -> Self {
         let commit_interval = Duration::from_secs(5);
-        Self { commit_interval, noatime: false, staging_limit: 64 << 20, at_once: 64 }
+        Self { commit_interval, noatime: false, staging_limit: 64 << 20, at_once: AT_ONCE }
     }
 }
 

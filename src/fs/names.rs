@@ -261,18 +261,17 @@ impl Fs {
         if state.row.nlink > 0 {
             return Ok(());
         }
+        member.rows.put(Table::Orphans, &id_key(ino), &[]);
+        member.rows.count(Counter::Orphans, 1);
         let remembered = self.inodes.is_remembered(ino) && !out(Protection::WaitForForget);
+        self.orphans.unlinked(ino, remembered, member.number);
         if !remembered {
             self.bury(state);
             // The queue meets what cannot be removed, and says so.
             if self.remove_at_once(member, ino).unwrap_or(false) {
                 self.inodes.remove(ino);
-                return Ok(());
             }
         }
-        member.rows.put(Table::Orphans, &id_key(ino), &[]);
-        member.rows.count(Counter::Orphans, 1);
-        self.orphans.unlinked(ino, remembered, member.number);
         Ok(())
     }
 

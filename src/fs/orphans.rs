@@ -79,41 +79,31 @@ impl Fs {
         if !self.inodes.forget(ino, count) || !self.orphans.is_orphan(ino) {
             return;
         }
-        let inode = self.inodes.remove(ino);
-        let mut locked = inode.as_ref().map(|inode| inode.lock());
-        if let Some(state) = &mut locked {
-            self.bury(state);
-        }
-        // With the lock held: a flush that is under way has written its rows or will find the inode dead.
-        let gone = self.join().and_then(|member| {
-            let gone = self.remove_at_once(&member, ino)?;
-            if gone {
-                member.rows.delete(Table::Orphans, &id_key(ino));
-                member.rows.count(Counter::Orphans, -1);
-            }
-            Ok(gone)
-        });
-        // The queue meets what cannot be removed, and says so.
-        if gone.unwrap_or(false) {
-            self.orphans.inodes.lock().remove(&ino);
-            return;
+        if let Some(inode) = self.inodes.remove(ino) {
+            self.bury(&mut inode.lock());
         }
         // After the inode is dead: whatever was written for it is in this batch or in an earlier one.
-        let batch = self.store.open_batch();
-        self.orphans.inodes.lock().insert(ino, Some(batch));
+        let gone = self.join().and_then(|member| self.remove_at_once(&member, ino));
+        // The queue meets what cannot be removed, and says so.
+        if !gone.unwrap_or(false) {
+            let batch = self.store.open_batch();
+            self.orphans.inodes.lock().insert(ino, Some(batch));
+        }
     }
 
-    /// Removes an inode that nobody needs in the batch of `member`, if it has few rows; true if it did. Callers have
-    /// buried it and hold its lock; its place in the queue, if it has one, is theirs to remove.
+    /// Removes a buried inode and its place in the queue in the batch of `member`, if it has few rows; true if it did.
     pub(super) fn remove_at_once(&self, member: &Member, ino: u64) -> Result<bool> {
         let Some(of_it) = RowsOf::find(&self.now(), ino, self.options.at_once)? else { return Ok(false) };
         for (table, key) in &of_it.keys {
             member.rows.delete(*table, key);
         }
         member.rows.delete(Table::Inodes, &id_key(ino));
+        member.rows.delete(Table::Orphans, &id_key(ino));
+        member.rows.count(Counter::Orphans, -1);
         member.rows.count(Counter::ReferencedBytes, -(of_it.bytes as i64));
         member.rows.count(Counter::Deleted, of_it.bytes as i64);
         member.rows.count(Counter::Inodes, -1);
+        self.orphans.inodes.lock().remove(&ino);
         Ok(true)
     }
 

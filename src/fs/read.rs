@@ -23,6 +23,7 @@ const RELATIME_SECONDS: i64 = 24 * 60 * 60;
 const NO_ATIME: u32 = 0x80;
 
 /// What a read needs, as it stood at one moment.
+#[derive(Default)]
 struct Gathered {
     len: usize,
     /// The file is too small for its reader to look ahead in it.
@@ -76,13 +77,7 @@ impl Fs {
         }
         let end = state.row.size.min(offset.saturating_add(size.into()));
         if offset >= end {
-            return Ok(Gathered {
-                len: 0,
-                small: true,
-                pieces: Vec::new(),
-                flushing: Vec::new(),
-                staged: Vec::new(),
-            });
+            return Ok(Gathered::default());
         }
         let pieces = self.pieces_for_read(ino, &mut state, offset, end)?;
         let flushing = state.flushing.iter().filter(|run| run.offset < end && run.end() > offset);

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::meta::rows::{RegionRow, chunk_of, id_key};
 use crate::meta::{Counter, Table};
 use crate::pack::{HEADER_LEN, Location, PackId, RegionChunk, encode_region};
-use crate::store::Store;
+use crate::store::{Store, Turn};
 use crate::sync::Arc;
 
 use super::CycleRecord;
@@ -133,7 +133,8 @@ impl Moving {
             return Ok(());
         }
         let copier = store.clone();
-        for (row, copied) in store.together(rows, move |row| copy(&copier, row)) {
+        let threads = (rows.len(), Turn::Last);
+        for (row, copied) in store.together(rows, threads, move |row| copy(&copier, row)) {
             match copied {
                 Ok(done) => {
                     self.bytes += u64::from(done.to.len);

@@ -25,10 +25,8 @@ impl Trails {
     /// in a while.
     fn leads_on(&self, first: ChunkId, end: ChunkId) -> bool {
         let mut ends = self.0.lock();
-        let is_known = ends.contains(&end);
-        let before = ends.len();
+        let (from_before, is_known) = (ends.contains(&first), ends.contains(&end));
         ends.retain(|known| *known != first && *known != end);
-        let from_before = ends.len() + usize::from(is_known) < before;
         if ends.len() == READERS {
             ends.remove(0);
         }

@@ -1,16 +1,18 @@
 //! Cutting and hashing, on as many threads as are free.
 //!
-//! Keeps true: the cuts are those of one thread alone, in the order of the data; whoever asked is never held up by work
-//! that waits in a queue, only by a piece that another thread has begun; and a helper that comes too late finds nothing
-//! and keeps nothing in memory.
+//! Keeps true: the cuts are those of one thread alone, in the order of the data; nobody waits for a worker that is busy
+//! with something else ([`together`](super::together)).
 //!
 //! One large file is one stream, and its next flush waits for this one. On one thread, cutting and hashing would be all
 //! that a fast copy waits for.
 
+use std::ops::Range;
+
 use crate::chunk::{Digest, is_zero};
-use crate::sync::{Arc, Condvar, Mutex};
+use crate::sync::Arc;
 
 use super::Store;
+use super::together::Turn;
 
 /// A chunk that was cut and hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,24 +28,6 @@ const ALONE: usize = 512 << 10;
 /// For each helper there is this much to do at least.
 const EACH: usize = 1 << 20;
 
-/// Pieces of `data`: found by one thread, hashed by all.
-struct Shared {
-    data: Arc<Vec<u8>>,
-    progress: Mutex<Progress>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Progress {
-    /// What was cut, in order; without its digest until it is hashed.
-    cuts: Vec<Cut>,
-    /// The first piece that nobody has begun: its number and its offset.
-    next: (usize, usize),
-    /// How many are hashed.
-    hashed: usize,
-    all_cut: bool,
-}
-
 fn hashed(piece: &[u8]) -> Cut {
     Cut { len: piece.len() as u32, digest: if is_zero(piece) { None } else { Some(Digest::of(piece)) } }
 }
@@ -56,62 +40,19 @@ impl Store {
 
     /// The same with the help of workers that have nothing else to do.
     pub fn cut_together(&self, data: &Arc<Vec<u8>>) -> Vec<Cut> {
-        let helpers = data.len().div_ceil(EACH).min(self.pool.workers()).saturating_sub(1);
-        if data.len() < ALONE || helpers == 0 {
+        let threads = data.len().div_ceil(EACH).min(self.pool.workers());
+        if data.len() < ALONE || threads < 2 {
             return self.cut(data);
         }
-        let shared =
-            Arc::new(Shared { data: data.clone(), progress: Mutex::default(), changed: Condvar::default() });
-        for _ in 0..helpers {
-            let shared = Arc::downgrade(&shared);
-            self.pool.assist(move || {
-                if let Some(shared) = shared.upgrade() {
-                    shared.hash();
-                }
-            });
-        }
-        for piece in self.cutter.cut(data) {
-            shared.progress.lock().cuts.push(Cut { len: piece.len() as u32, digest: None });
-            shared.changed.notify_one();
-        }
-        shared.progress.lock().all_cut = true;
-        shared.changed.notify_all();
-        shared.hash();
-        shared.finish()
-    }
-}
-
-impl Shared {
-    /// Hashes pieces until none is left that nobody has begun. Waits for more only while they are being cut.
-    fn hash(&self) {
-        let mut progress = self.progress.lock();
-        loop {
-            let (number, start) = progress.next;
-            if let Some(cut) = progress.cuts.get(number).copied() {
-                let end = start + cut.len as usize;
-                progress.next = (number + 1, end);
-                drop(progress);
-                let cut = hashed(&self.data[start..end]);
-                progress = self.progress.lock();
-                progress.cuts[number] = cut;
-                progress.hashed += 1;
-            } else if progress.all_cut {
-                break;
-            } else {
-                self.changed.wait(&mut progress);
-            }
-        }
-        drop(progress);
-        self.changed.notify_all();
-    }
-
-    /// Waits for what others have begun.
-    fn finish(&self) -> Vec<Cut> {
-        let mut progress = self.progress.lock();
-        while progress.hashed < progress.cuts.len() {
-            self.changed.wait(&mut progress);
-        }
-        std::mem::take(&mut progress.cuts)
+        let pieces = self.cutter.cut(data).scan(0, |end, piece| {
+            let start = *end;
+            *end += piece.len();
+            Some(start..*end)
+        });
+        let shared = data.clone();
+        let hash = move |piece: &Range<usize>| hashed(&shared[piece.clone()]);
+        let cuts = self.together(pieces, (threads, Turn::Next), hash);
+        cuts.into_iter().map(|(_, cut)| cut).collect()
     }
 }
 

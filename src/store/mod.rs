@@ -41,6 +41,7 @@ pub use collect::FlipInfo;
 pub use config::{CONFIG_FILE, META_FILE, MkfsOptions, StoreConfig, make_database, mkfs, mkfs_and};
 pub use cut::Cut;
 pub use status::StoreStatus;
+pub use together::Turn;
 
 use ahead::Trails;
 use barrier::Barrier;

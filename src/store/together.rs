@@ -1,12 +1,23 @@
 //! Independent pieces of work, done by the calling thread and whichever workers are free.
 //!
 //! Keeps true: whoever asked is never held up by work that waits in a queue, only by a piece that another thread has
-//! begun; a helper that comes too late finds nothing; and if the work panics on any thread, so does the call, so that
+//! begun; a helper that comes too late finds nothing and keeps nothing in memory; and if the work panics on any thread, so does the call, so that
 //! nobody goes on without what is missing.
+
+use std::collections::VecDeque;
 
 use crate::sync::{Arc, Condvar, Mutex};
 
 use super::Store;
+
+/// When helpers have their turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Before other work that is not urgent: somebody waits for it.
+    Next,
+    /// After everything else.
+    Last,
+}
 
 struct Shared<T, R> {
     work: Box<dyn Fn(&T) -> R + Send + Sync>,
@@ -15,34 +26,47 @@ struct Shared<T, R> {
 }
 
 struct Progress<T, R> {
-    /// What nobody has begun, with its number, the last first.
-    left: Vec<(usize, T)>,
+    /// What nobody has begun, with its number.
+    left: VecDeque<(usize, T)>,
     /// Begun and not done.
     busy: usize,
     done: Vec<(usize, T, R)>,
+    /// Nothing more comes.
+    complete: bool,
 }
 
 impl Store {
-    /// Does `work` on each of `items`; returns them with what came of them, in their order. In the queue of workers it
-    /// comes after everything else.
+    /// Does `work` on each of `items`, on at most `threads` threads, while the calling one still finds out what the items
+    /// are; returns them with what came of them, in their order.
     pub fn together<T: Send + 'static, R: Send + 'static>(
         &self,
-        items: Vec<T>,
+        items: impl IntoIterator<Item = T>,
+        (threads, turn): (usize, Turn),
         work: impl Fn(&T) -> R + Send + Sync + 'static,
     ) -> Vec<(T, R)> {
-        let count = items.len();
-        let helpers = count.min(self.pool.workers()).saturating_sub(1);
-        let left = items.into_iter().enumerate().rev().collect();
-        let progress = Mutex::new(Progress { left, busy: 0, done: Vec::new() });
-        let shared = Arc::new(Shared { work: Box::new(work), progress, changed: Condvar::new() });
-        for _ in 0..helpers {
+        let progress = Progress { left: VecDeque::new(), busy: 0, done: Vec::new(), complete: false };
+        let (work, progress) = (Box::new(work), Mutex::new(progress));
+        let shared = Arc::new(Shared { work, progress, changed: Condvar::new() });
+        for _ in 1..threads.min(self.pool.workers()) {
             let shared = Arc::downgrade(&shared);
-            self.pool.ordinary(move || {
+            let help = move || {
                 if let Some(shared) = shared.upgrade() {
                     shared.work();
                 }
-            });
+            };
+            match turn {
+                Turn::Next => self.pool.assist(help),
+                Turn::Last => self.pool.ordinary(help),
+            }
         }
+        let mut count = 0;
+        for item in items {
+            shared.progress.lock().left.push_back((count, item));
+            shared.changed.notify_one();
+            count += 1;
+        }
+        shared.progress.lock().complete = true;
+        shared.changed.notify_all();
         shared.work();
         let done = shared.finish();
         assert_eq!(done.len(), count, "a worker has panicked over the others");
@@ -50,7 +74,7 @@ impl Store {
     }
 }
 
-/// Counts a piece as done, also if the work on it panicked: nobody waits for it then.
+/// Dropped if the work on a piece panicked: nobody waits for it then.
 struct Busy<'a, T, R>(&'a Shared<T, R>);
 
 impl<T, R> Drop for Busy<'_, T, R> {
@@ -61,17 +85,27 @@ impl<T, R> Drop for Busy<'_, T, R> {
 }
 
 impl<T, R> Shared<T, R> {
+    /// Works until nothing is left that nobody has begun. Waits for more only while there may be some.
     fn work(&self) {
+        let mut progress = self.progress.lock();
         loop {
-            let mut progress = self.progress.lock();
-            let Some((number, item)) = progress.left.pop() else { return };
-            progress.busy += 1;
-            drop(progress);
-            let busy = Busy(self);
-            let result = (self.work)(&item);
-            self.progress.lock().done.push((number, item, result));
-            drop(busy);
+            if let Some((number, item)) = progress.left.pop_front() {
+                progress.busy += 1;
+                drop(progress);
+                let busy = Busy(self);
+                let result = (self.work)(&item);
+                std::mem::forget(busy);
+                progress = self.progress.lock();
+                progress.busy -= 1;
+                progress.done.push((number, item, result));
+            } else if progress.complete {
+                break;
+            } else {
+                self.changed.wait(&mut progress);
+            }
         }
+        drop(progress);
+        self.changed.notify_all();
     }
 
     /// Waits for what others have begun.
@@ -88,6 +122,7 @@ impl<T, R> Shared<T, R> {
 
 #[cfg(test)]
 mod tests {
+    use super::Turn;
     use crate::store::{MkfsOptions, OpenOptions, Store, mkfs};
     use crate::sync::Arc;
     use crate::sync::channel::bounded;
@@ -104,7 +139,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let store = store(&dir, workers);
             for count in [0, 1, 2, 100] {
-                let done = store.together((0..count).collect(), |number| number * 2);
+                let done = store.together(0..count, (9, Turn::Last), |number| number * 2);
                 assert_eq!(done, (0..count).map(|number| (number, number * 2)).collect::<Vec<_>>());
             }
             store.close().unwrap();
@@ -117,7 +152,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = store(&dir, 2);
         let (met, meets) = bounded::<()>(0);
-        let done = store.together(vec![true, false], move |sends| match sends {
+        let done = store.together([true, false], (2, Turn::Last), move |sends| match sends {
             true => met.send(()).is_ok(),
             false => meets.recv().is_ok(),
         });
@@ -128,7 +163,7 @@ mod tests {
             let held = held.clone();
             store.pool.urgent(move || assert!(held.recv().is_err(), "the sender goes"));
         }
-        assert_eq!(store.together(vec![1, 2, 3], |number| *number).len(), 3);
+        assert_eq!(store.together([1, 2, 3], (3, Turn::Last), |number| *number).len(), 3);
         drop(go);
         store.close().unwrap();
     }
@@ -147,7 +182,7 @@ mod tests {
             }
             begins.recv().unwrap();
         };
-        let together = std::panic::AssertUnwindSafe(|| store.together(vec![0, 1], work));
+        let together = std::panic::AssertUnwindSafe(|| store.together([0, 1], (2, Turn::Next), work));
         assert!(std::panic::catch_unwind(together).is_err());
         store.close().unwrap();
     }

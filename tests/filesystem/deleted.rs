@@ -23,8 +23,7 @@ fn store_with_garbage() -> SimMedia {
     let disk = new_disk();
     let world = World::open(&disk, &config()).unwrap();
     for (name, kind) in [("f", 1), ("stays", 2)] {
-        let ino = world.create(ROOT_INO, name);
-        world.fs.write(ino, 0, &random::content(kind, LEN), false).unwrap();
+        world.save(name, &random::content(kind, LEN));
     }
     world.fs.sync().unwrap();
     assert_eq!(deleted(&world), 0);
@@ -105,8 +104,7 @@ fn a_small_file_goes_at_once_and_a_large_one_by_the_queue() {
     const LEN: usize = 10_000;
     let at_once = WAYS_TO_GO[0];
     let file = |name: &str, kind: u64, attributes: usize| {
-        let ino = world.create(ROOT_INO, name);
-        world.fs.write(ino, 0, &random::content(kind, LEN), false).unwrap();
+        let ino = world.save(name, &random::content(kind, LEN));
         for number in 0..attributes {
             world.fs.setxattr(ino, format!("user.{number}").as_bytes(), b"value", 0).unwrap();
         }
@@ -141,8 +139,7 @@ fn what_is_overwritten_or_cut_off_counts_too() {
     let _all = protected();
     let disk = new_disk();
     let world = World::open(&disk, &config()).unwrap();
-    let ino = world.create(ROOT_INO, "f");
-    world.fs.write(ino, 0, &random::content(1, LEN), false).unwrap();
+    let ino = world.save("f", &random::content(1, LEN));
     world.fs.sync().unwrap();
     world.fs.write(ino, 0, &random::content(2, LEN), false).unwrap();
     world.fs.sync().unwrap();

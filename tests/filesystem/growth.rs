@@ -122,8 +122,7 @@ fn a_cycle_frees_what_it_moved() {
     // Small files share a region: of this one, little stays.
     let len = config.region_size as usize / 8;
     for number in 0..8 {
-        let ino = world.create(ROOT_INO, &format!("f{number}"));
-        world.fs.write(ino, 0, &random::content(number, len), false).unwrap();
+        world.save(&format!("f{number}"), &random::content(number, len));
     }
     world.fs.sync().unwrap();
     write(&world, "stays", 20, 400_000);

@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use cairnfs::fs::{FsOptions, ROOT_INO, RenameFlags, SetAttr};
+use cairnfs::fs::{AT_ONCE, ROOT_INO, RenameFlags, SetAttr};
 use cairnfs::gc::Point;
 use cairnfs::media::sim::SimMedia;
 use cairnfs::sabotage::Protection;
@@ -284,12 +284,8 @@ fn no_operation_at_any_point_of_a_cycle_loses_anything() {
 
 /// Takes protections out and looks for a cell that loses something.
 fn must_be_noticed(protections: &[Protection], race: Race) {
-    must_be_noticed_where(protections, race, &WAYS_TO_GO);
-}
-
-fn must_be_noticed_where(protections: &[Protection], race: Race, ways: &[usize]) {
     let _out = without(protections);
-    for &at_once in ways {
+    for at_once in WAYS_TO_GO {
         let noticed =
             Point::ALL.into_iter().find_map(|point| Some((point, cell(race, point, at_once).err()?)));
         let (point, lost) = noticed
@@ -302,7 +298,7 @@ fn must_be_noticed_where(protections: &[Protection], race: Race, ways: &[usize])
 fn must_be_kept(protection: Protection, race: Race) {
     let _out = without(&[protection]);
     for point in Point::ALL {
-        let kept = cell(race, point, FsOptions::default().at_once);
+        let kept = cell(race, point, AT_ONCE);
         assert_eq!(kept, Ok(()), "{race:?} at {point} without {protection:?}");
     }
 }

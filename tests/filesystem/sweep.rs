@@ -21,8 +21,7 @@ const LIVE: usize = 100_000;
 const GARBAGE: usize = 2_000_000;
 
 fn write(world: &World, name: &str, bytes: &[u8]) {
-    let ino = world.create(ROOT_INO, name);
-    world.fs.write(ino, 0, bytes, false).unwrap();
+    world.save(name, bytes);
     world.fs.sync().unwrap();
 }
 

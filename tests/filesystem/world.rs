@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use cairnfs::check::{self, CheckReport};
-use cairnfs::fs::{Caller, Fs, FsOptions, ROOT_INO};
+use cairnfs::fs::{AT_ONCE, Caller, Fs, FsOptions, ROOT_INO};
 use cairnfs::gc::{Collector, Options};
 use cairnfs::media::sim::SimMedia;
 use cairnfs::sabotage::{Protection, take_out};
@@ -93,7 +93,7 @@ pub const SMALL_CACHE: Setting = Setting { step: 8, cache_bytes: 64 << 10, at_on
 
 /// A file's rows up to which it goes at once: with the first of these any, with the second none, so that the deletion
 /// queue has all of them.
-pub const WAYS_TO_GO: [usize; 2] = [64, 0];
+pub const WAYS_TO_GO: [usize; 2] = [AT_ONCE, 0];
 
 impl World {
     pub fn open(disk: &SimMedia, config: &StoreConfig) -> Result<Self> {
@@ -128,6 +128,13 @@ impl World {
 
     pub fn create(&self, parent: u64, name: &str) -> u64 {
         self.fs.mknod(parent, name.as_bytes(), CALLER, libc::S_IFREG | 0o644, 0, 0).unwrap().ino
+    }
+
+    /// Makes a file with these bytes in the root. They are staged.
+    pub fn save(&self, name: &str, bytes: &[u8]) -> u64 {
+        let ino = self.create(ROOT_INO, name);
+        self.fs.write(ino, 0, bytes, false).unwrap();
+        ino
     }
 
     pub fn mkdir(&self, parent: u64, name: &str) -> u64 {

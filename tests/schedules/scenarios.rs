@@ -7,6 +7,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::Error;
+use crate::fs::AT_ONCE;
 use crate::meta::Table;
 use crate::meta::rows::extent_key;
 use crate::sync::Arc;
@@ -19,9 +20,6 @@ use super::world::{Outcome, World, broken, content};
 /// All scenarios.
 pub const ALL: &[&Scenario] =
     &[&ADVISORY, &REVIVED, &FRESH, &REMEMBERED, &CLONE, &OPEN, &QUEUED, &POWER, &MOVED, &BAD_ROW];
-
-/// Extents and attributes with which a deleted file goes at once: all files of these scenarios have fewer.
-const AT_ONCE: usize = 64;
 
 /// Makes these contents garbage: their chunks are in the store, and no file has them.
 fn garbage(world: &World, numbers: &[u64]) -> Outcome {
