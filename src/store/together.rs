@@ -59,18 +59,27 @@ impl Store {
                 Turn::Last => self.pool.ordinary(help),
             }
         }
-        let mut count = 0;
+        let (mut count, complete) = (0, Complete(&shared));
         for item in items {
             shared.progress.lock().left.push_back((count, item));
             shared.changed.notify_one();
             count += 1;
         }
-        shared.progress.lock().complete = true;
-        shared.changed.notify_all();
+        drop(complete);
         shared.work();
         let done = shared.finish();
         assert_eq!(done.len(), count, "a worker has panicked over the others");
         done
+    }
+}
+
+/// Dropped when the last item has come, or if finding one out panicked: no helper waits for more then.
+struct Complete<'a, T, R>(&'a Shared<T, R>);
+
+impl<T, R> Drop for Complete<'_, T, R> {
+    fn drop(&mut self) {
+        self.0.progress.lock().complete = true;
+        self.0.changed.notify_all();
     }
 }
 
@@ -184,6 +193,25 @@ mod tests {
         };
         let together = std::panic::AssertUnwindSafe(|| store.together([0, 1], (2, Turn::Next), work));
         assert!(std::panic::catch_unwind(together).is_err());
+        store.close().unwrap();
+    }
+
+    /// The second item panics once a worker has done the first, and is back to wait for more.
+    #[test]
+    fn a_panic_between_the_items_leaves_no_worker_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(&dir, 2);
+        let (done, begun) = bounded::<()>(0);
+        let items = (0..2).inspect(move |number| {
+            if *number == 1 {
+                begun.recv().unwrap();
+                panic!("this one is meant");
+            }
+        });
+        let work = move |_: &i32| done.send(()).unwrap();
+        let together = std::panic::AssertUnwindSafe(|| store.together(items, (2, Turn::Next), work));
+        assert!(std::panic::catch_unwind(together).is_err());
+        // Waits for the workers.
         store.close().unwrap();
     }
 }
