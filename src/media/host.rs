@@ -11,8 +11,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{self, AtFlags, Dir, FallocateFlags, FileType, Mode, OFlags};
+use rustix::fs::{self, AtFlags, Dir, FallocateFlags, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::{Errno, retry_on_intr};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Media, MediaFile, Space};
 
@@ -252,7 +253,11 @@ impl MediaFile for HostFile {
     }
 
     fn identity(&self) -> io::Result<u64> {
-        Ok(fs::fstat(&self.0)?.st_ino)
+        // On a fresh file system a copy may well have the number that the file has on the old one.
+        let found = fs::statx(&self.0, "", AtFlags::EMPTY_PATH, StatxFlags::INO | StatxFlags::BTIME)?;
+        let born = (found.stx_btime.tv_sec as u64, found.stx_btime.tv_nsec.into());
+        let told = [found.stx_ino, born.0, born.1].map(u64::to_le_bytes);
+        Ok(xxh3_64(told.as_flattened()).max(1))
     }
 
     fn sync(&self) -> io::Result<()> {

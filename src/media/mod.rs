@@ -88,7 +88,7 @@ pub trait MediaFile: Send + Sync + Debug {
     fn punch(&self, offset: u64, len: u64) -> io::Result<bool>;
     /// The bytes the file takes on the host's disk.
     fn allocated(&self) -> io::Result<u64>;
-    /// What tells the file from every other one of its file system, and stays with it: a copy has another.
+    /// What tells the file from every other one of its file system, and stays with it: a copy has another. Never 0.
     fn identity(&self) -> io::Result<u64>;
     /// Makes the bytes and the length durable. A failure is final (I8): the bytes may be gone and no later sync
     /// will tell.

@@ -246,6 +246,8 @@ impl Kv {
                     "the store was copied while it was in use, and the copy does not fit ({error})"
                 ))
             })?;
+            kv.pages.verified();
+            unfailed(&kv.pages)?;
         }
         Ok(kv)
     }

@@ -38,6 +38,8 @@ const SUMS_KEPT: usize = 2048;
 const MAGIC: [u8; 16] = *b"cairnfs pages 1\n";
 /// Bytes of the head: magic, state, sum of the engine's head, pages, identity, checksum.
 const HEAD_LEN: usize = 48;
+/// The identity of no file.
+const NOBODYS: u64 = 0;
 
 /// What a file's head says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,6 +114,8 @@ type Sums = Box<[u8; PAGE as usize]>;
 struct Changing {
     /// The head says that the file is open.
     marked: bool,
+    /// Nobody knows yet whether the parts of the file fit each other: until then its head says so, too.
+    unverified: bool,
     /// Something was written since the last sync.
     unsynced: bool,
     /// The first failure of a change (I8): nothing is changed after it.
@@ -225,10 +229,13 @@ impl Pages {
 
     fn new(file: Arc<dyn MediaFile>, found: Found, pages: u64, first: Option<u32>) -> io::Result<Self> {
         let kept = NonZeroUsize::new(SUMS_KEPT).unwrap_or(NonZeroUsize::MIN);
-        // What was claimed before is claimed once more, which changes nothing.
-        let claimed = BTreeSet::new();
+        // A file without holes has its place. In another, what was claimed before is claimed once more, which is nothing
+        // where the host can do it, and where it cannot, writes once what was read.
+        let has_place = file.allocated()? >= file_len(pages);
+        let claimed = if has_place { (0..file_len(pages) / CLAIM).collect() } else { BTreeSet::new() };
         let state = State { pages, clean: LruCache::new(kept), dirty: BTreeMap::new(), first, claimed };
-        Ok(Self { file, found, changing: Mutex::default(), state: Mutex::new(state) })
+        let changing = Changing { unverified: found == Found::CopiedInUse, ..Changing::default() };
+        Ok(Self { file, found, changing: Mutex::new(changing), state: Mutex::new(state) })
     }
 
     /// How the file was found.
@@ -244,12 +251,20 @@ impl Pages {
     /// Before the first change: whoever opens the file from here on must not rely on what the head said.
     fn mark_open(&self, changing: &mut Changing) -> io::Result<()> {
         if !changing.marked && !out(Protection::OpenIsMarked) {
-            let identity = self.file.identity()?;
+            let identity = if changing.unverified { NOBODYS } else { self.file.identity()? };
             self.file.write_at(&Head::Open { identity }.encode(), 0)?;
             self.file.sync()?;
             changing.marked = true;
         }
         Ok(())
+    }
+
+    /// All of the file was read and fits. Until this is said, whoever opens it next finds a copy of one in use again.
+    pub fn verified(&self) {
+        self.change(|changing| {
+            (changing.unverified, changing.marked) = (false, false);
+            self.mark_open(changing)
+        });
     }
 
     /// Fills the buffer, from whole pages but for the engine's head.
@@ -445,8 +460,11 @@ impl Pages {
             state.clean.pop(&group);
         }
         if !pages.is_multiple_of(GROUP) {
-            let sums = self.sums_mut(state, pages / GROUP)?;
-            sums[(pages % GROUP) as usize * 4..].fill(0);
+            let from = (pages % GROUP) as usize * 4;
+            // A page of sums that changes nothing may have no place on a full disk.
+            if !is_zero(&self.sums(state, pages / GROUP)?[from..]) {
+                self.sums_mut(state, pages / GROUP)?[from..].fill(0);
+            }
         }
         Ok(())
     }
@@ -482,6 +500,9 @@ impl Pages {
     /// The engine is done with the file: the head says so.
     pub fn close(&self) {
         self.change(|changing| {
+            if changing.unverified {
+                return Ok(());
+            }
             let (first, pages) = {
                 let state = self.state.lock();
                 (state.first, state.pages)

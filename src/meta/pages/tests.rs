@@ -99,7 +99,16 @@ fn a_file_that_was_not_closed_is_known_and_so_is_its_copy() {
     copy.create("other").unwrap();
     let bytes = disk.contents("db").unwrap();
     copy.create("db").unwrap().write_at(&bytes, 0).unwrap();
+    let opened = open(&copy).unwrap();
+    assert_eq!(opened.found(), Found::CopiedInUse);
+    // Whatever ends before all of it was read, the next one has to read it.
+    opened.write(PAGE, &page(1, 7));
+    opened.sync();
     assert_eq!(open(&copy).unwrap().found(), Found::CopiedInUse);
+    opened.close();
+    assert_eq!(open(&copy).unwrap().found(), Found::CopiedInUse);
+    opened.verified();
+    assert_eq!(open(&copy).unwrap().found(), Found::Abandoned);
 }
 
 #[test]
