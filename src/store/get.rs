@@ -67,6 +67,7 @@ impl Store {
             (rest, at) = (behind, piece.offset + u64::from(piece.len));
             if let Some((row, region)) = &last
                 && row.entry(piece.id).is_some()
+                && !self.is_bad(piece.id)
             {
                 copy_piece(piece, region, part)?;
                 continue;
