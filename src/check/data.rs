@@ -185,12 +185,7 @@ fn read_lots(store: &Store, lots: &Receiver<Vec<RegionRow>>, tell: &Sender<Told>
         for row in lot {
             told.bytes += row.live_bytes();
             told.regions.push(row.first.0);
-            let suspects: Vec<ChunkId> =
-                row.live().map(|(id, _)| id).filter(|id| store.is_bad(*id)).collect();
-            match settled(store, row, |row| read_region(store, row)) {
-                Some((row, (chunks, why))) => told.faults.push(Fault { row, chunks, why }),
-                None => suspects.into_iter().for_each(|id| store.trust(id)),
-            }
+            told.faults.extend(look(store, row));
         }
         if tell.send(told).is_err() {
             return;
@@ -198,8 +193,22 @@ fn read_lots(store: &Store, lots: &Receiver<Vec<RegionRow>>, tell: &Sender<Told>
     }
 }
 
+/// Reads what a row names, or what has come of it, and compares. Chunks that were bad and read well are trusted again.
+pub(super) fn look(store: &Store, row: RegionRow) -> Vec<Fault> {
+    let suspects: Vec<ChunkId> = row.live().map(|(id, _)| id).filter(|id| store.is_bad(*id)).collect();
+    let found = settled(store, row, |row| read_region(store, row));
+    let faults: Vec<Fault> =
+        found.into_iter().map(|(row, (chunks, why))| Fault { row, chunks, why }).collect();
+    for id in suspects {
+        if !faults.iter().any(|fault| fault.chunks.contains(&id)) {
+            store.trust(id);
+        }
+    }
+    faults
+}
+
 /// Reads a region and compares; the chunks that are wrong and why.
-pub(super) fn read_region(store: &Store, row: &RegionRow) -> Result<(), (Vec<ChunkId>, String)> {
+fn read_region(store: &Store, row: &RegionRow) -> Result<(), (Vec<ChunkId>, String)> {
     let (_, region) = match store.region_record(&row.at) {
         Ok(found) => found,
         Err(error) => return Err((row.live().map(|(id, _)| id).collect(), sentence(&error))),

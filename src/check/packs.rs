@@ -5,17 +5,19 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::ops::Bound;
 
 use crate::chunk::ChunkId;
 use crate::error::{Error, Result};
 use crate::meta::Table;
+use crate::meta::kv::guarded;
 use crate::meta::rows::{RegionRow, chunk_of, id_key};
 use crate::pack::{Location, PackId};
 use crate::store::Store;
 
 use super::chunks::Regions;
 use super::findings::{Kind, Victims};
-use super::rows::{Rows, get};
+use super::rows::Rows;
 use super::run::Run;
 
 /// Packs that are gone or too short, each with the bytes it has: what is wrong with their regions was told.
@@ -60,7 +62,7 @@ pub(super) fn look(run: &mut Run<'_>, regions: &Regions) -> Result<Lost> {
             continue;
         };
         let store = run.store;
-        if let Some((row, fault)) = settled(store, row, |row| look_at(store, row.at.pack, end_of(&row.at))) {
+        for (row, fault) in settled(store, row, |row| look_at(store, row.at.pack, end_of(&row.at))) {
             let ids = row.live().map(|(id, _)| (id.0, id.0 + 1));
             hit.entry(row.at.pack).or_insert_with(|| (fault, Vec::new())).1.extend(ids);
         }
@@ -91,25 +93,36 @@ fn look_at(store: &Store, pack: PackId, end: u64) -> Result<(), Fault> {
     }
 }
 
-/// Looks at a region where its row says, and again for as long as the newest view says otherwise than the row that was
-/// looked at. None if all is well or nothing needs the region any more; else the row as it stands and what is wrong.
+/// Looks at a region where its row says; where the newest view says otherwise than that row, at all it says of these
+/// chunks by now, since a row may have become several. Rows as they stand, each with what is wrong; none if all is well
+/// or nothing needs the region any more.
 pub(super) fn settled<E>(
     store: &Store,
-    mut row: RegionRow,
+    row: RegionRow,
     mut look: impl FnMut(&RegionRow) -> Result<(), E>,
-) -> Option<(RegionRow, E)> {
-    loop {
-        let fault = look(&row).err()?;
-        match newest(store, row.first) {
-            Ok(None) => return None,
-            Ok(Some(now)) if now != row => row = now,
+) -> Vec<(RegionRow, E)> {
+    let (mut faults, mut left) = (Vec::new(), vec![row]);
+    while let Some(row) = left.pop() {
+        let Err(fault) = look(&row) else { continue };
+        match newest(store, &row) {
+            Ok(rows) if !rows.contains(&row) => left.extend(rows),
             // A row that can no longer be read gives no better place.
-            Ok(Some(_)) | Err(_) => return Some((row, fault)),
+            Ok(_) | Err(_) => faults.push((row, fault)),
         }
     }
+    faults.sort_unstable_by_key(|(row, _)| row.first);
+    faults
 }
 
-fn newest(store: &Store, first: ChunkId) -> Result<Option<RegionRow>> {
-    let row = get(&store.now().view, Table::Regions, &id_key(first.0))?;
-    row.map(|row| RegionRow::decode(first, &row)).transpose()
+/// What the newest view says of the chunks of a row.
+fn newest(store: &Store, row: &RegionRow) -> Result<Vec<RegionRow>> {
+    let (from, to) = (id_key(row.first.0), id_key(row.end().0));
+    let (mut rows, layers) = (Vec::new(), store.now());
+    guarded(|| {
+        layers.view.scan(Table::Regions, Bound::Included(&from), Bound::Excluded(&to), |key, row| {
+            rows.push(RegionRow::decode(ChunkId(chunk_of(key)?), row)?);
+            Ok(true)
+        })
+    })?;
+    Ok(rows)
 }

@@ -4,18 +4,19 @@
 //! the same content heals it when it is written again, and told to the log with the files that it hits. How far it is
 //! stands in the database and survives closing. When it reads, and how much, is the daemon's business.
 
+use std::ops::Bound;
+
 use serde::{Deserialize, Serialize};
 
 use crate::chunk::ChunkId;
 use crate::error::Result;
-use crate::meta::Table;
 use crate::meta::rows::{RegionRow, SCRUB_KEY, ScrubRow, chunk_of, id_key};
+use crate::meta::{ReadView, Table};
 use crate::store::Store;
 use crate::sync::{Arc, Mutex};
 
-use super::data::{Fault, read_region};
+use super::data::{Fault, look};
 use super::findings::{Findings, Kind, Victims};
-use super::packs::settled;
 use super::run::Run;
 use super::{Finding, Options, paths};
 
@@ -91,7 +92,7 @@ impl Scrub {
         if row.position == 0 {
             return Ok(Vec::new());
         }
-        let (regions, mut ended) = self.next_regions(row.position, budget)?;
+        let (regions, mut ended) = self.next_regions(row.position, budget);
         let mut faults = Vec::new();
         let before = row.bytes;
         for region in regions {
@@ -124,36 +125,31 @@ impl Scrub {
         }
     }
 
-    /// Region rows from `position` on; true if there are no more.
-    fn next_regions(&self, position: u64, budget: u64) -> Result<(Vec<RegionRow>, bool)> {
-        let (mut regions, mut bytes) = (Vec::new(), 0);
+    /// Region rows from `position` on; true if there are no more. Rows that cannot be read are passed by, so that what
+    /// stands behind them is read as well.
+    fn next_regions(&self, position: u64, budget: u64) -> (Vec<RegionRow>, bool) {
         let view = self.store.now().view.clone();
-        let from = id_key(position);
-        let (from, all) = (std::ops::Bound::Included(&from[..]), std::ops::Bound::Unbounded);
-        view.scan(Table::Regions, from, all, |key, row| {
-            // A row that does not decode is the check's business.
-            if let Ok(row) = RegionRow::decode(ChunkId(chunk_of(key)?), row) {
-                bytes += row.live_bytes();
-                regions.push(row);
+        let (mut regions, mut position) = (Vec::new(), position);
+        while let Err(error) = scan(&view, position, budget, &mut regions) {
+            if !regions.is_empty() {
+                return (regions, false);
             }
-            Ok(bytes < budget)
-        })?;
-        Ok((regions, bytes < budget))
+            let behind = readable_from(&view, position);
+            let to = behind.map_or("the last".to_owned(), |behind| (behind - 1).to_string());
+            tracing::error!("scrub: the region rows of chunks {position} to {to} cannot be read: {error}");
+            let Some(behind) = behind else { return (regions, true) };
+            position = behind;
+        }
+        let bytes: u64 = regions.iter().map(RegionRow::live_bytes).sum();
+        (regions, bytes < budget)
     }
 
-    fn look(&self, region: RegionRow) -> Option<Fault> {
-        let suspects: Vec<ChunkId> =
-            region.live().map(|(id, _)| id).filter(|id| self.store.is_bad(*id)).collect();
-        match settled(&self.store, region, |row| read_region(&self.store, row)) {
-            None => {
-                suspects.into_iter().for_each(|id| self.store.trust(id));
-                None
-            }
-            Some((row, (chunks, why))) => {
-                self.store.distrust(chunks.iter().copied(), row.at.pack);
-                Some(Fault { row, chunks, why })
-            }
+    fn look(&self, region: RegionRow) -> Vec<Fault> {
+        let faults = look(&self.store, region);
+        for fault in &faults {
+            self.store.distrust(fault.chunks.iter().copied(), fault.row.at.pack);
         }
+        faults
     }
 
     /// A line in the log for each region, with the files that it hits.
@@ -175,4 +171,39 @@ impl Scrub {
         }
         Ok(findings)
     }
+}
+
+/// Reads region rows from `position` on, until they have `budget` plain bytes.
+fn scan(view: &ReadView, position: u64, budget: u64, regions: &mut Vec<RegionRow>) -> Result<()> {
+    let (from, mut bytes) = (id_key(position), 0);
+    view.scan(Table::Regions, Bound::Included(&from[..]), Bound::Unbounded, |key, row| {
+        // A row that does not decode is the check's business.
+        if let Ok(row) = RegionRow::decode(ChunkId(chunk_of(key)?), row) {
+            bytes += row.live_bytes();
+            regions.push(row);
+        }
+        Ok(bytes < budget)
+    })
+}
+
+/// The first id behind `position` from which on rows can be read, or at which there are no more.
+fn readable_from(view: &ReadView, position: u64) -> Option<u64> {
+    let readable = |id: u64| scan(view, id, 0, &mut Vec::new()).is_ok();
+    let mut steps = (0..u64::BITS).map_while(|bit| position.checked_add(1 << bit));
+    let (mut bad, mut good) = (position, 0);
+    for id in &mut steps {
+        good = id;
+        if readable(id) {
+            break;
+        }
+        bad = id;
+    }
+    if good == bad {
+        return None;
+    }
+    while good - bad > 1 {
+        let middle = bad + (good - bad) / 2;
+        if readable(middle) { good = middle } else { bad = middle }
+    }
+    Some(good)
 }

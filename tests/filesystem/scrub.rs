@@ -1,13 +1,18 @@
 //! The scrub: finds what nobody has read, and goes on where it stopped.
 
+use std::ops::Bound;
+
 use cairnfs::check::Scrub;
 use cairnfs::chunk::ChunkId;
 use cairnfs::fs::ROOT_INO;
 use cairnfs::media::Media;
 use cairnfs::media::sim::SimMedia;
+use cairnfs::meta::Table;
+use cairnfs::meta::rows::{RegionRow, chunk_of};
 use cairnfs::pack::{PackReader, list_packs};
 
 use crate::random;
+use crate::repair::DB;
 use crate::world::{World, config, new_disk, protected};
 
 const FILES: u64 = 8;
@@ -105,4 +110,51 @@ fn the_scrub_ends_when_told_to_and_trusts_what_reads_again() {
     assert_eq!(scrub.step(u64::MAX, 2, &|| true).unwrap(), []);
     assert_eq!(world.store.status().unwrap().bad_chunks, 0, "they read back");
     world.close().unwrap();
+}
+
+/// The rows of all regions, also as they are stored.
+fn region_rows(world: &World) -> Vec<(RegionRow, Vec<u8>)> {
+    let mut rows = Vec::new();
+    let each = |key: &[u8], row: &[u8]| {
+        rows.push((RegionRow::decode(ChunkId(chunk_of(key)?), row)?, row.to_vec()));
+        Ok(true)
+    };
+    world.store.now().view.scan(Table::Regions, Bound::Unbounded, Bound::Unbounded, each).unwrap();
+    rows
+}
+
+/// A page with rows of regions cannot be read, the first or the last: the scrub comes to its end and reads the others.
+#[test]
+fn the_scrub_passes_by_rows_that_cannot_be_read() {
+    let _all = protected();
+    for at_the_end in [false, true] {
+        let (disk, config) = (new_disk(), config());
+        let world = World::open(&disk, &config).unwrap();
+        write(&world, "s0");
+        let mut rows = region_rows(&world);
+        if at_the_end {
+            rows.reverse();
+        }
+        let ((_, row), (far, _)) = (&rows[0], rows.last().unwrap());
+        world.close().unwrap();
+        // A byte of the row changes wherever it stands.
+        let contents = disk.contents(DB).unwrap();
+        let places = contents.windows(row.len()).enumerate().filter(|(_, bytes)| bytes == row);
+        places.for_each(|(at, _)| disk.flip_byte(DB, at as u64));
+        disk.flip_byte(&far.at.pack.path(), far.at.end() - 1);
+
+        let world = World::open(&disk, &config).unwrap();
+        let scrub = Scrub::of(&world.store);
+        scrub.begin(1);
+        let mut steps = 0;
+        while scrub.status().running && steps < 1_000 {
+            // Which files are hit may be in what cannot be read.
+            let _ = scrub.step(50_000, 2, &|| true);
+            steps += 1;
+        }
+        let status = scrub.status();
+        assert_eq!((status.passes, status.last_bad), (1, far.live().count() as u64), "{status:?}");
+        assert!(status.bytes < world.store.status().unwrap().plain_bytes, "{status:?}");
+        assert!(world.store.is_bad(far.first));
+    }
 }

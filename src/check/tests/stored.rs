@@ -1,10 +1,11 @@
 //! Damage of what is stored: regions, digests, packs, bytes; and what a cycle may change meanwhile.
 
+use super::super::packs::settled;
 use super::place::{Place, noise};
 use super::*;
 use crate::chunk::{ChunkId, Digest};
 use crate::meta::rows::{RegionRow, id_key};
-use crate::pack::Location;
+use crate::pack::{Location, PackId};
 
 /// All files but `small`, whose one chunk is in the last region with the end of the others.
 fn sorted(mut files: Vec<&str>) -> Vec<&str> {
@@ -279,4 +280,38 @@ fn a_pack_lost_after_the_look_at_it_is_damage() {
     let findings = paths::resolve(&mut run, findings).unwrap();
     assert_eq!(findings.len(), place.regions().len(), "{findings:#?}");
     assert!(findings.iter().all(|finding| finding.what.contains("not read back")), "{findings:#?}");
+}
+
+/// A healing took one chunk out of the middle of a row after the check had begun: what became of the others is told.
+#[test]
+fn a_row_that_became_several_is_looked_at_in_all_its_parts() {
+    let place = Place::new();
+    let row = place.regions().remove(0);
+    let (first, healed) = (row.first.0, Location { pack: PackId(99), ..row.at });
+    let part = |from: usize, to: usize, at| RegionRow {
+        first: ChunkId(first + from as u64),
+        at,
+        entries: row.entries[from..to].to_vec(),
+        ..row
+    };
+    let end = row.entries.len();
+    let parts = [part(0, 1, healed), part(1, 3, row.at), part(3, 4, healed), part(4, end, row.at)];
+    parts.iter().for_each(|part| place.put_region(part));
+    let mut looked = Vec::new();
+    let found = settled(&place.store, row.clone(), |row| {
+        looked.push((row.first.0 - first, row.entries.len()));
+        if row.at == healed { Ok(()) } else { Err(()) }
+    });
+    assert_eq!(found, [(parts[1].clone(), ()), (parts[3].clone(), ())]);
+    looked.sort_unstable();
+    assert_eq!(looked, [(0, 1), (0, end), (1, 2), (3, 1), (4, end - 4)]);
+    assert_eq!(
+        settled(&place.store, row.clone(), |_| Ok::<_, ()>(())),
+        [],
+        "a place that is left may still be read"
+    );
+    place.damage(|txn| {
+        txn.apply(Table::Regions, parts.iter().map(|part| (id_key(part.first.0), None::<&[u8]>)))
+    });
+    assert_eq!(settled(&place.store, row, |_| Err(())), [], "nothing needs it any more");
 }
