@@ -21,8 +21,8 @@ use super::sweep::Usage;
 
 /// Bytes of records that move before they are synced and their rows follow.
 const MOVE_BYTES: u64 = 32 << 20;
-/// Regions that are copied at once. Each takes twice its plain bytes of memory meanwhile: 16 MiB in all.
-const COPIED_TOGETHER: usize = 16;
+/// Plain bytes of regions that are copied at once, and one region more. Each takes twice as much memory meanwhile.
+const COPIED_TOGETHER: u64 = 8 << 20;
 /// Packs whose live regions are held in memory at a time while holes are punched.
 const PACKS_AT_A_TIME: usize = 1024;
 /// Stretches shorter than this are not worth a hole.
@@ -52,6 +52,13 @@ pub(super) fn reclaim(
     }
     for group in plan.punch.chunks(PACKS_AT_A_TIME) {
         punch_group(store, group, usage, record)?;
+    }
+    // Out of what could not be emptied, at least what is dead goes; not being able to read is what may have kept it.
+    for file in plan.compact.iter().filter(|file| kept.contains(&file.id)) {
+        if let Err(error) = punch_group(store, &[*file], usage, record) {
+            tracing::warn!("what is dead in {} stays as well: {error}", file.id.path());
+            store.writable()?;
+        }
     }
     Ok(())
 }
@@ -108,14 +115,16 @@ fn move_regions(
     if packs.is_empty() && sparse.is_empty() {
         return Ok(moving.stay);
     }
-    let mut rows = Vec::new();
+    let (mut rows, mut bytes) = (Vec::new(), 0);
     let view = store.now().view.clone();
     view.scan(Table::Regions, Bound::Unbounded, Bound::Unbounded, |key, row| {
         let row = RegionRow::decode(ChunkId(chunk_of(key)?), row)?;
         if row.at.pack < below && (packs.contains(&row.at.pack) || sparse.contains(&row.first.0)) {
+            bytes += u64::from(row.plain);
             rows.push(row);
         }
-        if rows.len() >= COPIED_TOGETHER {
+        if bytes >= COPIED_TOGETHER {
+            bytes = 0;
             moving.copy(store, std::mem::take(&mut rows), record)?;
         }
         Ok(true)

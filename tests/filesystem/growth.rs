@@ -9,10 +9,11 @@ use cairnfs::fs::ROOT_INO;
 use cairnfs::gc::{Collector, CycleRecord, Options, Point};
 use cairnfs::meta::rows::{Extent, RegionEntry, RegionRow, extent_key, id_key};
 use cairnfs::meta::{ReadView, Table};
-use cairnfs::pack::{Location, PackId};
+use cairnfs::pack::{Location, PackId, PackReader};
 use cairnfs::store::{MkfsOptions, OpenOptions, Store, StoreConfig, mkfs};
 
 use crate::random;
+use crate::repair::media;
 use crate::world::{World, config, new_disk, protected};
 
 /// Enough for more than forty transactions of a sweep, each of which touches most of the pages of the digests.
@@ -166,5 +167,26 @@ fn holes_are_punched_only_where_nothing_is_live() {
     }
     let report = world.check();
     assert!(report.is_clean(), "{:?}", report.findings);
+    world.close().unwrap();
+}
+
+/// A pack is to be emptied, and what lives in it cannot be read: it stays, and what is dead around it goes.
+#[test]
+fn what_is_dead_goes_also_out_of_a_pack_that_has_to_stay() {
+    let _all = protected();
+    let (disk, config) = (new_disk(), config());
+    let world = World::open(&disk, &config).unwrap();
+    write(&world, "stays", 1, 60_000);
+    let row = world.store.region_of(ChunkId(world.store.next_chunk().0 - 1)).unwrap().0;
+    write(&world, "goes", 2, 850_000);
+    world.close().unwrap();
+    disk.flip_byte(&row.at.pack.path(), row.at.end() - 1);
+    let world = World::open(&disk, &config).unwrap();
+    let record = remove_and_collect(&world, "goes");
+    assert_eq!((record.packs_compacted, record.packs_punched), (0, 1), "{record:?}");
+    assert!(record.freed_bytes > 700_000, "{record:?}");
+    let media = media(&disk);
+    let left = PackReader::new(media.clone(), 4).walk(row.at.pack).unwrap();
+    assert!(left.regions.iter().any(|(at, _)| *at == row.at), "{left:?}");
     world.close().unwrap();
 }
