@@ -230,8 +230,8 @@ impl InodeTable {
     }
 
     /// Drops an inode that exists no more.
-    pub fn remove(&self, ino: u64) -> Option<Arc<Inode>> {
-        self.shard(ino).cache.pop(&ino)
+    pub fn remove(&self, ino: u64) {
+        self.shard(ino).cache.pop(&ino);
     }
 }
 

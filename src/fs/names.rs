@@ -1,8 +1,8 @@
 //! Making and removing names.
 //!
 //! Keeps true: a name, the inode behind it and its directory change in one batch; an inode's count of names is the
-//! number of its entries; one whose last name goes joins the queue of orphans in the same batch, so that its references
-//! are dropped by the queue and never in the foreground.
+//! number of its entries; one whose last name goes joins the queue of orphans in the same batch, or is gone with it
+//! if it is small and nobody needs it.
 
 use crate::error::{Error, Result};
 use crate::meta::rows::{APPEND_ONLY, DirentRow, IMMUTABLE, InodeRow, PROTECTING, dirent_key, id_key};

@@ -1,7 +1,7 @@
 //! Inodes without a name: who still needs them, and the two ways in which they go.
 //!
 //! Keeps true: an inode's extents go only when it has no name and the kernel remembers it no more, and no row of it comes
-//! after that. A small one goes at once: its rows are removed in the open batch, which is later than any that could have
+//! after that. A small one goes at once: its rows are removed in the open batch, and none that is later has
 //! rows of it. What has many rows goes through the queue, step by step, once every batch that could have rows of it is
 //! in the database; its own row goes last, in the same transaction as its place in the queue. A crash leaves the queue as
 //! it was; nothing remembers an inode then, so all of it is worked off.
@@ -79,11 +79,13 @@ impl Fs {
         if !self.inodes.forget(ino, count) || !self.orphans.is_orphan(ino) {
             return;
         }
-        if let Some(inode) = self.inodes.remove(ino) {
+        if let Ok(inode) = self.inodes.get(ino, || self.now()) {
             self.bury(&mut inode.lock());
         }
         // After the inode is dead: whatever was written for it is in this batch or in an earlier one.
         let gone = self.join().and_then(|member| self.remove_at_once(&member, ino));
+        // Only now, or whoever asks for it by a handle would bring it to life again.
+        self.inodes.remove(ino);
         // The queue meets what cannot be removed, and says so.
         if !gone.unwrap_or(false) {
             let batch = self.store.open_batch();

@@ -13,8 +13,8 @@ use super::Store;
 
 /// Readers at different places that are told apart.
 const READERS: usize = 8;
-/// Regions that are brought in ahead of a reader.
-const AHEAD: usize = 4;
+/// Regions that are brought in ahead of a reader, if they take no more than half of the cache.
+const AHEAD: u64 = 4;
 
 /// Where the regions end that were read last, the latest last.
 #[derive(Debug, Default)]
@@ -42,9 +42,10 @@ impl Store {
         if !self.trails.leads_on(row.first, row.end()) {
             return;
         }
+        let fit = self.region_cache_bytes() / 2 / self.config.region_size as u64;
         let (store, mut next) = (self.clone(), row.end());
         self.pool.ordinary(move || {
-            for _ in 0..AHEAD {
+            for _ in 0..AHEAD.min(fit) {
                 let Some(end) = store.prefetch(next) else { return };
                 next = end;
             }

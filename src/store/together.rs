@@ -1,8 +1,8 @@
 //! Independent pieces of work, done by the calling thread and whichever workers are free.
 //!
 //! Keeps true: whoever asked is never held up by work that waits in a queue, only by a piece that another thread has
-//! begun; a helper that comes too late finds nothing and keeps nothing in memory; and if the work panics on any thread, so does the call, so that
-//! nobody goes on without what is missing.
+//! begun; a helper that comes too late finds nothing and keeps nothing in memory; and if the work panics on any thread, so
+//! does the call, so that nobody goes on without what is missing.
 
 use std::collections::VecDeque;
 
