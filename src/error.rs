@@ -2,9 +2,12 @@
 //!
 //! Every variant carries the object it is about. [`Error::errno`] is the single place where an error becomes what a
 //! program sees through the mount, [`Error::exit_code`] the single place where it becomes what a shell sees; both are
-//! exhaustive matches, so a new variant has to decide.
+//! exhaustive matches, so a new variant has to decide. Panics of others that are to become errors pass through
+//! [`contained`].
 
+use std::cell::Cell;
 use std::io;
+use std::panic::PanicHookInfo;
 
 /// The result of everything that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -117,5 +120,52 @@ impl Error {
     /// True where the host said that its disk is full.
     pub fn is_no_space(&self) -> bool {
         self.errno() == libc::ENOSPC
+    }
+}
+
+thread_local! {
+    /// How many calls of [`contained`] this thread is in.
+    static CONTAINED: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Runs `work`; a panic of it is returned, and not told by [`tell_panics`]. For code of others that panics where it should
+/// return an error, so only where what it leaves half done is given up.
+pub fn contained<R>(work: impl FnOnce() -> R) -> std::thread::Result<R> {
+    CONTAINED.with(|depth| depth.set(depth.get() + 1));
+    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    CONTAINED.with(|depth| depth.set(depth.get() - 1));
+    done
+}
+
+/// Has `tell` called for each panic, but for those that become an error.
+pub fn tell_panics(tell: impl Fn(&PanicHookInfo<'_>) + Send + Sync + 'static) {
+    std::panic::set_hook(Box::new(move |info| {
+        if CONTAINED.with(Cell::get) == 0 {
+            tell(info);
+        }
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Other tests panic beside this one, on threads of their own.
+    #[test]
+    fn a_contained_panic_is_returned_and_not_told() {
+        let me = std::thread::current().id();
+        let (told, tells) = std::sync::mpsc::channel();
+        tell_panics(move |info| {
+            if std::thread::current().id() == me {
+                let _ = told.send(info.to_string());
+            }
+        });
+        let inner = || contained(|| panic!("of the inner one")).is_err();
+        assert!(contained(|| assert!(inner())).is_ok());
+        assert!(contained(|| panic!("of the outer one")).is_err());
+        assert!(std::panic::catch_unwind(|| panic!("of nobody")).is_err());
+        drop(std::panic::take_hook());
+        let told: Vec<String> = tells.iter().collect();
+        assert!(told.len() == 1 && told[0].contains("of nobody"), "{told:?}");
     }
 }

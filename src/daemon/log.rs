@@ -13,6 +13,8 @@ use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::error::tell_panics;
+
 /// The file's name in the store's directory; the one before it has `.1` at its end.
 const NAME: &str = "cairnfs.log";
 
@@ -43,6 +45,7 @@ pub fn start_logging(level: Level) -> SharedLog {
     let log = SharedLog(Arc::new(Mutex::new(Sink::Terminal(level))));
     let filter =
         EnvFilter::try_from_env("CAIRNFS_LOG").unwrap_or_else(|_| EnvFilter::new("warn,cairnfs=info"));
+    tell_panics(std::panic::take_hook());
     // A second call in one process (tests) keeps the first logger.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -57,7 +60,7 @@ impl SharedLog {
     /// From now on messages go to the store's log file, and a panic is logged too.
     pub fn to_store(&self, store: &Path) {
         *self.0.lock() = Sink::File(LogFile::open(store.join(NAME), ROTATE_AT));
-        std::panic::set_hook(Box::new(|info| tracing::error!("{info}")));
+        tell_panics(|info| tracing::error!("{info}"));
     }
 }
 

@@ -17,7 +17,7 @@ use parking_lot::RwLock;
 use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, TableDefinition};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, contained};
 use crate::media::MediaFile;
 use crate::sync::Mutex;
 
@@ -398,7 +398,7 @@ fn owned(table: Table, row: Result<(Guard<'_>, Guard<'_>), redb::StorageError>) 
 /// end of whoever reads.
 pub(crate) fn guarded<R>(read: impl FnOnce() -> Result<R>) -> Result<R> {
     // What is read changes nothing, so nothing is left half changed.
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)).unwrap_or_else(|panic| {
+    contained(read).unwrap_or_else(|panic| {
         let panic = match panic.downcast::<CannotRead>() {
             Ok(cannot) => return Err(file_error(cannot.0)),
             Err(panic) => panic,

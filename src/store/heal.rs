@@ -17,7 +17,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use crate::chunk::{ChunkId, Digest};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::meta::rows::{RegionRow, bad_pack, bad_row, chunk_of, id_key};
 use crate::meta::{Counter, Kv, Table, WriteTxn};
 use crate::pack::{Location, PackId, RegionChunk, encode_region};
@@ -46,7 +46,8 @@ impl BadChunks {
     pub fn load(kv: &Kv) -> Result<Self> {
         let mut known = Known::default();
         let rows = kv.read()?.rows(Table::Bad)?;
-        for (key, row) in rows.map_while(Result::ok) {
+        let told = |error: &Error| tracing::error!("which chunks are bad cannot be read to the end: {error}");
+        for (key, row) in rows.map_while(|row| row.inspect_err(told).ok()) {
             // What cannot be read here is found bad once more by whoever reads the chunk.
             let Ok(id) = chunk_of(&key) else { continue };
             if let Ok(pack) = row.and_then(|row| bad_pack(&row)) {
