@@ -121,7 +121,7 @@ type Readers<'a> = (&'a Sender<Vec<RegionRow>>, &'a Receiver<Told>);
 
 /// Goes through the region rows and hands them to the readers; those that were read before come last.
 fn hand_out(run: &mut Run<'_>, lost: &Lost, pass: &mut Pass, readers: Readers<'_>) -> Result<()> {
-    let wanted = |row: &RegionRow| !lost.has(&row.at) && row.live().next().is_some();
+    let wanted = |row: &RegionRow| row.live().next().is_some();
     let mut rows = Rows::open(run, Table::Regions);
     let (mut window, mut again, mut seen_below) = (Window::default(), Vec::new(), 0);
     while let Some((key, value)) = rows.next(run)? {
@@ -129,6 +129,10 @@ fn hand_out(run: &mut Run<'_>, lost: &Lost, pass: &mut Pass, readers: Readers<'_
         let row = value.and_then(|value| RegionRow::decode(ChunkId(chunk_of(&key)?), &value));
         let Some(row) = row.ok().filter(wanted) else { continue };
         seen_below = row.first.0.saturating_add(1);
+        if lost.has(&row.at) {
+            pass.is_gone(row.first.0);
+            continue;
+        }
         match pass.due(&row) {
             Due::Now => window.push(row),
             Due::Again => again.push(row.first),

@@ -164,6 +164,11 @@ impl Pass {
         }
     }
 
+    /// The region's pack is not there. Should it come back, a check that goes on reads the region like one that was bad.
+    pub fn is_gone(&mut self, region: u64) {
+        self.at.bad.insert(region);
+    }
+
     /// All regions below this one were handed out, or need not be read.
     pub fn handed_out_below(&mut self, region: u64) {
         self.handed_out = region.max(self.handed_out);

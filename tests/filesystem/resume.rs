@@ -234,3 +234,25 @@ fn what_moved_between_two_parts_is_read_once_more() {
     // The same, told that nothing was written since.
     assert_eq!(found(false), 0);
 }
+
+/// A disk with some packs is not mounted while the first part runs; when it is back, there is damage in them.
+#[test]
+fn what_was_gone_in_one_part_is_read_by_the_next() {
+    let _all = protected();
+    let place = Place::new();
+    let media: Arc<dyn Media> = Arc::new(place.disk.clone());
+    let pack = list_packs(media.as_ref()).unwrap()[0];
+    let regions = PackReader::new(media.clone(), 4).walk(pack).unwrap().regions;
+    let (path, contents) = (pack.path(), place.disk.contents(&pack.path()).unwrap());
+    media.remove(&path).unwrap();
+    place.part();
+    let file = media.create(&path).unwrap();
+    file.write_at(&contents, 0).unwrap();
+    let (first, _) = &regions[0];
+    place.disk.flip_byte(&path, first.end() - 1);
+    let report = place.whole(true, true);
+    let hit = |report: &CheckReport| sentences(report).iter().any(|what| what.contains(&first.to_string()));
+    assert!(report.resumed.is_some() && hit(&report), "{:?}", sentences(&report));
+    place.disk.flip_byte(&path, first.end() - 1);
+    assert_eq!(sentences(&place.whole(true, false)), [""; 0]);
+}
