@@ -2,22 +2,39 @@
 //!
 //! umount(2) does not wait for a FUSE daemon. So before unmounting, the daemon is asked to tell how the closing of the
 //! store went. Where it cannot be asked, the store's lock is waited for, which is given up last.
+//!
+//! `-f` is for a daemon that may never answer: the mount is taken away whatever it says, and no wait for it is endless.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 
 use super::args::UmountArgs;
 use super::show;
-use crate::control::{Client, closed_in_order};
+use crate::control::{Client, closed_in_order, is_silence};
 use crate::error::{Error, Result};
 use crate::fuse::{Detach, Entry, MountTable, detach, real_path};
 
 /// How often the lock is looked at where the daemon cannot be asked.
 const LOCK_POLL: Duration = Duration::from_millis(20);
+
+/// How long `-f` waits for an answer that costs the daemon nothing.
+const TO_ANSWER: Duration = Duration::from_secs(5);
+/// How long `-f` waits for the store to be closed: what is staged has to be stored first.
+const TO_CLOSE: Duration = Duration::from_secs(60);
+
+/// What the daemon says to being asked.
+enum Daemon {
+    /// It will tell how the closing went.
+    Tells(Client),
+    /// It is there, but says nothing.
+    Silent,
+    /// It is gone or may not be asked by this user.
+    Unknown,
+}
 
 pub(super) fn run(args: &UmountArgs) -> Result<()> {
     let entry = find(&args.path)?;
@@ -36,7 +53,7 @@ pub(super) fn run(args: &UmountArgs) -> Result<()> {
         say("detached; the store is closed when nobody uses the mount any more");
         return Ok(());
     }
-    let daemon = ask_to_be_told(&entry.source);
+    let daemon = ask_to_be_told(&entry.source, args.force);
     detach(&entry.mountpoint, how)?;
     say("unmounted, waiting for the store to be closed");
     // The same file system mounted in a second place (a bind mount) keeps the daemon: nothing is being closed.
@@ -44,22 +61,45 @@ pub(super) fn run(args: &UmountArgs) -> Result<()> {
         say("still mounted elsewhere, the store stays open");
         return Ok(());
     }
-    match daemon {
-        Some(mut daemon) => daemon.closed()?,
-        None => {
-            wait_for_lock(&entry.source);
-            closed_in_order(&entry.source)?;
-        }
-    }
+    wait_for_close(&entry.source, daemon, args.force)?;
     say("everything is durable");
     Ok(())
 }
 
-/// None if the daemon is gone or may not be asked by this user.
-fn ask_to_be_told(store: &Path) -> Option<Client> {
-    let mut client = Client::connect(store).ok().flatten()?;
-    client.await_close().ok()?;
-    Some(client)
+fn wait_for_close(store: &Path, daemon: Daemon, force: bool) -> Result<()> {
+    let patience = match daemon {
+        Daemon::Tells(mut client) => {
+            if force {
+                client.be_patient(TO_CLOSE)?;
+            }
+            return client.closed().map_err(|error| if is_silence(&error) { silent(store) } else { error });
+        }
+        // It had its time.
+        Daemon::Silent => Some(Duration::ZERO),
+        Daemon::Unknown => force.then_some(TO_CLOSE),
+    };
+    if wait_for_lock(store, patience) { closed_in_order(store) } else { Err(silent(store)) }
+}
+
+fn silent(store: &Path) -> Error {
+    Error::Environment(format!(
+        "the process that has {} open has not answered: what was written last and not synced may be lost; end that \
+         process (`fuser -v {}` shows it) and mount the store again",
+        show(store),
+        show(&store.join("lock"))
+    ))
+}
+
+fn ask_to_be_told(store: &Path, force: bool) -> Daemon {
+    let asked = Client::connect_within(store, force.then_some(TO_ANSWER)).and_then(|client| {
+        let Some(mut client) = client else { return Ok(None) };
+        client.await_close().map(|()| Some(client))
+    });
+    match asked {
+        Ok(Some(client)) => Daemon::Tells(client),
+        Err(error) if is_silence(&error) => Daemon::Silent,
+        Ok(None) | Err(_) => Daemon::Unknown,
+    }
 }
 
 /// The mount that is meant: at this path, or the only one of the store at this path.
@@ -92,17 +132,22 @@ fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// Waits until nobody holds the store's lock. Where the lock cannot be looked at, there is nothing to wait for: a user
-/// who may not see the store could not have mounted it.
-fn wait_for_lock(store: &Path) {
+/// Waits until nobody holds the store's lock; false if it is held for longer than `patience`. Where the lock cannot be
+/// looked at, there is nothing to wait for: a user who may not see the store could not have mounted it.
+fn wait_for_lock(store: &Path, patience: Option<Duration>) -> bool {
+    let begin = Instant::now();
     let Ok(lock) = File::open(store.join("lock")) else {
-        return;
+        return true;
     };
     while rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared)
         == Err(rustix::io::Errno::WOULDBLOCK)
     {
+        if patience.is_some_and(|patience| begin.elapsed() >= patience) {
+            return false;
+        }
         thread::sleep(LOCK_POLL);
     }
+    true
 }
 
 #[cfg(test)]
@@ -121,13 +166,14 @@ mod tests {
     #[test]
     fn the_lock_is_waited_for() {
         let tmp = tempfile::tempdir().unwrap();
-        wait_for_lock(tmp.path());
+        assert!(wait_for_lock(tmp.path(), None), "there is none");
         let file = File::create(tmp.path().join("lock")).unwrap();
         rustix::fs::flock(&file, FlockOperation::LockExclusive).unwrap();
+        assert!(!wait_for_lock(tmp.path(), Some(Duration::ZERO)), "nobody gives it up");
         let store = tmp.path().to_owned();
         let (tell, told) = std::sync::mpsc::channel();
         let waiter = thread::spawn(move || {
-            wait_for_lock(&store);
+            assert!(wait_for_lock(&store, None));
             tell.send(()).unwrap();
         });
         assert!(told.try_recv().is_err());

@@ -1,8 +1,9 @@
 //! The side of the control socket that asks.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use super::protocol::{CheckRequest, Progress, Reply, Request, StatusReport};
 use super::socket;
@@ -20,17 +21,32 @@ pub struct Client {
 impl Client {
     /// Connects; None if no process has the store open (or it is about to close it).
     pub fn connect(store: &Path) -> Result<Option<Self>> {
-        let Some(mut client) = socket::connect(store)?.map(Self::over) else {
+        Self::connect_within(store, None)
+    }
+
+    /// The same, and no wait, this one nor a later one, is longer than `patience`: what lasts longer is an error that
+    /// [`is_silence`] knows.
+    pub fn connect_within(store: &Path, patience: Option<Duration>) -> Result<Option<Self>> {
+        let Some(mut client) = socket::connect(store, patience)?.map(Self::over) else {
             return Ok(None);
         };
         // The kernel takes connections for a process that was killed a moment ago; only an answer shows one that lives.
         match client.status() {
             Err(Error::Environment(_)) => Ok(None),
+            Err(error) if is_silence(&error) => Err(error),
             answer => {
                 client.greeting = answer.ok().map(Box::new);
                 Ok(Some(client))
             }
         }
+    }
+
+    /// How long each wait for an answer may be from now on.
+    pub fn be_patient(&self, patience: Duration) -> Result<()> {
+        self.stream
+            .get_ref()
+            .set_read_timeout(Some(patience))
+            .map_err(|e| Error::io("setting how long to wait for an answer", e))
     }
 
     /// Speaks over a stream that stands already.
@@ -108,7 +124,7 @@ impl Client {
         let mut line =
             serde_json::to_string(request).map_err(|e| Error::io("encoding a request", e.into()))?;
         line.push('\n');
-        self.stream.get_mut().write_all(line.as_bytes()).map_err(|_| gone())?;
+        self.stream.get_mut().write_all(line.as_bytes()).map_err(no_answer)?;
         self.receive(progress)
     }
 
@@ -118,7 +134,8 @@ impl Client {
         loop {
             line.clear();
             match self.stream.read_line(&mut line) {
-                Ok(0) | Err(_) => return Err(gone()),
+                Ok(0) => return Err(gone()),
+                Err(error) => return Err(no_answer(error)),
                 Ok(_) => {}
             }
             let reply = serde_json::from_str(&line).map_err(|e| {
@@ -134,6 +151,24 @@ impl Client {
                 fin => return Ok(fin),
             }
         }
+    }
+}
+
+/// True for the error of a wait that was given up: the other side is there and says nothing.
+pub fn is_silence(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if is_timeout(source))
+}
+
+/// Sockets tell the end of a timeout as if they were not to wait at all.
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+fn no_answer(error: io::Error) -> Error {
+    if is_timeout(&error) {
+        Error::io("waiting for the answer of the process that has the store open", error)
+    } else {
+        gone()
     }
 }
 

@@ -12,7 +12,7 @@ mod protocol;
 mod server;
 mod socket;
 
-pub use client::Client;
+pub use client::{Client, is_silence};
 pub use protocol::{CheckRequest, Holder, Progress, Reply, Request, StatusReport, WireError};
 pub use server::{Closing, ControlHandler, Server};
 pub use socket::closed_in_order;

@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -68,10 +69,20 @@ pub(super) fn remove(store: &Path) -> Result<()> {
     }
 }
 
-/// Connects to the process that has the store open. None if nobody listens there.
-pub(super) fn connect(store: &Path) -> Result<Option<UnixStream>> {
-    let tried = short_path(store).and_then(|short| UnixStream::connect(&short.path));
-    match tried {
+/// Connects to the process that has the store open. None if nobody listens there. With `patience`, no wait on the stream
+/// is longer, and neither is the one for a place in the queue of a process that takes no connections.
+pub(super) fn connect(store: &Path, patience: Option<Duration>) -> Result<Option<UnixStream>> {
+    let connected = || -> io::Result<UnixStream> {
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        let stream = UnixStream::from(socket);
+        stream.set_write_timeout(patience)?;
+        stream.set_read_timeout(patience)?;
+        let short = short_path(store)?;
+        rustix::net::connect(&stream, &SocketAddrUnix::new(&short.path)?)?;
+        Ok(stream)
+    };
+    match connected() {
         Ok(stream) => Ok(Some(stream)),
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(None),
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Err(Error::Environment(format!(
@@ -84,7 +95,7 @@ pub(super) fn connect(store: &Path) -> Result<Option<UnixStream>> {
 
 /// An error if the process that had the store open ended without closing it: its socket is there, and nobody listens.
 pub fn closed_in_order(store: &Path) -> Result<()> {
-    let is_left = fs::symlink_metadata(store.join(NAME)).is_ok() && matches!(connect(store), Ok(None));
+    let is_left = fs::symlink_metadata(store.join(NAME)).is_ok() && matches!(connect(store, None), Ok(None));
     if !is_left {
         return Ok(());
     }
@@ -106,7 +117,7 @@ mod tests {
         let long = tmp.path().join("d".repeat(120));
         for store in [tmp.path(), &long] {
             fs::create_dir_all(store).unwrap();
-            assert!(connect(store).unwrap().is_none(), "nobody listens yet");
+            assert!(connect(store, None).unwrap().is_none(), "nobody listens yet");
             closed_in_order(store).unwrap();
             drop(listen(store).unwrap());
             assert_eq!(
@@ -115,9 +126,9 @@ mod tests {
                 "the listener has gone and left it"
             );
             assert!(store.join(NAME).exists());
-            assert!(connect(store).unwrap().is_none(), "a stale socket is nobody");
+            assert!(connect(store, None).unwrap().is_none(), "a stale socket is nobody");
             let _listener = listen(store).unwrap();
-            assert!(connect(store).unwrap().is_some());
+            assert!(connect(store, None).unwrap().is_some());
             closed_in_order(store).unwrap();
             let mode = fs::metadata(store.join(NAME)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);

@@ -165,3 +165,31 @@ fn umount_returns_when_the_lock_is_free_and_mounting_again_works_at_once() {
     }
     world.close();
 }
+
+/// `umount -f` of a mount whose daemon is stopped, so that it answers nothing and holds the store.
+#[test]
+fn forced_umount_does_not_wait_for_a_daemon_that_does_not_answer() {
+    let Some(world) = World::usual() else { return };
+    if !sys::is_root() {
+        return println!("skipped: only root may force it");
+    }
+    fs::write(world.mnt.join("file"), "kept").unwrap();
+    world.sync();
+    let pid = world.pid();
+    sys::kill(pid, libc::SIGSTOP);
+    wait_for("the daemon to stop", || sys::is_stopped(pid));
+    let said = crate::world::cairnfs(&["umount".as_ref(), "-f".as_ref(), world.mnt.as_os_str()]);
+    let is_gone = !is_mounted(&world.mnt);
+    sys::kill(pid, libc::SIGCONT);
+    assert_eq!(said.code, 7, "{}", said.said());
+    assert!(said.err.contains("has not answered") && said.err.contains("may be lost"), "{}", said.said());
+    assert!(is_gone, "the mount is still there");
+    // Awake again, it finds its mount gone and closes the store.
+    world.forget_daemon();
+    world.mount();
+    assert_eq!(fs::read(world.mnt.join("file")).unwrap(), b"kept");
+    let said = crate::world::cairnfs(&["umount".as_ref(), "-f".as_ref(), world.mnt.as_os_str()]);
+    assert_eq!(said.code, 0, "a daemon that answers is waited for: {}", said.said());
+    world.forget_daemon();
+    world.assert_clean();
+}

@@ -29,7 +29,6 @@ pub fn is_alive(pid: i32) -> bool {
 }
 
 /// True while a process is stopped, as by SIGSTOP.
-#[cfg(feature = "sim")]
 pub fn is_stopped(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
