@@ -48,6 +48,11 @@ impl Adapter {
         self.agreed.get().is_some_and(|agreed| agreed.rings)
     }
 
+    /// True if a file can be written past the page cache without others reading what was there before.
+    pub(super) fn direct_io_agreed(&self) -> bool {
+        self.agreed.get().is_some_and(|agreed| agreed.direct_io)
+    }
+
     /// Where to put the way back to the kernel once there is one.
     pub(super) fn kernel(&self) -> Arc<OnceLock<Notifier>> {
         Arc::clone(&self.kernel)

@@ -16,6 +16,18 @@ const MAX_BACKGROUND: u16 = 64;
 pub(super) struct Agreed {
     /// Requests come over io_uring: the kernel holds all of them until every queue has an entry.
     pub rings: bool,
+    /// A write past the page cache drops the pages it makes stale.
+    pub direct_io: bool,
+}
+
+impl From<InitFlags> for Agreed {
+    fn from(agreed: InitFlags) -> Self {
+        Self {
+            rings: agreed.contains(InitFlags::FUSE_OVER_IO_URING),
+            // The flag says nothing of that itself, but it came with the same Linux, 6.6.
+            direct_io: agreed.contains(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP),
+        }
+    }
 }
 
 /// Sets everything that differs from fuser's defaults (which are ASYNC_READ, BIG_WRITES and MAX_PAGES, and times
@@ -46,7 +58,7 @@ pub(super) fn negotiate(config: &mut KernelConfig, opts: &MountOptions, rings: b
         ?wanted,
         "the kernel's side of the protocol"
     );
-    Agreed { rings: wanted.contains(InitFlags::FUSE_OVER_IO_URING) }
+    wanted.into()
 }
 
 fn wanted(opts: &MountOptions) -> InitFlags {

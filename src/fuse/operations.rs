@@ -131,7 +131,7 @@ impl Adapter {
         flags: i32,
     ) -> Result<(Attr, FopenFlags)> {
         let attr = self.mknod(parent, name, caller, libc::S_IFREG | mode & 0o7777, umask, 0)?;
-        Ok((attr, new_file_flags(flags, self.opts.writeback)))
+        Ok((attr, new_file_flags(flags, self.direct_io_agreed() && !self.opts.writeback)))
     }
 
     pub(super) fn read(&self, ino: u64, offset: u64, size: u32) -> Result<Vec<u8>> {
@@ -287,14 +287,37 @@ impl Adapter {
 /// first, and a backup does not push everything else out of memory. Later opens use the cache.
 ///
 /// With the writeback cache the kernel keeps the time of the last change and does not move it for such writes: the file
-/// would end up with the time at which it was made.
-fn new_file_flags(flags: i32, writeback: bool) -> FopenFlags {
+/// would end up with the time at which it was made. Before Linux 6.6 such a write leaves the pages that somebody else has
+/// read meanwhile as they were, and as OPEN is not asked for, nothing would ever drop them. So in both cases the cache
+/// is not to be passed by.
+fn new_file_flags(flags: i32, may_pass_by: bool) -> FopenFlags {
     // With O_SYNC each write has to end with an FSYNC, which the kernel sends only on its way through the page cache.
     let synchronous = flags & (libc::O_SYNC | libc::O_DSYNC) != 0;
-    if !synchronous && !writeback && (flags & libc::O_ACCMODE == libc::O_WRONLY || flags & libc::O_EXCL != 0)
+    if !synchronous && may_pass_by && (flags & libc::O_ACCMODE == libc::O_WRONLY || flags & libc::O_EXCL != 0)
     {
         FopenFlags::FOPEN_DIRECT_IO
     } else {
         FopenFlags::FOPEN_KEEP_CACHE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fuse::init::Agreed;
+    use fuser::InitFlags;
+
+    #[test]
+    fn the_page_cache_is_passed_by_only_where_that_drops_stale_pages() {
+        let (old, new) = (InitFlags::FUSE_OVER_IO_URING, InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP);
+        for (kernel, given) in [(old, FopenFlags::FOPEN_KEEP_CACHE), (new, FopenFlags::FOPEN_DIRECT_IO)] {
+            let agreed = Agreed::from(kernel);
+            assert_eq!(new_file_flags(libc::O_WRONLY, agreed.direct_io), given);
+            assert_eq!(new_file_flags(libc::O_RDWR | libc::O_EXCL, agreed.direct_io), given);
+            assert_eq!(agreed.rings, kernel == old);
+        }
+        for flags in [libc::O_RDWR, libc::O_WRONLY | libc::O_SYNC, libc::O_WRONLY | libc::O_DSYNC] {
+            assert_eq!(new_file_flags(flags, true), FopenFlags::FOPEN_KEEP_CACHE);
+        }
     }
 }
