@@ -17,6 +17,7 @@ mod serve;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
@@ -143,10 +144,20 @@ fn serve(
     };
     let _ = offered.send(Ok(()));
     while let Some(request) = entry.wait()? {
-        let outcome = serve::answer(adapter, &request, entry.payload());
+        let outcome = in_any_case(|| serve::answer(adapter, &request, entry.payload()));
         entry.commit(&request, outcome)?;
     }
     Ok(())
+}
+
+/// A request is answered, EIO if its handling panics: nothing else ends the wait of the one who made it, and the thread
+/// has the other requests of its queue to serve.
+fn in_any_case(answer: impl FnOnce() -> Result<usize, i32>) -> Result<usize, i32> {
+    // What `answer` leaves half done is only the reply, which is not sent; locks are not poisoned, as over /dev/fuse.
+    std::panic::catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(|_| {
+        tracing::error!("the handling of a request panicked; it is answered with an input/output error");
+        Err(libc::EIO)
+    })
 }
 
 /// Where the processor is not there or may not be used, the thread runs anywhere.
@@ -166,4 +177,16 @@ fn possible_processors() -> usize {
     let last =
         listed.as_deref().and_then(|text| text.trim().rsplit([',', '-']).next()?.parse::<usize>().ok());
     last.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), |last| last + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_whose_handling_panics_is_answered() {
+        assert_eq!(in_any_case(|| Ok(7)), Ok(7));
+        assert_eq!(in_any_case(|| Err(libc::ENOENT)), Err(libc::ENOENT));
+        assert_eq!(in_any_case(|| panic!("on purpose")), Err(libc::EIO));
+    }
 }
