@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 
 use parking_lot::Mutex;
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
 
 use super::protocol::{CheckRequest, Progress, Reply, Request, StatusReport, WireError};
 use super::socket;
@@ -170,6 +172,8 @@ fn serve(stream: UnixStream, shared: &Shared) {
                 if let Ok(kept) = kept {
                     // Noted before it is acknowledged: who was told "noted" will be told of the closing.
                     let mut awaiting = shared.awaiting.lock();
+                    // Each unmounting that was refused has left one behind.
+                    awaiting.retain(still_waits);
                     if send(&mut out, &Reply::Done).is_ok() {
                         awaiting.push(kept);
                     }
@@ -188,6 +192,12 @@ fn serve(stream: UnixStream, shared: &Shared) {
             return;
         }
     }
+}
+
+/// False if the other side has hung up. Who waits for the closing sends nothing any more.
+fn still_waits(stream: &UnixStream) -> bool {
+    let look = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    !matches!(rustix::net::recv(stream, &mut [0; 1], look), Ok((_, 0)) | Err(Errno::CONNRESET))
 }
 
 fn answer(request: &Request, handler: &dyn ControlHandler, out: &mut UnixStream) -> Reply {
@@ -373,5 +383,25 @@ mod tests {
         closing.tell(&Err(Error::Latched("no".into())));
         assert!(matches!(bad.closed().unwrap_err(), Error::Latched(_)));
         assert!(matches!(cut.closed().unwrap_err(), Error::Environment(_)));
+    }
+
+    #[test]
+    fn who_waited_for_the_closing_and_went_is_not_kept() {
+        let server = shared();
+        let ask = || {
+            let (mut here, there) = UnixStream::pair().unwrap();
+            here.write_all(b"\"await_close\"\n").unwrap();
+            serve(there, &server);
+            here
+        };
+        let stays = ask();
+        for _ in 0..50 {
+            drop(ask());
+        }
+        assert_eq!(server.awaiting.lock().len(), 2, "the one who waits, and the last who went");
+        Closing(std::mem::take(&mut *server.awaiting.lock())).tell(&Ok(()));
+        let mut client = Client::over(stays);
+        client.closed().unwrap();
+        client.closed().unwrap();
     }
 }
