@@ -78,6 +78,12 @@ fn text(report: &RepairReport) -> String {
         lines.push(format!("{} chunks that files need are in no pack", count(report.chunks_missing)));
     }
     add(&mut lines, "packs, or parts of them, that cannot be read", &report.damaged_packs);
+    if report.unread_parts > 0 {
+        lines.push(
+            "the host could not read some of them: look at the disk first, the next cycle frees what was not found"
+                .to_owned(),
+        );
+    }
     add(&mut lines, "files of which something is lost", &report.hurt_files);
     add(&mut lines, "files that lost their attributes or their names", &report.nameless);
     add(&mut lines, "names whose files are lost", &report.names_lost);
@@ -123,6 +129,10 @@ mod tests {
         report.backup = Some((7, 3));
         assert!(text(&report).contains("what changed after that backup is lost"));
         assert_eq!(outcome(&report), None, "all that is known of was rebuilt");
+        report.unread_parts = 1;
+        assert!(text(&report).contains("the next cycle frees what was not found"));
+        assert!(outcome(&report).is_some_and(|what| what.contains("as far as possible")));
+        report.unread_parts = 0;
         report.hurt_files = Paths { named: vec!["a/b".into()], total: 3 };
         assert!(text(&report).contains("3 files of which something is lost:\n    a/b\n    and 2 more\n"));
         assert!(outcome(&report).is_some_and(|what| what.contains("as far as possible")));

@@ -62,10 +62,18 @@ pub struct PackScan {
     pub regions: Vec<(Location, RegionHeader)>,
     /// Offset and length of what was punched out.
     pub punched: Vec<(u64, u64)>,
-    /// Regions whose heads are wrong. Only the footer tells where the one after such a region is.
+    /// What else could not be read: the header, the footer, and regions whose heads are wrong. Only the footer tells where
+    /// the one after such a region is.
     pub damaged: Vec<Damage>,
     /// The end of an unsealed pack, from the first byte that is no region: a torn write, as a crash leaves it, or damage.
     pub torn: Option<Damage>,
+}
+
+impl Damage {
+    /// True if the host could not read it: what is there may be as good as ever.
+    pub fn is_of_host(&self) -> bool {
+        matches!(self.error, Error::Io { .. })
+    }
 }
 
 impl PackReader {
@@ -131,8 +139,11 @@ impl PackReader {
     /// an error of the host ends the scan.
     pub fn scan(&self, pack: PackId) -> Result<Vec<(Location, RegionHeader)>> {
         let scan = self.walk(pack)?;
+        if let Some(torn) = scan.torn.filter(Damage::is_of_host) {
+            return Err(torn.error);
+        }
         for damage in scan.damaged {
-            if matches!(damage.error, Error::Io { .. }) {
+            if damage.is_of_host() {
                 return Err(damage.error);
             }
             tracing::warn!("pack {pack}, {} bytes at {}: {}", damage.len, damage.offset, damage.error);
@@ -141,7 +152,8 @@ impl PackReader {
     }
 
     /// Walks through a pack: by its footer if it is sealed, from record to record if not. Payloads are not read.
-    /// Fails where the host fails and the walk cannot go on.
+    /// What the host cannot read is noted and gone around like damage ([`Damage::is_of_host`]), so that one bad block does
+    /// not cost a pack; the walk fails only if the pack cannot be opened.
     pub fn walk(&self, pack: PackId) -> Result<PackScan> {
         let file = self.file(pack)?;
         let walk = Walk { pack, len: file.len().map_err(|error| walk_error(pack, error))?, file: &*file };
@@ -154,10 +166,14 @@ impl PackReader {
             damaged: Vec::new(),
             torn: None,
         };
-        walk.header(&mut scan)?;
-        match walk.footer()? {
-            Some(index) => walk.by_index(&index, &mut scan),
-            None => walk.by_records(&mut scan)?,
+        walk.header(&mut scan);
+        match walk.footer() {
+            Ok(Some(index)) => walk.by_index(&index, &mut scan),
+            Ok(None) => walk.by_records(&mut scan),
+            Err(damage) => {
+                scan.damaged.push(damage);
+                walk.by_records(&mut scan);
+            }
         }
         Ok(scan)
     }
@@ -204,21 +220,19 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn header(&self, scan: &mut PackScan) -> Result<()> {
+    fn header(&self, scan: &mut PackScan) {
         let damage = |error| Damage { offset: 0, len: HEADER_LEN.min(self.len), error };
         if self.len < HEADER_LEN {
             // Its writer did not get to write it.
             let what = Error::damaged(format!("pack {} has no header", self.pack));
             scan.torn = Some(damage(what));
-            return Ok(());
+            return;
         }
         let mut header = [0; HEADER_LEN as usize];
-        self.read(&mut header, 0)?;
-        match format::decode_header(&header, self.pack) {
+        match self.read(&mut header, 0).and_then(|()| format::decode_header(&header, self.pack)) {
             Ok(store) => scan.store = Some(store),
             Err(error) => scan.damaged.push(damage(error)),
         }
-        Ok(())
     }
 
     /// Where the index of a sealed pack begins.
@@ -232,13 +246,14 @@ impl Walk<'_> {
     }
 
     /// The index of a sealed pack; none where there is no footer or it is wrong.
-    fn footer(&self) -> Result<Option<Vec<format::IndexEntry>>> {
-        let Some(begin) = self.index_offset()? else {
+    fn footer(&self) -> std::result::Result<Option<Vec<format::IndexEntry>>, Damage> {
+        let damage = |offset| move |error| Damage { offset, len: self.len - offset, error };
+        let Some(begin) = self.index_offset().map_err(damage(self.len.saturating_sub(TRAILER_LEN)))? else {
             return Ok(None);
         };
         // Bounded by the file's own length, which the trailer's count matches.
         let mut footer = vec![0; (self.len - begin) as usize];
-        self.read(&mut footer, begin)?;
+        self.read(&mut footer, begin).map_err(damage(begin))?;
         Ok(format::decode_footer(&footer, self.pack, begin).ok())
     }
 
@@ -265,7 +280,7 @@ impl Walk<'_> {
         }
     }
 
-    fn by_records(&self, scan: &mut PackScan) -> Result<()> {
+    fn by_records(&self, scan: &mut PackScan) {
         let mut offset = HEADER_LEN;
         while offset < self.len {
             let rest = self.len - offset;
@@ -276,23 +291,21 @@ impl Walk<'_> {
                     offset = at.end();
                     continue;
                 }
-                Ok(None) => {
-                    let end = self.hole_end(offset)?;
-                    if end < self.len {
+                Ok(None) => match self.hole_end(offset) {
+                    Ok(end) if end < self.len => {
                         scan.punched.push((offset, end - offset));
                         offset = end;
                         continue;
                     }
-                    Error::damaged("the pack ends in zeros")
-                }
+                    Ok(_) => Error::damaged("the pack ends in zeros"),
+                    Err(error) => error,
+                },
                 Ok(Some(_)) => Error::damaged("the pack ends before the region does"),
-                Err(error @ Error::Io { .. }) => return Err(error),
                 Err(error) => error,
             };
             scan.torn = Some(Damage { offset, len: rest, error: wrong });
             break;
         }
-        Ok(())
     }
 
     /// The head of the record at `offset`, of which there are at most `rest` bytes; none if there is a hole.

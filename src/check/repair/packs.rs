@@ -71,7 +71,10 @@ pub(super) fn rebuild(
         for pack in packs {
             match reader.walk(pack) {
                 Ok(scan) => take_pack(&reader, pack, store, &scan, &mut chunks, sink, report)?,
-                Err(error) => report.damaged_packs.add(|| format!("{}: {}", pack.path(), sentence(&error))),
+                Err(error) => {
+                    report.unread_parts += u64::from(matches!(error, Error::Io { .. }));
+                    report.damaged_packs.add(|| format!("{}: {}", pack.path(), sentence(&error)));
+                }
             }
         }
     }
@@ -175,7 +178,10 @@ fn take_pack(
         report.damaged_packs.add(|| format!("{}: it belongs to another store", pack.path()));
         return Ok(());
     }
-    for damage in &scan.damaged {
+    // An end that is torn is what a crash leaves, unless the host could not read it.
+    let torn = scan.torn.iter().filter(|torn| torn.is_of_host());
+    for damage in scan.damaged.iter().chain(torn) {
+        report.unread_parts += u64::from(damage.is_of_host());
         report.damaged_packs.add(|| {
             format!("{}, {} bytes at {}: {}", pack.path(), damage.len, damage.offset, sentence(&damage.error))
         });

@@ -63,6 +63,8 @@ pub struct RepairReport {
     pub packs: u64,
     /// Packs, or parts of them, that cannot be read, each with the reason.
     pub damaged_packs: Paths,
+    /// Of these, what the host could not read: it may be there, and the next cycle frees what was found nowhere else.
+    pub unread_parts: u64,
     /// Chunks that are there.
     pub chunks: u64,
     /// Chunks whose places were gone and that were found in other packs.
@@ -102,7 +104,7 @@ impl RepairReport {
     /// True if something could not be saved, as far as that can be known.
     pub fn lost_something(&self) -> bool {
         let lists = [&self.hurt_files, &self.nameless, &self.names_lost];
-        self.rows_lost + self.chunks_missing > 0
+        self.rows_lost + self.chunks_missing + self.unread_parts > 0
             || self.backup.is_none() && (self.is_without_database() || !self.tables_cut_short.is_empty())
             || lists.iter().any(|list| list.total > 0)
     }

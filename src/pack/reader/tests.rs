@@ -173,6 +173,35 @@ fn an_error_of_the_host_is_no_damage() {
     }
 }
 
+/// A block that the host cannot read, wherever it is, costs a walk what is in it and names it.
+#[test]
+fn a_walk_goes_around_what_the_host_cannot_read() {
+    for seal in [false, true] {
+        let (media, places, reader) = sim(seal);
+        let len = reader.walk(PACK).unwrap().len;
+        for bad in (0..len).step_by(512) {
+            media.set_fault(Box::new(move |op| {
+                let here = op.kind == OpKind::Read && op.offset < bad + 512 && bad < op.offset + op.len;
+                here.then_some(libc::EIO)
+            }));
+            let scan = reader.walk(PACK).unwrap();
+            let unread = scan.damaged.iter().chain(&scan.torn).filter(|damage| damage.is_of_host()).count();
+            // Without a footer the walk ends at the head it cannot read; with one it goes on behind it.
+            let missed: Vec<&Location> = places.iter().filter(|at| !found(&scan).contains(at)).collect();
+            if !scan.sealed {
+                assert_eq!(found(&scan), places[..places.len() - missed.len()], "byte {bad}");
+            }
+            for at in &missed[..if scan.sealed { missed.len() } else { missed.len().min(1) }] {
+                let end = at.end().max(at.offset + HEAD_READ);
+                assert!(at.offset < bad + 512 && bad < end, "byte {bad}: {at}");
+            }
+            let missed = missed.len();
+            assert!(unread > 0 || missed == 0, "byte {bad}: {missed} regions are missed");
+            assert_eq!(matches!(reader.scan(PACK), Err(Error::Io { .. })), unread > 0, "byte {bad}");
+        }
+    }
+}
+
 #[test]
 fn what_is_not_there_is_told_apart() {
     let (_, places, reader) = sim(true);
