@@ -64,10 +64,10 @@ fn text(report: &RepairReport) -> String {
         count(report.rows_from_backup),
         count(report.rows_lost)
     ));
-    if !report.tables_cut_short.is_empty() {
+    if !report.tables_with_gaps.is_empty() {
         lines.push(format!(
-            "tables that could not be read to their ends: {}",
-            report.tables_cut_short.join(", ")
+            "tables with pages that cannot be read, and of what was there only the backup tells: {}",
+            report.tables_with_gaps.join(", ")
         ));
     }
     lines.push(format!("{} chunks in {} packs", count(report.chunks), count(report.packs)));

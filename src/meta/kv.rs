@@ -6,6 +6,7 @@
 //! applied whole or not at all; a durable commit has been synced when it returns. Why redb and how it is fed:
 //! `docs/decisions/0001-metadata-engine.md`.
 
+mod readable;
 mod write;
 
 use std::io;
@@ -296,16 +297,19 @@ impl Kv {
             let txn = db.begin_read().map_err(db_error)?;
             let mut tables = Vec::with_capacity(Table::ALL.len());
             for table in Table::ALL {
-                tables.push(txn.open_table(table.definition()).map_err(db_error)?);
+                tables.push(Ok(txn.open_table(table.definition()).map_err(db_error)?));
             }
             Ok(ReadView { tables, _txn: txn })
         })
     }
 }
 
+type OpenTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
+
 /// One moment of the database.
 pub struct ReadView {
-    tables: Vec<ReadOnlyTable<&'static [u8], &'static [u8]>>,
+    /// What is wrong with a table that cannot be opened: only where the view was made for a repair.
+    tables: Vec<std::result::Result<OpenTable, String>>,
     _txn: ReadTransaction,
 }
 
@@ -315,14 +319,14 @@ pub type Row = (Vec<u8>, Vec<u8>);
 pub type CheckedRow = (Vec<u8>, Result<Vec<u8>>);
 
 impl ReadView {
-    fn table(&self, table: Table) -> &ReadOnlyTable<&'static [u8], &'static [u8]> {
-        &self.tables[table as usize]
+    fn table(&self, table: Table) -> Result<&OpenTable> {
+        self.tables[table as usize].as_ref().map_err(|what| Error::Damaged(what.clone()))
     }
 
     /// The value under `key`.
     pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
         guarded(|| {
-            let found = self.table(table).get(key).map_err(db_error)?;
+            let found = self.table(table)?.get(key).map_err(db_error)?;
             found.map(|guard| verified(table, key, guard.value()).map(<[u8]>::to_vec)).transpose()
         })
     }
@@ -330,7 +334,7 @@ impl ReadView {
     /// The last row with a key in `from..=to`.
     pub fn last(&self, table: Table, from: &[u8], to: &[u8]) -> Result<Option<Row>> {
         guarded(|| {
-            let mut range = self.table(table).range::<&[u8]>(from..=to).map_err(db_error)?;
+            let mut range = self.table(table)?.range::<&[u8]>(from..=to).map_err(db_error)?;
             match range.next_back() {
                 None => Ok(None),
                 Some(row) => {
@@ -353,7 +357,7 @@ impl ReadView {
         if range_is_empty(from, to) {
             return Ok(());
         }
-        let mut range = guarded(|| self.table(table).range::<&[u8]>((from, to)).map_err(db_error))?;
+        let mut range = guarded(|| self.table(table)?.range::<&[u8]>((from, to)).map_err(db_error))?;
         while let Some(row) = guarded(|| range.next().transpose().map_err(db_error))? {
             let (key, value) = row;
             let plain = verified(table, key.value(), value.value())?;
@@ -368,7 +372,7 @@ impl ReadView {
     /// and the rows behind it follow. An error outside a row is the engine's, which would give it again for ever; nothing
     /// follows it.
     pub fn rows(&self, table: Table) -> Result<impl Iterator<Item = Result<CheckedRow>> + use<>> {
-        let mut range = guarded(|| self.table(table).range::<&[u8]>(..).map_err(db_error))?;
+        let mut range = guarded(|| self.table(table)?.range::<&[u8]>(..).map_err(db_error))?;
         let mut next = move || {
             let Some(row) = range.next() else { return Ok(None) };
             let (key, value) = row.map_err(db_error)?;

@@ -19,6 +19,7 @@ mod protect;
 mod races;
 mod random;
 mod repair;
+mod repair_gaps;
 mod resume;
 mod scrub;
 mod structure;

@@ -111,11 +111,7 @@ fn take_old(
             .get_or_insert_with(|| "regions or digests are empty, and should not be".to_owned());
         chunks.incomplete = true;
     }
-    let rows: Box<dyn Iterator<Item = _>> = match view.rows(Table::Regions) {
-        Ok(rows) => Box::new(rows),
-        Err(error) => Box::new(std::iter::once(Err(error))),
-    };
-    for row in rows {
+    for row in view.readable_rows(Table::Regions) {
         let row = row.and_then(|(key, value)| RegionRow::decode(ChunkId(chunk_of(&key)?), &value?));
         let row = match row {
             Ok(row) if row.first.0 >= chunks.next_chunk => row,
@@ -141,13 +137,11 @@ fn take_old(
         sink.put(Table::Regions, &id_key(row.first.0), &row.encode())?;
     }
     // What was known to be bad still is. A row of these that cannot be read is found again by whoever reads the chunk.
-    if let Ok(rows) = view.rows(Table::Bad) {
-        for (key, value) in rows.filter_map(Result::ok) {
-            if let (Ok(id), Ok(value)) = (chunk_of(&key), value)
-                && (chunks.known.has(id) || chunks.gone.has(id))
-            {
-                sink.put(Table::Bad, &key, &value)?;
-            }
+    for (key, value) in view.readable_rows(Table::Bad).filter_map(Result::ok) {
+        if let (Ok(id), Ok(value)) = (chunk_of(&key), value)
+            && (chunks.known.has(id) || chunks.gone.has(id))
+        {
+            sink.put(Table::Bad, &key, &value)?;
         }
     }
     Ok(())

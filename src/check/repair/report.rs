@@ -57,8 +57,8 @@ pub struct RepairReport {
     pub rows_from_backup: u64,
     /// Rows that are known to be lost.
     pub rows_lost: u64,
-    /// Tables that could not be read to their ends.
-    pub tables_cut_short: Vec<String>,
+    /// Tables of which some pages could not be read; how many rows were there is not known.
+    pub tables_with_gaps: Vec<String>,
     /// Packs there are.
     pub packs: u64,
     /// Packs, or parts of them, that cannot be read, each with the reason.
@@ -105,7 +105,7 @@ impl RepairReport {
     pub fn lost_something(&self) -> bool {
         let lists = [&self.hurt_files, &self.nameless, &self.names_lost];
         self.rows_lost + self.chunks_missing + self.unread_parts > 0
-            || self.backup.is_none() && (self.is_without_database() || !self.tables_cut_short.is_empty())
+            || self.backup.is_none() && (self.is_without_database() || !self.tables_with_gaps.is_empty())
             || lists.iter().any(|list| list.total > 0)
     }
 }

@@ -1,7 +1,7 @@
 //! Names, attributes and extents: from the old database as far as it can be read, the rest from the newest whole backup.
 //!
 //! A row of the database wins over that of the backup, which is older. Where the database has rows that are damaged, or
-//! cannot be read from some key on, the backup's rows between the sound ones stand in; but extents only for files that
+//! pages that cannot be read, the backup's rows between the sound ones stand in; but extents only for files that
 //! have not changed since the backup, so that old bytes are never taken for new ones. What the backup has and the
 //! database, being readable there, has not, was removed since.
 
@@ -39,7 +39,7 @@ pub(super) fn open_old(media: &dyn Media, report: &mut RepairReport) -> Result<O
     // What no row needs, the next commit may. One that was checked and found bad is not read from any more.
     let pages = open().and_then(|kv| kv.check_all());
     let opened = open().and_then(|kv| {
-        let view = kv.read()?;
+        let view = kv.read_what_is_there()?;
         Ok((kv, view))
     });
     match opened {
@@ -171,25 +171,24 @@ fn copy_table(
     report: &mut RepairReport,
     copied: &mut Copied,
 ) -> Result<()> {
-    let rows: Box<dyn Iterator<Item = _>> = match view.rows(table) {
-        Ok(rows) => Box::new(rows),
-        Err(error) => Box::new(std::iter::once(Err(error))),
-    };
     if lost_whole(view, table) {
         note(report, || format!("the table {} is empty, and should not be", table.name()));
-        report.tables_cut_short.push(table.name().to_owned());
+        report.tables_with_gaps.push(table.name().to_owned());
         return take_rest(table, older, sink, report, copied);
     }
-    // Damaged rows since the last one that was not: what the backup has up to the next one may be theirs. Their own
-    // keys are not to be relied on.
-    let mut damaged = 0;
-    for row in rows {
+    // Damaged rows since the last one that was not, and whether rows cannot be read there at all: what the backup has up
+    // to the next one may be theirs. The keys of damaged rows are not to be relied on.
+    let (mut damaged, mut gap) = (0, false);
+    for row in view.readable_rows(table) {
         let (key, value) = match row {
             Ok(row) => row,
             Err(error) => {
                 note(report, || format!("the table {}: {}", table.name(), sentence(&error)));
-                report.tables_cut_short.push(table.name().to_owned());
-                return take_rest(table, older, sink, report, copied);
+                if report.tables_with_gaps.last().is_none_or(|last| last != table.name()) {
+                    report.tables_with_gaps.push(table.name().to_owned());
+                }
+                gap = true;
+                continue;
             }
         };
         match value.and_then(|value| sound(table, &key, &value).map(|()| value)) {
@@ -200,11 +199,12 @@ fn copy_table(
             Ok(value) => {
                 let mut saved = 0;
                 while let Some((key, value)) = older.below(table, &key)? {
-                    if damaged > 0 {
+                    if damaged > 0 || gap {
                         saved += keep_older(table, &key, &value, sink, copied)?;
                     }
                 }
                 settle(report, std::mem::take(&mut damaged), saved);
+                gap = false;
                 let old = older.at(table, &key)?;
                 compare(table, &key, &value, old, copied);
                 report.rows_from_database += 1;
@@ -212,7 +212,7 @@ fn copy_table(
             }
         }
     }
-    if damaged > 0 {
+    if damaged > 0 || gap {
         let before = report.rows_from_backup;
         take_rest(table, older, sink, report, copied)?;
         let saved = report.rows_from_backup - before;

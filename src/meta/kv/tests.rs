@@ -1,5 +1,7 @@
 //! Whatever page is damaged, what is read is right or an error, and reading ends.
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::media::Media;
 use crate::media::sim::SimMedia;
@@ -53,4 +55,45 @@ fn a_walk_over_any_damaged_page_ends_with_the_error() {
         hurt > from_the_first && from_the_first > 0,
         "{hurt} walks ended early, {from_the_first} at once"
     );
+}
+
+/// The rows that a repair does not find once these pages are damaged; none where it cannot be opened.
+fn missed(pristine: &SimMedia, pages: &[u64]) -> Option<BTreeSet<u64>> {
+    let disk = pristine.cut_at(pristine.op_count(), 1);
+    pages.iter().for_each(|page| disk.flip_byte("db", page * 4096 + 2048));
+    let kv = Kv::open(disk.open("db", true).unwrap(), 1 << 20).ok()?;
+    let view = kv.read().ok()?;
+    let mut missed: BTreeSet<u64> = (0..ROWS).collect();
+    let (mut last, mut failed) = (None, false);
+    for row in view.readable_rows(Table::Inodes) {
+        assert!(!(failed && row.is_err()), "pages {pages:?}: two errors for one stretch");
+        failed = row.is_err();
+        let Ok((key, row)) = row else { continue };
+        let number = u64::from_be_bytes(key.try_into().unwrap());
+        assert!(last.is_none_or(|last| last < number), "pages {pages:?}: {number} comes after {last:?}");
+        assert_eq!(row.unwrap(), value(number));
+        missed.remove(&number);
+        last = Some(number);
+    }
+    Some(missed)
+}
+
+#[test]
+fn a_repair_reads_on_behind_every_damaged_page() {
+    let pristine = filled();
+    let pages = pristine.contents("db").unwrap().len() as u64 / 4096;
+    let mut leaves: Vec<(u64, BTreeSet<u64>)> = (0..pages)
+        .filter_map(|page| Some((page, missed(&pristine, &[page])?)))
+        .filter(|(_, rows)| (1..200).contains(&rows.len()))
+        .collect();
+    leaves.sort_by_key(|(_, rows)| rows.first().copied());
+    // Each row is in one leaf, and costs no more than what is in it.
+    let all: Vec<u64> = leaves.iter().flat_map(|(_, rows)| rows.iter().copied()).collect();
+    assert!(all == (0..ROWS).collect::<Vec<u64>>(), "{} rows in {} leaves", all.len(), leaves.len());
+    assert!(leaves.len() > 20, "{} leaves", leaves.len());
+    // The leaf between two that are damaged is not stepped over.
+    for three in leaves.windows(3) {
+        let both = &three[0].1 | &three[2].1;
+        assert_eq!(missed(&pristine, &[three[0].0, three[2].0]), Some(both));
+    }
 }

@@ -1,0 +1,112 @@
+//! The rows of a damaged table, also those behind pages that cannot be read.
+//!
+//! Keeps true: the rows come in key order, each once; of each stretch that cannot be read there is one error, between
+//! the last row before it and the first behind it. Simpler ways fail: the engine ends a walk at the first page it cannot
+//! read, and does not tell at which key the next one begins.
+
+use std::ops::Bound;
+
+use redb::ReadableDatabase;
+
+use super::{CheckedRow, Kv, ReadView, Result, Table, db_error, guarded, verified};
+
+/// Keys are looked for as numbers of so many bytes.
+const WIDTH: usize = 16;
+
+/// Rows from some key on, up to the first error.
+type Walk<'a> = Box<dyn Iterator<Item = Result<CheckedRow>> + 'a>;
+
+impl Kv {
+    /// The present state, also where some tables cannot be opened: each read of these is an error. For a repair; a table
+    /// cannot be opened if the page above all others of it is damaged.
+    pub fn read_what_is_there(&self) -> Result<ReadView> {
+        self.with_db(|db| {
+            let txn = db.begin_read().map_err(db_error)?;
+            let mut wrong = None;
+            let open = |table: Table| {
+                let opened = guarded(|| txn.open_table(table.definition()).map_err(db_error));
+                opened.map_err(|error| {
+                    let what = format!("the table {} cannot be opened: {error}", table.name());
+                    wrong.get_or_insert(error);
+                    what
+                })
+            };
+            let tables: Vec<_> = Table::ALL.map(open).into();
+            if let Some(error) = wrong.filter(|_| tables.iter().all(|table| table.is_err())) {
+                return Err(error);
+            }
+            Ok(ReadView { tables, _txn: txn })
+        })
+    }
+}
+
+impl ReadView {
+    /// All rows of a table in key order, for a repair: as [`rows`](Self::rows), but an error outside a row is followed by
+    /// the rows behind what could not be read.
+    pub fn readable_rows(&self, table: Table) -> impl Iterator<Item = Result<CheckedRow>> + '_ {
+        let mut last: Option<Vec<u8>> = None;
+        let mut walk = Some(self.walk(table, Bound::Unbounded));
+        std::iter::from_fn(move || {
+            let row = walk.as_mut()?.next();
+            match &row {
+                None => walk = None,
+                // Never back, whatever the key of a damaged row is.
+                Some(Ok((key, _))) => last = last.take().max(Some(key.clone())),
+                Some(Err(_)) => {
+                    let behind = self.behind(table, last.as_deref());
+                    walk = behind.map(|from| self.walk(table, Bound::Included(&from)));
+                }
+            }
+            row
+        })
+    }
+
+    fn walk(&self, table: Table, from: Bound<&[u8]>) -> Walk<'_> {
+        let range = guarded(|| self.table(table)?.range::<&[u8]>((from, Bound::Unbounded)).map_err(db_error));
+        match range {
+            Err(error) => Box::new(std::iter::once(Err(error))),
+            Ok(mut range) => Box::new(std::iter::from_fn(move || {
+                let next = || {
+                    let Some(row) = range.next() else { return Ok(None) };
+                    let (key, value) = row.map_err(db_error)?;
+                    let key = key.value().to_vec();
+                    let value = verified(table, &key, value.value()).map(<[u8]>::to_vec);
+                    Ok(Some((key, value)))
+                };
+                guarded(next).transpose()
+            })),
+        }
+    }
+
+    /// The least key from which reading goes on, where it does not behind `last`: found by steps that grow, then by
+    /// halving the last one. They grow slowly, so that no stretch that can be read is stepped over, unless it is much
+    /// shorter than the one before it that cannot. `None` if the table cannot be read to its end from anywhere.
+    fn behind(&self, table: Table, last: Option<&[u8]>) -> Option<[u8; WIDTH]> {
+        let reads = |from: u128| {
+            !matches!(self.walk(table, Bound::Included(&from.to_be_bytes())).next(), Some(Err(_)))
+        };
+        let begin = number(last.unwrap_or_default());
+        let (mut fails, mut step) = (begin, 1u128);
+        let mut goes = loop {
+            let from = begin.checked_add(step)?;
+            if reads(from) {
+                break from;
+            }
+            fails = from;
+            step = step.checked_add((step / 4).max(1))?;
+        };
+        while goes - fails > 1 {
+            let middle = fails + (goes - fails) / 2;
+            *(if reads(middle) { &mut goes } else { &mut fails }) = middle;
+        }
+        Some(goes.to_be_bytes())
+    }
+}
+
+/// A key as a number, cut off or filled with zeros.
+fn number(key: &[u8]) -> u128 {
+    let mut bytes = [0; WIDTH];
+    let len = key.len().min(WIDTH);
+    bytes[..len].copy_from_slice(&key[..len]);
+    u128::from_be_bytes(bytes)
+}

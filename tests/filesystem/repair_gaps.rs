@@ -1,0 +1,112 @@
+//! Repair of a database with gaps: what is behind a page that cannot be read is as good as what is before it.
+
+use cairnfs::check::repair::RepairReport;
+use cairnfs::media::sim::{OpKind, SimMedia};
+use cairnfs::store::StoreConfig;
+
+use crate::random;
+use crate::repair::{DB, Files, media, mend, right, store};
+use crate::world::{World, config, new_disk, protected};
+
+/// More files than any leaf has rows.
+const FILES: u64 = 600;
+/// Those of them that a backup has.
+const BACKED_UP: u64 = 20;
+/// Rows that a leaf has at most: extents are the smallest.
+const LEAF: usize = 120;
+
+/// A store with several leaves in each table of names and files, and a backup of its beginning or none.
+fn large(with_backup: bool) -> (SimMedia, StoreConfig, Files) {
+    let (disk, config) = (new_disk(), config());
+    let world = World::open(&disk, &config).unwrap();
+    let mut files = Files::new();
+    let mut add = |numbers: std::ops::Range<u64>| {
+        for number in numbers {
+            let name = format!("f{number:04}");
+            let bytes = random::content(9_000 + number, 300 + number as usize % 700);
+            world.save(&name, &bytes);
+            files.insert(name, bytes);
+        }
+        world.fs.sync().unwrap();
+    };
+    add(0..BACKED_UP);
+    if with_backup {
+        world.store.back_up_metadata(&mut || Ok(())).unwrap().unwrap();
+    }
+    add(BACKED_UP..FILES);
+    world.close().unwrap();
+    if !with_backup {
+        for (name, _) in disk.files().into_iter().filter(|(name, _)| name.ends_with(".cmb")) {
+            media(&disk).remove(&name).unwrap();
+        }
+    }
+    (disk, config, files)
+}
+
+/// How many files are right after each page of the database was damaged by itself and the store repaired.
+fn each_page((pristine, config, files): &(SimMedia, StoreConfig, Files)) -> Vec<(u64, RepairReport, usize)> {
+    let contents = pristine.contents(DB).unwrap();
+    let in_use = contents.chunks(4096).enumerate().filter(|(_, page)| page.iter().any(|byte| *byte != 0));
+    let mend_one = |(page, _): (usize, _)| {
+        let disk = pristine.cut_at(pristine.op_count(), page as u64);
+        disk.flip_byte(DB, page as u64 * 4096 + 2048);
+        let report = mend(&disk, config, true);
+        (page as u64, report, right(&disk, config, files, "lost+found"))
+    };
+    in_use.map(mend_one).collect()
+}
+
+#[test]
+fn a_damaged_page_costs_what_is_in_it_and_nothing_behind_it() {
+    let _all = protected();
+    for with_backup in [false, true] {
+        let (mut none, mut leaves, mut more) = (0, 0, Vec::new());
+        for (page, report, right) in each_page(&large(with_backup)) {
+            match FILES as usize - right {
+                0 => none += 1,
+                lost if lost <= LEAF => {
+                    assert!(report.lost_something(), "page {page}: {report:?}");
+                    leaves += 1;
+                }
+                lost => {
+                    assert!(!with_backup || right >= BACKED_UP as usize, "page {page}: {report:?}");
+                    more.push((page, lost, report.database));
+                }
+            }
+        }
+        println!("backup: {with_backup}; pages that cost nothing: {none}, a leaf: {leaves}, more: {more:?}");
+        assert!(none > 20 && leaves > 14, "{none} cost nothing, {leaves} a leaf");
+        // The engine's own pages, and those above all others of the names or of the extents.
+        assert!(more.len() <= 9, "{more:?}");
+    }
+}
+
+/// A block of a pack that the host cannot read costs the chunks in it, and the report says that it may come back.
+#[test]
+fn a_pack_that_the_host_cannot_read_everywhere_is_named_and_the_rest_is_found() {
+    let _all = protected();
+    let (pristine, config, files) = store();
+    let name =
+        pristine.files().into_iter().map(|(name, _)| name).find(|name| name.ends_with(".pack")).unwrap();
+    let len = pristine.contents(&name).unwrap().len() as u64;
+    for bad in [0, len / 2, len - 1] {
+        let disk = pristine.cut_at(pristine.op_count(), 1);
+        media(&disk).remove(DB).unwrap();
+        let of = name.clone();
+        disk.set_fault(Box::new(move |op| {
+            let here = op.path == of && op.offset <= bad && bad < op.offset + op.len;
+            (here && op.kind == OpKind::Read).then_some(libc::EIO)
+        }));
+        let report = mend(&disk, &config, true);
+        disk.clear_faults();
+        let found = right(&disk, &config, &files, "lost+found");
+        assert!(found * 2 > files.len(), "byte {bad}: {found} of {} files, {report:?}", files.len());
+        if report.unread_parts > 0 {
+            assert!(
+                report.damaged_packs.named[0].starts_with(&name) && report.lost_something(),
+                "{report:?}"
+            );
+        }
+        assert!(bad == len / 2 || report.unread_parts > 0, "byte {bad}: {report:?}");
+    }
+}
