@@ -231,13 +231,7 @@ impl Kv {
     /// Opens the database that is in a file. One that is not there is never made: that would be an empty store, of which
     /// a cycle would free everything.
     pub fn open(file: Arc<dyn MediaFile>, cache_bytes: usize) -> Result<Self> {
-        let pages = Pages::open(file).map_err(file_error)?;
-        let found = pages.found();
-        if pages.len() == 0 {
-            // redb would make a new database of it.
-            return Err(Error::damaged("metadata database: its file ends before its first page"));
-        }
-        let kv = Self::on_pages(pages, cache_bytes)?;
+        let (kv, found) = Self::open_as_found(file, cache_bytes)?;
         if found == Found::CopiedInUse {
             tracing::warn!(
                 "the metadata database is a copy of one that was in use; all of it is checked now"
@@ -251,6 +245,22 @@ impl Kv {
             unfailed(&kv.pages)?;
         }
         Ok(kv)
+    }
+
+    /// The same without the check of a copy of one that was in use: for a repair, which takes row by row what it can read,
+    /// each with its sum.
+    pub fn open_unchecked(file: Arc<dyn MediaFile>, cache_bytes: usize) -> Result<Self> {
+        Self::open_as_found(file, cache_bytes).map(|(kv, _)| kv)
+    }
+
+    fn open_as_found(file: Arc<dyn MediaFile>, cache_bytes: usize) -> Result<(Self, Found)> {
+        let pages = Pages::open(file).map_err(file_error)?;
+        let found = pages.found();
+        if pages.len() == 0 {
+            // redb would make a new database of it.
+            return Err(Error::damaged("metadata database: its file ends before its first page"));
+        }
+        Ok((Self::on_pages(pages, cache_bytes)?, found))
     }
 
     fn on_pages(pages: Pages, cache_bytes: usize) -> Result<Self> {

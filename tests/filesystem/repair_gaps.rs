@@ -43,13 +43,21 @@ fn large(with_backup: bool) -> (SimMedia, StoreConfig, Files) {
     (disk, config, files)
 }
 
-/// How many files are right after each page of the database was damaged by itself and the store repaired.
-fn each_page((pristine, config, files): &(SimMedia, StoreConfig, Files)) -> Vec<(u64, RepairReport, usize)> {
+/// How many files are right after each page of the database was damaged by itself and the store repaired; as a copy of a
+/// database that was in use, if it is to be one.
+fn each_page(
+    (pristine, config, files): &(SimMedia, StoreConfig, Files),
+    is_copy: bool,
+) -> Vec<(u64, RepairReport, usize)> {
     let contents = pristine.contents(DB).unwrap();
     let in_use = contents.chunks(4096).enumerate().filter(|(_, page)| page.iter().any(|byte| *byte != 0));
     let mend_one = |(page, _): (usize, _)| {
         let disk = pristine.cut_at(pristine.op_count(), page as u64);
         disk.flip_byte(DB, page as u64 * 4096 + 2048);
+        if is_copy {
+            // The number of pages in the file's head: nothing is known of a file with such a head.
+            disk.flip_byte(DB, 30);
+        }
         let report = mend(&disk, config, true);
         (page as u64, report, right(&disk, config, files, "lost+found"))
     };
@@ -59,9 +67,9 @@ fn each_page((pristine, config, files): &(SimMedia, StoreConfig, Files)) -> Vec<
 #[test]
 fn a_damaged_page_costs_what_is_in_it_and_nothing_behind_it() {
     let _all = protected();
-    for with_backup in [false, true] {
+    for (with_backup, is_copy) in [(false, false), (true, false), (false, true)] {
         let (mut none, mut leaves, mut more) = (0, 0, Vec::new());
-        for (page, report, right) in each_page(&large(with_backup)) {
+        for (page, report, right) in each_page(&large(with_backup), is_copy) {
             match FILES as usize - right {
                 0 => none += 1,
                 lost if lost <= LEAF => {
@@ -74,7 +82,9 @@ fn a_damaged_page_costs_what_is_in_it_and_nothing_behind_it() {
                 }
             }
         }
-        println!("backup: {with_backup}; pages that cost nothing: {none}, a leaf: {leaves}, more: {more:?}");
+        println!(
+            "backup: {with_backup}, copy: {is_copy}; pages that cost nothing: {none}, a leaf: {leaves}, more: {more:?}"
+        );
         assert!(none > 20 && leaves > 14, "{none} cost nothing, {leaves} a leaf");
         // The engine's own pages, and those above all others of the names or of the extents.
         assert!(more.len() <= 9, "{more:?}");

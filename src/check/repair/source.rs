@@ -34,7 +34,7 @@ pub(super) fn open_old(media: &dyn Media, report: &mut RepairReport) -> Result<O
     }
     let open = || {
         let file = Overlay::new(file.clone()).map_err(failed)?;
-        Kv::open(Arc::new(file), 32 << 20)
+        Kv::open_unchecked(Arc::new(file), 32 << 20)
     };
     // What no row needs, the next commit may. One that was checked and found bad is not read from any more.
     let pages = open().and_then(|kv| kv.check_all());
