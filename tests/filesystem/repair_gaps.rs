@@ -1,12 +1,13 @@
 //! Repair of a database with gaps: what is behind a page that cannot be read is as good as what is before it.
 
 use cairnfs::check::repair::RepairReport;
+use cairnfs::fs::{SetAttr, SetTime};
 use cairnfs::media::sim::{OpKind, SimMedia};
-use cairnfs::store::StoreConfig;
+use cairnfs::store::{StoreConfig, list_backups};
 
 use crate::random;
 use crate::repair::{DB, Files, media, mend, right, store};
-use crate::world::{World, config, new_disk, protected};
+use crate::world::{CALLER, World, config, new_disk, protected};
 
 /// More files than any leaf has rows.
 const FILES: u64 = 600;
@@ -119,4 +120,41 @@ fn a_pack_that_the_host_cannot_read_everywhere_is_named_and_the_rest_is_found() 
         }
         assert!(bad == len / 2 || report.unread_parts > 0, "byte {bad}: {report:?}");
     }
+}
+
+/// Only ctime tells that a file changed whose mtime was set back: extents of the backup are not its bytes any more.
+#[test]
+fn old_extents_are_not_taken_for_a_file_whose_mtime_was_set_back() {
+    let _all = protected();
+    let (disk, config) = (new_disk(), config());
+    let world = World::open(&disk, &config).unwrap();
+    let (before, after) = (random::content(1, 30_000), random::content(2, 30_000));
+    let ino = world.save("f", &before);
+    world.save("same", &before);
+    world.fs.sync().unwrap();
+    world.store.back_up_metadata(&mut || Ok(())).unwrap().unwrap();
+    let mtime = Some(SetTime::At(world.fs.getattr(ino).unwrap().mtime));
+    world.fs.write(ino, 0, &after, false).unwrap();
+    world.fs.setattr(ino, CALLER, &SetAttr { mtime, ..SetAttr::default() }).unwrap();
+    world.close().unwrap();
+    for number in list_backups(media(&disk).as_ref()).unwrap().into_iter().filter(|number| *number > 1) {
+        media(&disk).remove(&format!("meta-backups/{number:08}.cmb")).unwrap();
+    }
+    let files = Files::from([("f".to_owned(), after), ("same".to_owned(), before)]);
+    let mut gaps = 0;
+    for page in 0..disk.contents(DB).unwrap().len() as u64 / 4096 {
+        let disk = disk.cut_at(disk.op_count(), page);
+        disk.flip_byte(DB, page * 4096 + 2048);
+        if mend(&disk, &config, false).tables_with_gaps == ["extents"] {
+            gaps += 1;
+            let report = mend(&disk, &config, true);
+            assert_eq!(right(&disk, &config, &files, "lost+found"), 1, "{report:?}");
+            assert_eq!(
+                report.hurt_files.named,
+                ["f"],
+                "the extents of the other one are those of the backup"
+            );
+        }
+    }
+    assert_eq!(gaps, 1);
 }

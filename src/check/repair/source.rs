@@ -251,7 +251,9 @@ fn settle(report: &mut RepairReport, damaged: u64, saved: u64) {
 fn compare(table: Table, key: &[u8], value: &[u8], old: Option<Row>, copied: &mut Copied) {
     match table {
         Table::Inodes => {
-            let of = |row: &[u8]| InodeRow::decode(row).map(|row| (row.mtime, row.size, row.allocated)).ok();
+            // Whoever sets mtime back changes ctime.
+            let times = |row: InodeRow| (row.mtime, row.ctime, row.size, row.allocated);
+            let of = |row: &[u8]| InodeRow::decode(row).map(times).ok();
             if old.is_none_or(|(_, old)| of(&old) != of(value))
                 && let Ok(ino) = ino_of(key)
             {
