@@ -3,6 +3,7 @@
 use cairnfs::check::repair::RepairReport;
 use cairnfs::fs::{SetAttr, SetTime};
 use cairnfs::media::sim::{OpKind, SimMedia};
+use cairnfs::pack::PackId;
 use cairnfs::store::{StoreConfig, list_backups};
 
 use crate::random;
@@ -157,4 +158,17 @@ fn old_extents_are_not_taken_for_a_file_whose_mtime_was_set_back() {
         }
     }
     assert_eq!(gaps, 1);
+}
+
+#[test]
+fn a_store_without_anything_needs_no_repair() {
+    let _all = protected();
+    let (disk, config) = (new_disk(), config());
+    let report = mend(&disk, &config, true);
+    assert!(!report.is_needed() && !report.done && !report.lost_something(), "{report:?}");
+    // With a pack it is not a new one.
+    media(&disk).mkdir("packs").unwrap();
+    media(&disk).mkdir(&PackId(1).dir()).unwrap();
+    media(&disk).create(&PackId(1).path()).unwrap();
+    assert!(mend(&disk, &config, false).is_needed());
 }

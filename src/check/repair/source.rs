@@ -16,6 +16,7 @@ use crate::meta::rows::{
     DirentRow, Extent, InodeRow, STATE_KEY, State, dirent_name, ino_of, split_extent_key, xattr_name,
 };
 use crate::meta::{Counter, Kv, ReadView, Table};
+use crate::pack::list_packs;
 use crate::store::{META_FILE, list_backups, open_backup};
 
 use super::super::findings::sentence;
@@ -44,7 +45,13 @@ pub(super) fn open_old(media: &dyn Media, report: &mut RepairReport) -> Result<O
     });
     match opened {
         // A program that found none may have made one and left it at that.
-        Ok((_, view)) if is_new(&view) => Ok(None),
+        Ok((_, view)) if is_new(&view) => {
+            if pages.is_ok() && list_packs(media)?.is_empty() && list_backups(media)?.is_empty() {
+                // As mkfs left it: nothing was ever stored.
+                report.database = Database::Whole;
+            }
+            Ok(None)
+        }
         Ok(opened) => {
             report.database = if pages.is_ok() { Database::Whole } else { Database::Damaged };
             report.database_fault = pages.err().as_ref().map(sentence);
