@@ -172,3 +172,22 @@ fn a_store_without_anything_needs_no_repair() {
     media(&disk).create(&PackId(1).path()).unwrap();
     assert!(mend(&disk, &config, false).is_needed());
 }
+
+/// A pack that cannot even be opened does not stop the repair; its chunks keep their rows and are known to be bad.
+#[test]
+fn a_pack_that_cannot_be_opened_is_named_and_the_others_are_found() {
+    let _all = protected();
+    let (disk, config, files) = store();
+    let packs = disk.files().into_iter().filter(|(name, _)| name.ends_with(".pack"));
+    let name = packs.max_by_key(|(_, len)| *len).unwrap().0;
+    let of = name.clone();
+    disk.set_fault(Box::new(move |op| (op.path == of && op.kind == OpKind::Open).then_some(libc::EIO)));
+    let report = mend(&disk, &config, false);
+    disk.clear_faults();
+    assert_eq!((report.damaged_packs.total, report.unread_parts), (1, 1), "{report:?}");
+    assert!(report.damaged_packs.named[0].starts_with(&name), "{report:?}");
+    assert!(report.chunks_missing > 0 && report.lost_something(), "{report:?}");
+    // With the disk in order again nothing was lost, for nothing was done.
+    assert!(!mend(&disk, &config, true).is_needed());
+    assert_eq!(right(&disk, &config, &files, "lost+found"), files.len());
+}

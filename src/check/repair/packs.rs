@@ -5,7 +5,8 @@
 //! database knows and that are in no pack keep their rows and are noted as bad, so that their files heal when the same
 //! content is written again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::io;
 use std::ops::Bound;
 
 use crate::chunk::ChunkId;
@@ -62,8 +63,9 @@ pub(super) fn rebuild(
     report.packs = packs.len() as u64;
     let mut chunks = Chunks { incomplete: old.is_none(), ..Chunks::default() };
     chunks.next_pack = packs.last().map_or(1, |pack| pack.0 + 1);
+    let mut unopened = HashSet::new();
     if let Some(view) = old {
-        let lens = lengths(media.as_ref(), &packs)?;
+        let lens = lengths(media.as_ref(), &packs, &mut unopened, report);
         take_old(view, &lens, &mut chunks, sink, report)?;
         look_at_derived(view, report);
     }
@@ -71,6 +73,7 @@ pub(super) fn rebuild(
         for pack in packs {
             match reader.walk(pack) {
                 Ok(scan) => take_pack(&reader, pack, store, &scan, &mut chunks, sink, report)?,
+                Err(_) if unopened.contains(&pack) => {}
                 Err(error) => {
                     report.unread_parts += u64::from(matches!(error, Error::Io { .. }));
                     report.damaged_packs.add(|| format!("{}: {}", pack.path(), sentence(&error)));
@@ -88,12 +91,29 @@ pub(super) fn rebuild(
     Ok(chunks)
 }
 
-fn lengths(media: &dyn Media, packs: &[PackId]) -> Result<HashMap<PackId, u64>> {
-    let length = |pack: &PackId| {
-        let len = media.open(&pack.path(), false).and_then(|file| file.len());
-        Ok((*pack, len.map_err(|error| Error::io(format!("looking at {}", pack.path()), error))?))
-    };
-    packs.iter().map(length).collect()
+/// The lengths of the packs. One that cannot be looked at has nothing, as far as can be known, and must not be in the way of
+/// the others; it is noted in `unopened`.
+fn lengths(
+    media: &dyn Media,
+    packs: &[PackId],
+    unopened: &mut HashSet<PackId>,
+    report: &mut RepairReport,
+) -> HashMap<PackId, u64> {
+    let mut lens = HashMap::new();
+    for pack in packs {
+        match media.open(&pack.path(), false).and_then(|file| file.len()) {
+            Ok(len) => {
+                lens.insert(*pack, len);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                report.unread_parts += 1;
+                report.damaged_packs.add(|| format!("{}: {error}", pack.path()));
+                unopened.insert(*pack);
+            }
+        }
+    }
+    lens
 }
 
 /// Takes over what the old database says of regions.
