@@ -133,7 +133,8 @@ fn run_session(
     let mountpoint = setup.mountpoint.as_path();
     thread::scope(|scope| {
         let handling = signals.unmount_on_signal(mountpoint, session.unmounter(), Arc::clone(filesystem));
-        let greeting = scope.spawn(move || greet(mountpoint, ready));
+        let unmounter = session.unmounter();
+        let greeting = scope.spawn(move || greet(mountpoint, &unmounter, ready));
         let ended = session.run();
         handling.finish();
         let greeted = greeting
@@ -166,19 +167,16 @@ fn learn_to_copy(mountpoint: &Path) {
     }
 }
 
-/// Waits until the mount answers and says so; takes it down again if that has become pointless.
-fn greet(mountpoint: &Path, ready: impl FnOnce() -> Result<()>) -> Result<()> {
+/// Waits until the mount answers and says so; takes it down again if that has become pointless. If somebody else has done
+/// so already, what is at the mount point now is not ours.
+fn greet(mountpoint: &Path, unmounter: &fuse::Unmounter, ready: impl FnOnce() -> Result<()>) -> Result<()> {
     let answered = fs::metadata(mountpoint)
         .and_then(|_| learn(mountpoint))
         .map_err(|e| Error::io(format!("the new mount at {}", mountpoint.display()), e))
         .and_then(|()| ready());
     match &answered {
         Ok(()) => tracing::info!("mounted at {}", mountpoint.display()),
-        Err(_) => {
-            if let Err(e) = fuse::detach(mountpoint, fuse::Detach::Lazily) {
-                tracing::warn!("{e}");
-            }
-        }
+        Err(_) => unmounter.detach(),
     }
     answered
 }

@@ -86,7 +86,7 @@ fn attach_directly(mountpoint: &Path, opts: &MountOptions) -> Result<Option<Owne
         opts.kernel_words(),
     );
     let data = CString::new(data).map_err(|error| refused(mountpoint, &error.to_string()))?;
-    let kind = format!("fuse.{}", opts.subtype);
+    let kind = opts.fstype();
     match rustix::mount::mount(opts.fsname.as_str(), mountpoint, kind.as_str(), opts.flags(), data.as_c_str())
     {
         Ok(()) => Ok(Some(device.into())),

@@ -89,6 +89,11 @@ impl MountOptions {
         flags
     }
 
+    /// The type under which the mount stands in the kernel's table.
+    pub(super) fn fstype(&self) -> String {
+        format!("fuse.{}", self.subtype)
+    }
+
     /// The words that the kernel's fuse type itself understands, each with a leading comma.
     pub(super) fn kernel_words(&self) -> String {
         let mut words = String::new();

@@ -15,7 +15,7 @@ use fuser::{Config, INodeNo, SessionACL};
 
 use super::adapter::Adapter;
 use super::mount::{self, Detach};
-use super::mount_table::MountTable;
+use super::mount_table::{Entry, MountTable};
 use super::options::MountOptions;
 use super::requests::DevFuse;
 use super::ring::{self, Rings};
@@ -40,9 +40,10 @@ pub struct Session {
 pub struct Unmounter {
     /// Immutable, resolved.
     mountpoint: PathBuf,
-    /// Immutable: `major:minor` of the mount; tells it from another one that took its place.
-    device: Option<String>,
-    /// Set when the session has ended. Device numbers are used again, so the number alone is not enough.
+    /// Immutable: what the mount table says of the mount; tells it from another one that took its place. Device numbers
+    /// are used again, so the number alone is not enough.
+    entry: Option<Entry>,
+    /// Set when the session has ended.
     ended: Arc<AtomicBool>,
 }
 
@@ -59,8 +60,8 @@ pub(super) fn start(adapter: Adapter, mountpoint: &Path, opts: &MountOptions) ->
     let rings = ring::wanted(opts.io_uring)?;
     let connection = mount::attach(&mountpoint, opts)?;
     let adapter = Arc::new(adapter);
-    let unmounter =
-        Unmounter { device: device_at(&mountpoint), mountpoint, ended: Arc::new(AtomicBool::new(false)) };
+    let entry = entry_at(&mountpoint).filter(|entry| entry.fstype == opts.fstype());
+    let unmounter = Unmounter { entry, mountpoint, ended: Arc::new(AtomicBool::new(false)) };
     let kernel = adapter.kernel();
     let mut config = Config::default();
     // Over io_uring little is left for them: forgetting, mostly.
@@ -88,9 +89,8 @@ pub(super) fn start(adapter: Adapter, mountpoint: &Path, opts: &MountOptions) ->
     }
 }
 
-fn device_at(mountpoint: &Path) -> Option<String> {
-    let table = MountTable::read().ok()?;
-    table.at(mountpoint).map(|entry| format!("{}:{}", entry.major, entry.minor))
+fn entry_at(mountpoint: &Path) -> Option<Entry> {
+    MountTable::read().ok()?.at(mountpoint).cloned()
 }
 
 impl Session {
@@ -148,17 +148,22 @@ impl Unmounter {
 
     fn is_ours(&self) -> bool {
         !self.ended.load(Ordering::Acquire)
-            && self.device.is_some()
-            && device_at(&self.mountpoint) == self.device
+            && self.entry.is_some()
+            && entry_at(&self.mountpoint) == self.entry
     }
 
-    /// The end of the session: a mount without a daemon would only hang or fail.
-    fn clear_away(&self) {
+    /// Takes the mount out of sight; it is gone when the last program has left it.
+    pub fn detach(&self) {
         if self.is_ours()
             && let Err(error) = mount::detach(&self.mountpoint, Detach::Lazily)
         {
             tracing::warn!("{error}");
         }
+    }
+
+    /// The end of the session: a mount without a daemon would only hang or fail.
+    fn clear_away(&self) {
+        self.detach();
         self.ended.store(true, Ordering::Release);
     }
 
@@ -174,10 +179,10 @@ impl Unmounter {
 
     /// The protocol cannot ask for more than the kernel's default read-ahead (128 KiB), root can.
     fn raise_read_ahead(&self) {
-        let Some(device) = &self.device else {
+        let Some(Entry { major, minor, .. }) = &self.entry else {
             return;
         };
-        let file = format!("/sys/class/bdi/{device}/read_ahead_kb");
+        let file = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
         if let Err(error) = fs::write(&file, READ_AHEAD_KB) {
             tracing::debug!("{file}: {error}; read-ahead stays as it is");
         }
@@ -204,5 +209,31 @@ impl Notifier {
         self.0
             .delete(INodeNo(parent), INodeNo(child), OsStr::from_bytes(name))
             .map_err(|error| Error::io("telling the kernel of a removed name", error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unmounter(entry: Option<Entry>) -> Unmounter {
+        Unmounter { mountpoint: "/proc".into(), entry, ended: Arc::new(AtomicBool::new(false)) }
+    }
+
+    #[test]
+    fn only_the_same_mount_is_ours() {
+        let there = entry_at(Path::new("/proc")).unwrap();
+        assert!(unmounter(Some(there.clone())).is_ours());
+        assert!(!unmounter(None).is_ours());
+        // Another mount has got the number of ours.
+        for other in [
+            Entry { source: "/srv/store".into(), ..there.clone() },
+            Entry { fstype: "fuse.cairnfs".into(), ..there.clone() },
+        ] {
+            assert!(!unmounter(Some(other)).is_ours());
+        }
+        let ended = unmounter(Some(there));
+        ended.ended.store(true, Ordering::Release);
+        assert!(!ended.is_ours());
     }
 }
