@@ -88,7 +88,8 @@ impl Fs {
                 return self.clone_range(&target, both, (from, from_offset), to_offset, len);
             }
         }
-        posix(libc::EBUSY)
+        // For this the kernel, too, has a way: it reads and writes.
+        posix(libc::EXDEV)
     }
 
     fn clone_range(

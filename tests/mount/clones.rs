@@ -1,12 +1,15 @@
-//! copy_file_range(2) on a mount: the copy refers to the same chunks (P17), whoever else copies at that moment.
+//! copy_file_range(2) on a mount: the copy refers to the same chunks (P17), whoever else copies at that moment, and works
+//! also while the file is being written.
 
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use crate::data::noise;
 use crate::sys;
-use crate::world::{Setup, World};
+use crate::world::{Setup, World, tool, wait_for};
 
 /// Programs that make the first copies of a mount, all at once.
 const PROGRAMS: usize = 4;
@@ -45,5 +48,44 @@ fn the_first_copies_of_a_mount_move_no_data() {
         let copied = (PROGRAMS * LEN) as u64;
         assert_eq!(referenced(&world), before + copied, "mount {round}: a copy was read and written");
     }
+    world.close();
+}
+
+#[test]
+fn a_file_that_is_being_written_can_be_copied() {
+    const WRITERS: u64 = 4;
+    let Some(world) = World::usual() else { return };
+    let (source, copy) = (world.mnt.join("source"), world.mnt.join("copy"));
+    let bytes = noise(2, LEN);
+    fs::write(&source, &bytes).unwrap();
+    let (ended, writes) = (AtomicBool::new(false), AtomicU64::new(0));
+    thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            let (source, bytes, ended, writes) = (&source, &bytes, &ended, &writes);
+            scope.spawn(move || {
+                // The same bytes again: whatever a copy meets, it is these.
+                let file = File::options().write(true).open(source).unwrap();
+                let at = writer as usize * 10_000;
+                while !ended.load(Ordering::Relaxed) {
+                    file.write_all_at(&bytes[at..at + 1000], at as u64).unwrap();
+                    writes.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        wait_for("the writers", || writes.load(Ordering::Relaxed) > 100);
+        let copied: std::io::Result<Vec<_>> = (0..200)
+            .map(|_| {
+                let (from, to) = (File::open(&source)?, File::create(&copy)?);
+                let copied = sys::copy_range(&from, 0, &to, 0, LEN)?;
+                Ok((copied, fs::read(&copy)?))
+            })
+            .collect();
+        ended.store(true, Ordering::Relaxed);
+        for (copied, found) in copied.expect("copy_file_range of a file that is being written") {
+            assert!(found == bytes[..copied] && copied > 0, "{copied} bytes were copied, others were found");
+        }
+    });
+    tool!("cp", source, copy);
+    assert!(fs::read(&copy).unwrap() == bytes);
     world.close();
 }
