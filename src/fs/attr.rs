@@ -88,8 +88,9 @@ impl Fs {
         Ok(state.row.flags & KEPT_FLAGS)
     }
 
-    /// Sets the flags of chattr(1); one that is not kept is refused, so that nobody relies on it.
-    pub fn set_inode_flags(&self, ino: u64, flags: u32) -> Result<()> {
+    /// Sets the flags of chattr(1); one that is not kept is refused, so that nobody relies on it. Who may do so is asked
+    /// here, too, since before Linux 5.13 the kernel does not ask.
+    pub fn set_inode_flags(&self, ino: u64, caller: Caller, flags: u32) -> Result<()> {
         if flags & !KEPT_FLAGS != 0 {
             return posix(libc::EOPNOTSUPP);
         }
@@ -98,7 +99,11 @@ impl Fs {
         let held = self.is_held(&inode)?;
         let mut state = inode.lock();
         let changed = (state.row.flags ^ flags) & KEPT_FLAGS;
-        // What protects may be set and taken away by whoever the kernel lets; the rest is what is protected.
+        let may_protect = caller.uid == 0;
+        if !may_protect && (caller.uid != state.row.uid || changed & (IMMUTABLE | APPEND_ONLY) != 0) {
+            return posix(libc::EPERM);
+        }
+        // What protects may be set and taken away by whoever has the right; the rest is what is protected.
         let (own, is_freed) = (state.row.flags & IMMUTABLE != 0, state.row.flags & changed & IMMUTABLE != 0);
         let is_free = is_freed || !held && !own;
         if changed & !(IMMUTABLE | APPEND_ONLY) != 0 && !is_free {
@@ -153,5 +158,34 @@ pub(super) fn clear_set_ids(row: &mut InodeRow) {
     row.mode &= !libc::S_ISUID;
     if row.mode & libc::S_IXGRP != 0 {
         row.mode &= !libc::S_ISGID;
+    }
+}
+
+#[cfg(all(test, feature = "sim"))]
+mod tests {
+    use super::*;
+    use crate::fs::ROOT_INO;
+    use crate::fs::simulated::{close, config, new_disk, open};
+
+    const ROOT: Caller = Caller { uid: 0, gid: 0 };
+    const OWNER: Caller = Caller { uid: 1000, gid: 1000 };
+    const OTHER: Caller = Caller { uid: 1001, gid: 1000 };
+    const NO_DUMP: u32 = 0x40;
+
+    #[test]
+    fn flags_are_set_by_the_owner_and_those_that_protect_by_root() {
+        let fs = open(&new_disk(), &config());
+        let ino = fs.mknod(ROOT_INO, b"file", OWNER, libc::S_IFREG | 0o666, 0, 0).unwrap().ino;
+        let set = |caller, flags| fs.set_inode_flags(ino, caller, flags).map_err(|error| error.errno());
+        assert_eq!(set(OTHER, NO_DUMP), Err(libc::EPERM));
+        assert_eq!(set(OWNER, NO_DUMP), Ok(()));
+        for protecting in [IMMUTABLE, APPEND_ONLY] {
+            assert_eq!(set(OWNER, NO_DUMP | protecting), Err(libc::EPERM));
+            assert_eq!(set(ROOT, NO_DUMP | protecting), Ok(()));
+            assert_eq!(set(OWNER, NO_DUMP), Err(libc::EPERM));
+            assert_eq!(set(ROOT, NO_DUMP), Ok(()));
+        }
+        assert_eq!(fs.inode_flags(ino).unwrap(), NO_DUMP);
+        close(&fs);
     }
 }

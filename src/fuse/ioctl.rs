@@ -4,7 +4,7 @@
 //! kernel copies out as many bytes as the reply has: all three must be 4.
 
 use crate::error::{Error, Result};
-use crate::fs::Fs;
+use crate::fs::{Caller, Fs};
 
 const GET_VERSION: u32 = 0x8008_7601;
 const GET_VERSION_32: u32 = 0x8004_7601;
@@ -44,7 +44,7 @@ pub(super) fn protects(command: u32, input: &[u8]) -> bool {
 }
 
 /// Answers one ioctl with the bytes to copy out.
-pub(super) fn answer(fs: &Fs, ino: u64, command: u32, input: &[u8]) -> Result<Vec<u8>> {
+pub(super) fn answer(fs: &Fs, ino: u64, caller: Caller, command: u32, input: &[u8]) -> Result<Vec<u8>> {
     match command {
         GET_VERSION | GET_VERSION_32 => {
             // The kernel, too, keeps the low 32 bits.
@@ -53,7 +53,7 @@ pub(super) fn answer(fs: &Fs, ino: u64, command: u32, input: &[u8]) -> Result<Ve
         }
         GET_FLAGS => Ok(fs.inode_flags(ino)?.to_ne_bytes().to_vec()),
         SET_FLAGS => {
-            fs.set_inode_flags(ino, word(input, 0)?)?;
+            fs.set_inode_flags(ino, caller, word(input, 0)?)?;
             Ok(Vec::new())
         }
         FS_GET_XATTR => {
@@ -63,7 +63,7 @@ pub(super) fn answer(fs: &Fs, ino: u64, command: u32, input: &[u8]) -> Result<Ve
             Ok(answer)
         }
         FS_SET_XATTR => {
-            fs.set_inode_flags(ino, from_fsxattr(input)?)?;
+            fs.set_inode_flags(ino, caller, from_fsxattr(input)?)?;
             Ok(Vec::new())
         }
         _ => Err(Error::Posix(libc::ENOTTY)),

@@ -234,12 +234,12 @@ impl Adapter {
         }
     }
 
-    pub(super) fn ioctl(&self, ino: u64, command: u32, input: &[u8]) -> Result<Vec<u8>> {
+    pub(super) fn ioctl(&self, ino: u64, caller: Caller, command: u32, input: &[u8]) -> Result<Vec<u8>> {
         not_ours(ino, libc::ENOTTY)?;
         if ioctl::protects(command, input) {
             self.write_out(ino)?;
         }
-        let result = ioctl::answer(&self.fs, ino, command, input);
+        let result = ioctl::answer(&self.fs, ino, caller, command, input);
         if ioctl::changes(command) {
             self.attributes_changed(ino);
         }

@@ -340,7 +340,7 @@ impl Filesystem for DevFuse {
 
     fn ioctl(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         _flags: IoctlFlags,
@@ -349,9 +349,9 @@ impl Filesystem for DevFuse {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        let input = in_data.to_owned();
+        let (caller, input) = (caller(req), in_data.to_owned());
         self.apart_if(ioctl::protects(cmd, in_data), move |adapter| {
-            match adapter.ioctl(ino.0, cmd, &input) {
+            match adapter.ioctl(ino.0, caller, cmd, &input) {
                 Ok(data) => reply.ioctl(0, &data),
                 Err(error) => reply.error(asked("ioctl", ino).errno(&error)),
             }

@@ -302,7 +302,7 @@ impl Hostile<'_> {
                     left > 0
                 });
             }
-            20 => drop(fs.set_inode_flags(a, x as u32)),
+            20 => drop(fs.set_inode_flags(a, CALLER, x as u32)),
             _ => {
                 let _ = (fs.lookup(a, &name), fs.getattr(b), fs.readlink(a), fs.inode_flags(b));
                 if x % 9 == 0 {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cairnfs::fs::{Fs, ROOT_INO, RenameFlags};
 use cairnfs::media::sim::Rng;
 
-use crate::world::{World, config, new_disk, protected};
+use crate::world::{CALLER, World, config, new_disk, protected};
 
 const IMMUTABLE: u32 = 0x10;
 const NAMES: u64 = 12;
@@ -89,7 +89,7 @@ fn shuffle(world: &World, places: &mut Places, rng: &mut Rng, steps: usize) {
 fn differences(world: &World, places: &Places, all_names: bool) -> Vec<String> {
     let mut wrong = Vec::new();
     for &directory in places.above.keys() {
-        world.fs.set_inode_flags(directory, IMMUTABLE).unwrap();
+        world.fs.set_inode_flags(directory, CALLER, IMMUTABLE).unwrap();
         for file in places.files() {
             let refused =
                 world.fs.write(file, 0, b"x", false).is_err_and(|error| error.errno() == libc::EPERM);
@@ -97,7 +97,7 @@ fn differences(world: &World, places: &Places, all_names: bool) -> Vec<String> {
                 wrong.push(format!("file {file} below directory {directory}: refused is {refused}"));
             }
         }
-        world.fs.set_inode_flags(directory, 0).unwrap();
+        world.fs.set_inode_flags(directory, CALLER, 0).unwrap();
     }
     wrong
 }

@@ -11,7 +11,7 @@ use cairnfs::media::sim::SimMedia;
 use cairnfs::store::{StoreConfig, list_backups};
 
 use crate::random::{self, seed};
-use crate::world::{World, config, new_disk, protected};
+use crate::world::{CALLER, World, config, new_disk, protected};
 
 pub const DB: &str = "meta/cairnfs.redb";
 
@@ -55,7 +55,7 @@ pub fn store() -> (SimMedia, StoreConfig, Files) {
         files.remove(&format!("old/f{number}"));
     }
     // Append-only: who is protected is known again afterwards, too.
-    world.fs.set_inode_flags(old, 0x20).unwrap();
+    world.fs.set_inode_flags(old, CALLER, 0x20).unwrap();
     let ino = world.find("s0/f1").unwrap();
     world.fs.link(ino, ROOT_INO, b"link").unwrap();
     files.insert("link".to_owned(), files["s0/f1"].clone());

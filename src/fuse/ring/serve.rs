@@ -259,7 +259,7 @@ impl Call<'_> {
 
     fn ioctl(&self, payload: &mut [u8]) -> Result<usize> {
         let asked: abi::IoctlIn = self.operation()?;
-        let answer = self.adapter.ioctl(self.ino, asked.cmd, self.came(payload))?;
+        let answer = self.adapter.ioctl(self.ino, self.caller, asked.cmd, self.came(payload))?;
         let head = put(payload, &abi::IoctlOut { in_iovs: 1, out_iovs: 1, ..Default::default() })?;
         Ok(head + put(&mut payload[head..], answer.as_slice())?)
     }
