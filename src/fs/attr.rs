@@ -188,4 +188,29 @@ mod tests {
         assert_eq!(fs.inode_flags(ino).unwrap(), NO_DUMP);
         close(&fs);
     }
+
+    #[test]
+    fn a_removed_directory_that_is_still_open_protects_nothing() {
+        let fs = open(&new_disk(), &config());
+        let held = || {
+            let mut rows = 0;
+            let all = std::ops::Bound::Unbounded;
+            fs.now()
+                .scan(crate::meta::Table::Held, all, all, |_, _| {
+                    rows += 1;
+                    Ok(true)
+                })
+                .unwrap();
+            rows
+        };
+        let ino = fs.mkdir(ROOT_INO, b"dir", ROOT, 0o755, 0).unwrap().ino;
+        fs.rmdir(ROOT_INO, b"dir").unwrap();
+        fs.set_inode_flags(ino, ROOT, IMMUTABLE).unwrap();
+        assert_eq!(held(), 0, "nobody would take it out again");
+        fs.set_inode_flags(ino, ROOT, 0).unwrap();
+        let ino = fs.mkdir(ROOT_INO, b"dir", ROOT, 0o755, 0).unwrap().ino;
+        fs.set_inode_flags(ino, ROOT, IMMUTABLE).unwrap();
+        assert_eq!(held(), 1);
+        close(&fs);
+    }
 }

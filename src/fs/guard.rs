@@ -225,7 +225,8 @@ impl Fs {
     /// The flags of a locked directory are about to become `flags`, with the lock of names held.
     pub(super) fn note_flags(&self, rows: &Memtable, ino: u64, state: &InodeState, flags: u32) {
         let (before, after) = (state.row.flags & PROTECTING, flags & PROTECTING);
-        if before == after || !state.row.is_dir() {
+        // Nothing comes into a directory that was removed, and its row would stay when it is forgotten.
+        if before == after || !state.row.is_dir() || state.row.nlink == 0 {
             return;
         }
         match (before, after) {
