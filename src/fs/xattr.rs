@@ -19,6 +19,9 @@ const VALUE_MAX: usize = 64 << 10;
 /// The most that all names of an inode may take in a list, as Linux has it.
 const LIST_MAX: usize = 64 << 10;
 
+/// Where the rights of a program are.
+const CAPABILITY: &[u8] = b"security.capability";
+
 impl Fs {
     /// The value of an attribute.
     pub fn getxattr(&self, ino: u64, name: &[u8]) -> Result<Vec<u8>> {
@@ -132,6 +135,14 @@ impl Fs {
         state.row.ctime = Timestamp::now();
         state.save(ino, &member.rows);
         Ok(())
+    }
+
+    /// Takes away what a program may do beyond its user's rights: that was given to the bytes which it had.
+    pub fn drop_capability(&self, ino: u64) -> Result<()> {
+        match self.removexattr(ino, CAPABILITY) {
+            Err(Error::Posix(libc::ENODATA)) => Ok(()),
+            result => result,
+        }
     }
 
     /// Brings the access ACL, if there is one, in step with a mode that was just set.

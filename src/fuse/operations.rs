@@ -158,8 +158,12 @@ impl Adapter {
     pub(super) fn write(&self, ino: u64, offset: u64, data: &[u8], flags: WriteFlags) -> Result<u32> {
         let kill_priv = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let loses_set_ids = kill_priv && self.set_ids(ino) != 0;
+        // On its way through the page cache the kernel has taken a capability away, and it may have been given since.
+        let past_the_cache = !flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let result = if control_dir::owns(ino) {
             self.control.write(ino, data)
+        } else if past_the_cache {
+            self.fs.drop_capability(ino).and_then(|()| self.fs.write(ino, offset, data, kill_priv))
         } else {
             self.fs.write(ino, offset, data, kill_priv)
         };
