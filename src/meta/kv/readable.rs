@@ -81,15 +81,13 @@ impl ReadView {
     /// The least key from which reading goes on, where it does not behind `last`: found by steps that grow, then by
     /// halving the last one. They grow slowly, so that no stretch that can be read is stepped over, unless it is much
     /// shorter than the one before it that cannot. `None` if the table cannot be read to its end from anywhere.
-    fn behind(&self, table: Table, last: Option<&[u8]>) -> Option<[u8; WIDTH]> {
-        let reads = |from: u128| {
-            !matches!(self.walk(table, Bound::Included(&from.to_be_bytes())).next(), Some(Err(_)))
-        };
+    fn behind(&self, table: Table, last: Option<&[u8]>) -> Option<Vec<u8>> {
+        let reads = |from: &[u8]| !matches!(self.walk(table, Bound::Included(from)).next(), Some(Err(_)));
         let begin = number(last.unwrap_or_default());
         let (mut fails, mut step) = (begin, 1u128);
         let mut goes = loop {
             let from = begin.checked_add(step)?;
-            if reads(from) {
+            if reads(&from.to_be_bytes()) {
                 break from;
             }
             fails = from;
@@ -97,9 +95,12 @@ impl ReadView {
         };
         while goes - fails > 1 {
             let middle = fails + (goes - fails) / 2;
-            *(if reads(middle) { &mut goes } else { &mut fails }) = middle;
+            *(if reads(&middle.to_be_bytes()) { &mut goes } else { &mut fails }) = middle;
         }
-        Some(goes.to_be_bytes())
+        // Zeros at its end may be more than the first key has, which then comes before it.
+        let bytes = goes.to_be_bytes();
+        let least = WIDTH - (goes.trailing_zeros() / u8::BITS) as usize;
+        (least..=WIDTH).map(|len| &bytes[..len]).find(|from| reads(from)).map(<[u8]>::to_vec)
     }
 }
 
