@@ -120,29 +120,41 @@ impl Fs {
     pub fn removexattr(&self, ino: u64, name: &[u8]) -> Result<()> {
         let inode = self.inode(ino)?;
         let mut state = self.lock_free(&inode, false)?;
-        let key = xattr_key(ino, name);
-        let there =
-            state.row.flags & InodeRow::HAS_XATTRS != 0 && self.now().get(Table::Xattrs, &key)?.is_some();
-        if !there {
+        if !self.has_xattr(&state, ino, name)? {
             return posix(libc::ENODATA);
         }
         may_change(&state)?;
+        self.delete_xattr(&mut state, ino, name)
+    }
+
+    /// Takes away what a program may do beyond its user's rights: that was given to the bytes which it had. Whoever may
+    /// write the file may do so, though it be append-only.
+    pub fn drop_capability(&self, ino: u64) -> Result<()> {
+        let inode = self.inode(ino)?;
+        let mut state = self.lock_free(&inode, false)?;
+        if self.has_xattr(&state, ino, CAPABILITY)? {
+            if state.row.flags & IMMUTABLE != 0 {
+                return posix(libc::EPERM);
+            }
+            self.delete_xattr(&mut state, ino, CAPABILITY)?;
+        }
+        Ok(())
+    }
+
+    fn has_xattr(&self, state: &InodeState, ino: u64, name: &[u8]) -> Result<bool> {
+        Ok(state.row.flags & InodeRow::HAS_XATTRS != 0
+            && self.now().get(Table::Xattrs, &xattr_key(ino, name))?.is_some())
+    }
+
+    fn delete_xattr(&self, state: &mut InodeState, ino: u64, name: &[u8]) -> Result<()> {
         let member = self.join()?;
-        member.rows.delete(Table::Xattrs, &key);
+        member.rows.delete(Table::Xattrs, &xattr_key(ino, name));
         if name == DEFAULT {
             state.row.flags &= !InodeRow::HAS_DEFAULT_ACL;
         }
         state.row.ctime = Timestamp::now();
         state.save(ino, &member.rows);
         Ok(())
-    }
-
-    /// Takes away what a program may do beyond its user's rights: that was given to the bytes which it had.
-    pub fn drop_capability(&self, ino: u64) -> Result<()> {
-        match self.removexattr(ino, CAPABILITY) {
-            Err(Error::Posix(libc::ENODATA)) => Ok(()),
-            result => result,
-        }
     }
 
     /// Brings the access ACL, if there is one, in step with a mode that was just set.

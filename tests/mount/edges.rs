@@ -163,8 +163,16 @@ fn set_id_bits_and_capabilities_go_with_a_change() {
     made.write_all(b"x").unwrap();
     tool!("setcap", "cap_net_raw+ep", at("made"));
     made.write_all(b"y").unwrap();
-    drop(made);
     assert_eq!(tool!("getcap", at("made")), "", "with each write");
+    tool!("setcap", "cap_net_raw+ep", at("made"));
+    tool!("chattr", "+i", at("made"));
+    assert_eq!(made.write_all(b"z").unwrap_err().raw_os_error(), Some(libc::EPERM));
+    assert!(tool!("getcap", at("made")).contains("cap_net_raw"), "and not with one that is refused");
+    tool!("chattr", "-i", "+a", at("made"));
+    made.write_all(b"z").unwrap();
+    assert_eq!(tool!("getcap", at("made")), "", "what is added counts, too");
+    tool!("chattr", "-a", at("made"));
+    drop(made);
     world.close();
 }
 
