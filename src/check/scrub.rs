@@ -4,14 +4,12 @@
 //! the same content heals it when it is written again, and told to the log with the files that it hits. How far it is
 //! stands in the database and survives closing. When it reads, and how much, is the daemon's business.
 
-use std::ops::Bound;
-
 use serde::{Deserialize, Serialize};
 
 use crate::chunk::ChunkId;
 use crate::error::Result;
+use crate::meta::Table;
 use crate::meta::rows::{RegionRow, SCRUB_KEY, ScrubRow, chunk_of, id_key};
-use crate::meta::{ReadView, Table};
 use crate::store::Store;
 use crate::sync::{Arc, Mutex};
 
@@ -129,19 +127,26 @@ impl Scrub {
     /// stands behind them is read as well.
     fn next_regions(&self, position: u64, budget: u64) -> (Vec<RegionRow>, bool) {
         let view = self.store.now().view.clone();
-        let (mut regions, mut position) = (Vec::new(), position);
-        while let Err(error) = scan(&view, position, budget, &mut regions) {
-            if !regions.is_empty() {
+        let (mut regions, mut bytes, mut behind) = (Vec::new(), 0, position);
+        for row in view.readable_rows(Table::Regions, &id_key(position)) {
+            let (key, value) = match row.and_then(|(key, value)| Ok((key, value?))) {
+                Ok(row) => row,
+                Err(error) => {
+                    tracing::error!("scrub: region rows from chunk {behind} on cannot be read: {error}");
+                    continue;
+                }
+            };
+            // A row that does not decode is the check's business.
+            if let Ok(row) = chunk_of(&key).and_then(|first| RegionRow::decode(ChunkId(first), &value)) {
+                behind = row.end().0;
+                bytes += row.live_bytes();
+                regions.push(row);
+            }
+            if bytes >= budget {
                 return (regions, false);
             }
-            let behind = readable_from(&view, position);
-            let to = behind.map_or("the last".to_owned(), |behind| (behind - 1).to_string());
-            tracing::error!("scrub: the region rows of chunks {position} to {to} cannot be read: {error}");
-            let Some(behind) = behind else { return (regions, true) };
-            position = behind;
         }
-        let bytes: u64 = regions.iter().map(RegionRow::live_bytes).sum();
-        (regions, bytes < budget)
+        (regions, true)
     }
 
     fn look(&self, region: RegionRow) -> Vec<Fault> {
@@ -171,39 +176,4 @@ impl Scrub {
         }
         Ok(findings)
     }
-}
-
-/// Reads region rows from `position` on, until they have `budget` plain bytes.
-fn scan(view: &ReadView, position: u64, budget: u64, regions: &mut Vec<RegionRow>) -> Result<()> {
-    let (from, mut bytes) = (id_key(position), 0);
-    view.scan(Table::Regions, Bound::Included(&from[..]), Bound::Unbounded, |key, row| {
-        // A row that does not decode is the check's business.
-        if let Ok(row) = RegionRow::decode(ChunkId(chunk_of(key)?), row) {
-            bytes += row.live_bytes();
-            regions.push(row);
-        }
-        Ok(bytes < budget)
-    })
-}
-
-/// The first id behind `position` from which on rows can be read, or at which there are no more.
-fn readable_from(view: &ReadView, position: u64) -> Option<u64> {
-    let readable = |id: u64| scan(view, id, 0, &mut Vec::new()).is_ok();
-    let mut steps = (0..u64::BITS).map_while(|bit| position.checked_add(1 << bit));
-    let (mut bad, mut good) = (position, 0);
-    for id in &mut steps {
-        good = id;
-        if readable(id) {
-            break;
-        }
-        bad = id;
-    }
-    if good == bad {
-        return None;
-    }
-    while good - bad > 1 {
-        let middle = bad + (good - bad) / 2;
-        if readable(middle) { good = middle } else { bad = middle }
-    }
-    Some(good)
 }

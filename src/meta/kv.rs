@@ -382,7 +382,23 @@ impl ReadView {
     /// and the rows behind it follow. An error outside a row is the engine's, which would give it again for ever; nothing
     /// follows it.
     pub fn rows(&self, table: Table) -> Result<impl Iterator<Item = Result<CheckedRow>> + use<>> {
-        let mut range = guarded(|| self.table(table)?.range::<&[u8]>(..).map_err(db_error))?;
+        let mut walk = self.walk(table, Bound::Unbounded)?;
+        let mut failed = false;
+        Ok(std::iter::from_fn(move || {
+            let row = (!failed).then(|| walk.next()).flatten();
+            failed = matches!(row, Some(Err(_)));
+            row
+        }))
+    }
+
+    /// Rows from some key on, up to an error outside a row; what comes after that means nothing.
+    fn walk(
+        &self,
+        table: Table,
+        from: Bound<&[u8]>,
+    ) -> Result<impl Iterator<Item = Result<CheckedRow>> + use<>> {
+        let range = (from, Bound::Unbounded);
+        let mut range = guarded(|| self.table(table)?.range::<&[u8]>(range).map_err(db_error))?;
         let mut next = move || {
             let Some(row) = range.next() else { return Ok(None) };
             let (key, value) = row.map_err(db_error)?;
@@ -390,12 +406,7 @@ impl ReadView {
             let value = verified(table, &key, value.value()).map(<[u8]>::to_vec);
             Ok(Some((key, value)))
         };
-        let mut failed = false;
-        Ok(std::iter::from_fn(move || {
-            let row = (!failed).then(|| guarded(&mut next).transpose()).flatten();
-            failed = matches!(row, Some(Err(_)));
-            row
-        }))
+        Ok(std::iter::from_fn(move || guarded(&mut next).transpose()))
     }
 }
 

@@ -131,7 +131,7 @@ fn take_old(
             .get_or_insert_with(|| "regions or digests are empty, and should not be".to_owned());
         chunks.incomplete = true;
     }
-    for row in view.readable_rows(Table::Regions) {
+    for row in view.readable_rows(Table::Regions, b"") {
         let row = row.and_then(|(key, value)| RegionRow::decode(ChunkId(chunk_of(&key)?), &value?));
         let row = match row {
             Ok(row) if row.first.0 >= chunks.next_chunk => row,
@@ -157,7 +157,7 @@ fn take_old(
         sink.put(Table::Regions, &id_key(row.first.0), &row.encode())?;
     }
     // What was known to be bad still is. A row of these that cannot be read is found again by whoever reads the chunk.
-    for (key, value) in view.readable_rows(Table::Bad).filter_map(Result::ok) {
+    for (key, value) in view.readable_rows(Table::Bad, b"").filter_map(Result::ok) {
         if let (Ok(id), Ok(value)) = (chunk_of(&key), value)
             && (chunks.known.has(id) || chunks.gone.has(id))
         {

@@ -186,7 +186,7 @@ fn copy_table(
     // Damaged rows since the last one that was not, and whether rows cannot be read there at all: what the backup has up
     // to the next one may be theirs. The keys of damaged rows are not to be relied on.
     let (mut damaged, mut gap) = (0, false);
-    for row in view.readable_rows(table) {
+    for row in view.readable_rows(table, b"") {
         let (key, value) = match row {
             Ok(row) => row,
             Err(error) => {

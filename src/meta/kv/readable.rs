@@ -8,13 +8,13 @@ use std::ops::Bound;
 
 use redb::ReadableDatabase;
 
-use super::{CheckedRow, Kv, ReadView, Result, Table, db_error, guarded, verified};
+use super::{CheckedRow, Kv, ReadView, Result, Table, db_error, guarded};
 
 /// Keys are looked for as numbers of so many bytes.
 const WIDTH: usize = 16;
 
 /// Rows from some key on, up to the first error.
-type Walk<'a> = Box<dyn Iterator<Item = Result<CheckedRow>> + 'a>;
+type Walk = Box<dyn Iterator<Item = Result<CheckedRow>>>;
 
 impl Kv {
     /// The present state, also where some tables cannot be opened: each read of these is an error. For a repair; a table
@@ -41,49 +41,46 @@ impl Kv {
 }
 
 impl ReadView {
-    /// All rows of a table in key order, for a repair: as [`rows`](Self::rows), but an error outside a row is followed by
+    /// All rows of a table from a key on, in key order: as [`rows`](Self::rows), but an error outside a row is followed by
     /// the rows behind what could not be read.
-    pub fn readable_rows(&self, table: Table) -> impl Iterator<Item = Result<CheckedRow>> + '_ {
-        let mut last: Option<Vec<u8>> = None;
-        let mut walk = Some(self.walk(table, Bound::Unbounded));
+    pub fn readable_rows(
+        &self,
+        table: Table,
+        from: &[u8],
+    ) -> impl Iterator<Item = Result<CheckedRow>> + use<'_> {
+        let mut last = from.to_vec();
+        let mut walk = Some(self.walk_from(table, Bound::Included(from)));
         std::iter::from_fn(move || {
             let row = walk.as_mut()?.next();
             match &row {
                 None => walk = None,
                 // Never back, whatever the key of a damaged row is.
-                Some(Ok((key, _))) => last = last.take().max(Some(key.clone())),
+                Some(Ok((key, _))) if *key > last => last.clone_from(key),
+                Some(Ok(_)) => {}
                 Some(Err(_)) => {
-                    let behind = self.behind(table, last.as_deref());
-                    walk = behind.map(|from| self.walk(table, Bound::Included(&from)));
+                    let behind = self.behind(table, &last);
+                    walk = behind.map(|from| self.walk_from(table, Bound::Included(&from)));
                 }
             }
             row
         })
     }
 
-    fn walk(&self, table: Table, from: Bound<&[u8]>) -> Walk<'_> {
-        let range = guarded(|| self.table(table)?.range::<&[u8]>((from, Bound::Unbounded)).map_err(db_error));
-        match range {
+    /// As [`walk`](Self::walk), with the error as its one item where there is none.
+    fn walk_from(&self, table: Table, from: Bound<&[u8]>) -> Walk {
+        match self.walk(table, from) {
+            Ok(walk) => Box::new(walk),
             Err(error) => Box::new(std::iter::once(Err(error))),
-            Ok(mut range) => Box::new(std::iter::from_fn(move || {
-                let next = || {
-                    let Some(row) = range.next() else { return Ok(None) };
-                    let (key, value) = row.map_err(db_error)?;
-                    let key = key.value().to_vec();
-                    let value = verified(table, &key, value.value()).map(<[u8]>::to_vec);
-                    Ok(Some((key, value)))
-                };
-                guarded(next).transpose()
-            })),
         }
     }
 
     /// The least key from which reading goes on, where it does not behind `last`: found by steps that grow, then by
     /// halving the last one. They grow slowly, so that no stretch that can be read is stepped over, unless it is much
     /// shorter than the one before it that cannot. `None` if the table cannot be read to its end from anywhere.
-    fn behind(&self, table: Table, last: Option<&[u8]>) -> Option<Vec<u8>> {
-        let reads = |from: &[u8]| !matches!(self.walk(table, Bound::Included(from)).next(), Some(Err(_)));
-        let begin = number(last.unwrap_or_default());
+    fn behind(&self, table: Table, last: &[u8]) -> Option<Vec<u8>> {
+        let reads =
+            |from: &[u8]| !matches!(self.walk_from(table, Bound::Included(from)).next(), Some(Err(_)));
+        let begin = number(last);
         let (mut fails, mut step) = (begin, 1u128);
         let mut goes = loop {
             let from = begin.checked_add(step)?;

@@ -65,7 +65,7 @@ fn missed(pristine: &SimMedia, pages: &[u64]) -> Option<BTreeSet<u64>> {
     let view = kv.read().ok()?;
     let mut missed: BTreeSet<u64> = (0..ROWS).collect();
     let (mut last, mut failed) = (None, false);
-    for row in view.readable_rows(Table::Inodes) {
+    for row in view.readable_rows(Table::Inodes, b"") {
         assert!(!(failed && row.is_err()), "pages {pages:?}: two errors for one stretch");
         failed = row.is_err();
         let Ok((key, row)) = row else { continue };
