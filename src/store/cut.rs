@@ -60,17 +60,8 @@ impl Store {
 mod tests {
     use super::*;
     use crate::media::sim::Rng;
-    use crate::store::{MkfsOptions, OpenOptions, mkfs};
+    use crate::store::together::tests::with_store;
     use crate::sync::channel::bounded;
-
-    fn with_store(workers: usize, test: impl FnOnce(&Arc<Store>)) {
-        let dir = tempfile::tempdir().unwrap();
-        mkfs(dir.path(), &MkfsOptions { reserve: 1 << 20, ..MkfsOptions::default() }).unwrap();
-        let options = OpenOptions { cache_bytes: 12 << 20, workers, ..OpenOptions::default() };
-        let store = Store::open(dir.path(), &options).unwrap();
-        test(&store);
-        store.close().unwrap();
-    }
 
     /// Noise with zeros in it, of which no cut has a digest.
     fn data(len: usize) -> Arc<Vec<u8>> {

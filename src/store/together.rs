@@ -130,88 +130,95 @@ impl<T, R> Shared<T, R> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::Turn;
     use crate::store::{MkfsOptions, OpenOptions, Store, mkfs};
     use crate::sync::Arc;
     use crate::sync::channel::bounded;
 
-    fn store(dir: &tempfile::TempDir, workers: usize) -> Arc<Store> {
+    /// Gives `test` a new store with so many workers, and waits for them.
+    pub fn with_store(workers: usize, test: impl FnOnce(&Arc<Store>)) {
+        let dir = tempfile::tempdir().unwrap();
         mkfs(dir.path(), &MkfsOptions { reserve: 1 << 20, ..MkfsOptions::default() }).unwrap();
-        Store::open(dir.path(), &OpenOptions { cache_bytes: 12 << 20, workers, ..OpenOptions::default() })
-            .unwrap()
+        let options = OpenOptions { cache_bytes: 12 << 20, workers, ..OpenOptions::default() };
+        let store = Store::open(dir.path(), &options).unwrap();
+        test(&store);
+        store.close().unwrap();
+    }
+
+    /// Does two pieces on two threads, and expects the call to panic.
+    fn expect_panic(
+        store: &Store,
+        items: impl IntoIterator<Item = u8>,
+        work: impl Fn(&u8) + Send + Sync + 'static,
+    ) {
+        let together = std::panic::AssertUnwindSafe(|| store.together(items, (2, Turn::Next), work));
+        assert!(std::panic::catch_unwind(together).is_err());
     }
 
     #[test]
     fn everything_is_done_once_and_comes_back_in_order() {
         for workers in [1, 2, 5] {
-            let dir = tempfile::tempdir().unwrap();
-            let store = store(&dir, workers);
-            for count in [0, 1, 2, 100] {
-                let done = store.together(0..count, (9, Turn::Last), |number| number * 2);
-                assert_eq!(done, (0..count).map(|number| (number, number * 2)).collect::<Vec<_>>());
-            }
-            store.close().unwrap();
+            with_store(workers, |store| {
+                for count in [0, 1, 2, 100] {
+                    let done = store.together(0..count, (9, Turn::Last), |number| number * 2);
+                    assert_eq!(done, (0..count).map(|number| (number, number * 2)).collect::<Vec<_>>());
+                }
+            });
         }
     }
 
     /// The caller does one piece only if a worker does the other at the same time.
     #[test]
     fn a_free_worker_helps_and_busy_ones_are_not_waited_for() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = store(&dir, 2);
-        let (met, meets) = bounded::<()>(0);
-        let done = store.together([true, false], (2, Turn::Last), move |sends| match sends {
-            true => met.send(()).is_ok(),
-            false => meets.recv().is_ok(),
-        });
-        assert_eq!(done, [(true, true), (false, true)]);
+        with_store(2, |store| {
+            let (met, meets) = bounded::<()>(0);
+            let done = store.together([true, false], (2, Turn::Last), move |sends| match sends {
+                true => met.send(()).is_ok(),
+                false => meets.recv().is_ok(),
+            });
+            assert_eq!(done, [(true, true), (false, true)]);
 
-        let (go, held) = bounded::<()>(0);
-        for _ in 0..2 {
-            let held = held.clone();
-            store.pool.urgent(move || assert!(held.recv().is_err(), "the sender goes"));
-        }
-        assert_eq!(store.together([1, 2, 3], (3, Turn::Last), |number| *number).len(), 3);
-        drop(go);
-        store.close().unwrap();
+            let (go, held) = bounded::<()>(0);
+            for _ in 0..2 {
+                let held = held.clone();
+                store.pool.urgent(move || assert!(held.recv().is_err(), "the sender goes"));
+            }
+            assert_eq!(store.together([1, 2, 3], (3, Turn::Last), |number| *number).len(), 3);
+            drop(go);
+        });
     }
 
     /// The caller waits in its piece until a worker has begun the other, which panics.
     #[test]
     fn a_panic_of_a_worker_is_one_of_the_caller() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = store(&dir, 2);
-        let caller = std::thread::current().id();
-        let (begun, begins) = bounded::<()>(0);
-        let work = move |_: &u8| {
-            if std::thread::current().id() != caller {
-                begun.send(()).unwrap();
-                panic!("this one is meant");
-            }
-            begins.recv().unwrap();
-        };
-        let together = std::panic::AssertUnwindSafe(|| store.together([0, 1], (2, Turn::Next), work));
-        assert!(std::panic::catch_unwind(together).is_err());
-        store.close().unwrap();
+        with_store(2, |store| {
+            let caller = std::thread::current().id();
+            let (begun, begins) = bounded::<()>(0);
+            let work = move |_: &u8| {
+                if std::thread::current().id() != caller {
+                    begun.send(()).unwrap();
+                    panic!("this one is meant");
+                }
+                begins.recv().unwrap();
+            };
+            expect_panic(store, [0, 1], work);
+        });
     }
 
     /// The second item panics once a worker has done the first, and is back to wait for more.
     #[test]
     fn a_panic_between_the_items_leaves_no_worker_waiting() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = store(&dir, 2);
-        let (done, begun) = bounded::<()>(0);
-        let items = (0..2).inspect(move |number| {
-            if *number == 1 {
-                begun.recv().unwrap();
-                panic!("this one is meant");
-            }
+        with_store(2, |store| {
+            let (done, begun) = bounded::<()>(0);
+            let items = (0..2).inspect(move |number| {
+                if *number == 1 {
+                    begun.recv().unwrap();
+                    panic!("this one is meant");
+                }
+            });
+            let work = move |_: &u8| done.send(()).unwrap();
+            expect_panic(store, items, work);
         });
-        let work = move |_: &i32| done.send(()).unwrap();
-        let together = std::panic::AssertUnwindSafe(|| store.together(items, (2, Turn::Next), work));
-        assert!(std::panic::catch_unwind(together).is_err());
-        // Waits for the workers.
-        store.close().unwrap();
     }
 }
