@@ -5,7 +5,7 @@
 
 /// A protection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
+#[repr(u64)]
 pub enum Protection {
     /// A dedup hit marks the chunk it found (I4).
     MarkOnHit,
@@ -69,12 +69,12 @@ pub enum Protection {
 mod switches {
     use super::Protection;
     use std::sync::OnceLock;
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::{AtomicU64, Ordering};
 
-    static OUT: AtomicU32 = AtomicU32::new(0);
-    static FROM_ENVIRONMENT: OnceLock<u32> = OnceLock::new();
+    static OUT: AtomicU64 = AtomicU64::new(0);
+    static FROM_ENVIRONMENT: OnceLock<u64> = OnceLock::new();
 
-    const NAMES: [(&str, Protection); 28] = [
+    const NAMES: &[(&str, Protection)] = &[
         ("mark-on-hit", Protection::MarkOnHit),
         ("one-snapshot", Protection::OneSnapshot),
         ("drain-before-snapshot", Protection::DrainBeforeSnapshot),
@@ -105,11 +105,11 @@ mod switches {
         ("staging-limit", Protection::StagingLimit),
     ];
 
-    fn bit(protection: Protection) -> u32 {
-        1 << protection as u32
+    fn bit(protection: Protection) -> u64 {
+        1 << protection as u64
     }
 
-    fn from_environment() -> u32 {
+    fn from_environment() -> u64 {
         let words = std::env::var("CAIRNFS_SABOTAGE").unwrap_or_default();
         let known = |word: &str| NAMES.iter().find(|(name, _)| *name == word);
         words.split(',').filter_map(known).map(|(_, protection)| bit(*protection)).sum()
