@@ -116,29 +116,18 @@ impl Fs {
         Acl::parse(value).map(Some)
     }
 
-    /// Removes an attribute.
+    /// Removes an attribute. A capability goes from an append-only file as well: the kernel asks for that before each
+    /// write, in the same words as a user.
     pub fn removexattr(&self, ino: u64, name: &[u8]) -> Result<()> {
         let inode = self.inode(ino)?;
         let mut state = self.lock_free(&inode, false)?;
         if !self.has_xattr(&state, ino, name)? {
             return posix(libc::ENODATA);
         }
-        may_change(&state)?;
-        self.delete_xattr(&mut state, ino, name)
-    }
-
-    /// Takes away what a program may do beyond its user's rights: that was given to the bytes which it had. Whoever may
-    /// write the file may do so, though it be append-only.
-    pub fn drop_capability(&self, ino: u64) -> Result<()> {
-        let inode = self.inode(ino)?;
-        let mut state = self.lock_free(&inode, false)?;
-        if self.has_xattr(&state, ino, CAPABILITY)? {
-            if state.row.flags & IMMUTABLE != 0 {
-                return posix(libc::EPERM);
-            }
-            self.delete_xattr(&mut state, ino, CAPABILITY)?;
+        if name != CAPABILITY || state.row.flags & IMMUTABLE != 0 {
+            may_change(&state)?;
         }
-        Ok(())
+        self.delete_xattr(&mut state, ino, name)
     }
 
     fn has_xattr(&self, state: &InodeState, ino: u64, name: &[u8]) -> Result<bool> {

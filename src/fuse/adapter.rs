@@ -48,11 +48,6 @@ impl Adapter {
         self.agreed.get().is_some_and(|agreed| agreed.rings)
     }
 
-    /// True if a file can be written past the page cache without others reading what was there before.
-    pub(super) fn direct_io_agreed(&self) -> bool {
-        self.agreed.get().is_some_and(|agreed| agreed.direct_io)
-    }
-
     /// Where to put the way back to the kernel once there is one.
     pub(super) fn kernel(&self) -> Arc<OnceLock<Notifier>> {
         Arc::clone(&self.kernel)
@@ -102,7 +97,9 @@ impl Adapter {
         Ok(())
     }
 
-    /// Nothing has to be done to open a file or directory, and the kernel may learn that it need not ask.
+    /// Nothing has to be done to open a file or directory, and the kernel may learn that it need not ask. What it has
+    /// of the file in its page cache stays: the cache is never passed by, or a write beside a shared mapping of the same
+    /// page would be lost with the rest of the page.
     pub(super) fn open(&self) -> Result<()> {
         if self.opts.no_open { Err(Error::Posix(libc::ENOSYS)) } else { Ok(()) }
     }

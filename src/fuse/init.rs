@@ -16,17 +16,11 @@ const MAX_BACKGROUND: u16 = 64;
 pub(super) struct Agreed {
     /// Requests come over io_uring: the kernel holds all of them until every queue has an entry.
     pub rings: bool,
-    /// A write past the page cache drops the pages it makes stale.
-    pub direct_io: bool,
 }
 
 impl From<InitFlags> for Agreed {
     fn from(agreed: InitFlags) -> Self {
-        Self {
-            rings: agreed.contains(InitFlags::FUSE_OVER_IO_URING),
-            // The flag says nothing of that itself, but it came with the same Linux, 6.6.
-            direct_io: agreed.contains(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP),
-        }
+        Self { rings: agreed.contains(InitFlags::FUSE_OVER_IO_URING) }
     }
 }
 
@@ -68,7 +62,6 @@ fn wanted(opts: &MountOptions) -> InitFlags {
     // for each of them), SETXATTR_EXT (fuser does not know that form of the request).
     let mut wanted = InitFlags::FUSE_PARALLEL_DIROPS
         | InitFlags::FUSE_DO_READDIRPLUS
-        | InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP
         | InitFlags::FUSE_CACHE_SYMLINKS
         | InitFlags::FUSE_EXPORT_SUPPORT
         | InitFlags::FUSE_EXPLICIT_INVAL_DATA

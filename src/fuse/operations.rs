@@ -3,7 +3,7 @@
 //! Keeps true: the two transports ([`super::requests`] over `/dev/fuse`, [`super::ring`] over io_uring) convert and do
 //! nothing else, so that a mount behaves alike on both.
 
-use fuser::{FopenFlags, WriteFlags};
+use fuser::WriteFlags;
 
 use super::adapter::Adapter;
 use super::control_dir::{self, may_create, may_remove, not_ours};
@@ -120,7 +120,7 @@ impl Adapter {
         self.fs.rename(parent, name, newparent, newname, flags)
     }
 
-    /// A new regular file, and how the kernel is to treat it as long as it is open.
+    /// A new regular file.
     pub(super) fn create(
         &self,
         parent: u64,
@@ -128,10 +128,8 @@ impl Adapter {
         caller: Caller,
         mode: u32,
         umask: u32,
-        flags: i32,
-    ) -> Result<(Attr, FopenFlags)> {
-        let attr = self.mknod(parent, name, caller, libc::S_IFREG | mode & 0o7777, umask, 0)?;
-        Ok((attr, new_file_flags(flags, self.direct_io_agreed() && !self.opts.writeback)))
+    ) -> Result<Attr> {
+        self.mknod(parent, name, caller, libc::S_IFREG | mode & 0o7777, umask, 0)
     }
 
     pub(super) fn read(&self, ino: u64, offset: u64, size: u32) -> Result<Vec<u8>> {
@@ -158,12 +156,8 @@ impl Adapter {
     pub(super) fn write(&self, ino: u64, offset: u64, data: &[u8], flags: WriteFlags) -> Result<u32> {
         let kill_priv = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let loses_set_ids = kill_priv && self.set_ids(ino) != 0;
-        // On its way through the page cache the kernel has taken a capability away, and it may have been given since.
-        let past_the_cache = !flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let result = if control_dir::owns(ino) {
             self.control.write(ino, data)
-        } else if past_the_cache {
-            self.fs.drop_capability(ino).and_then(|()| self.fs.write(ino, offset, data, kill_priv))
         } else {
             self.fs.write(ino, offset, data, kill_priv)
         };
@@ -283,45 +277,5 @@ impl Adapter {
         self.drop_set_ids(to.0, caller)?;
         let copied = self.fs.copy_file_range(from.0, from.1, to.0, to.1, len.min(MAX_COPY))?;
         Ok(copied as u32)
-    }
-}
-
-/// How the kernel is to treat a file that was just made. Who makes a file to write it whole does not read it back
-/// through this descriptor: without the page cache it is copied once less, is not asked for its security.capability
-/// first, and a backup does not push everything else out of memory. Later opens use the cache.
-///
-/// With the writeback cache the kernel keeps the time of the last change and does not move it for such writes: the file
-/// would end up with the time at which it was made. Before Linux 6.6 such a write leaves the pages that somebody else has
-/// read meanwhile as they were, and as OPEN is not asked for, nothing would ever drop them. So in both cases the cache
-/// is not to be passed by.
-fn new_file_flags(flags: i32, may_pass_by: bool) -> FopenFlags {
-    // With O_SYNC each write has to end with an FSYNC, which the kernel sends only on its way through the page cache.
-    let synchronous = flags & (libc::O_SYNC | libc::O_DSYNC) != 0;
-    if !synchronous && may_pass_by && (flags & libc::O_ACCMODE == libc::O_WRONLY || flags & libc::O_EXCL != 0)
-    {
-        FopenFlags::FOPEN_DIRECT_IO
-    } else {
-        FopenFlags::FOPEN_KEEP_CACHE
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fuse::init::Agreed;
-    use fuser::InitFlags;
-
-    #[test]
-    fn the_page_cache_is_passed_by_only_where_that_drops_stale_pages() {
-        let (old, new) = (InitFlags::FUSE_OVER_IO_URING, InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP);
-        for (kernel, given) in [(old, FopenFlags::FOPEN_KEEP_CACHE), (new, FopenFlags::FOPEN_DIRECT_IO)] {
-            let agreed = Agreed::from(kernel);
-            assert_eq!(new_file_flags(libc::O_WRONLY, agreed.direct_io), given);
-            assert_eq!(new_file_flags(libc::O_RDWR | libc::O_EXCL, agreed.direct_io), given);
-            assert_eq!(agreed.rings, kernel == old);
-        }
-        for flags in [libc::O_RDWR, libc::O_WRONLY | libc::O_SYNC, libc::O_WRONLY | libc::O_DSYNC] {
-            assert_eq!(new_file_flags(flags, true), FopenFlags::FOPEN_KEEP_CACHE);
-        }
     }
 }

@@ -190,16 +190,16 @@ impl Filesystem for DevFuse {
         name: &OsStr,
         mode: u32,
         umask: u32,
-        flags: i32,
+        _flags: i32,
         reply: ReplyCreate,
     ) {
-        match self.adapter.create(parent.0, name.as_bytes(), caller(req), mode, umask, flags) {
-            Ok((attr, flags)) => reply.created(
+        match self.adapter.create(parent.0, name.as_bytes(), caller(req), mode, umask) {
+            Ok(attr) => reply.created(
                 &KEEP,
                 &convert::file_attr(&attr),
                 Generation(attr.generation),
                 FileHandle(0),
-                flags,
+                FopenFlags::FOPEN_KEEP_CACHE,
             ),
             Err(error) => reply.error(asked("create", parent).errno(&error)),
         }

@@ -29,6 +29,7 @@ mod handles;
 mod heal;
 mod helpers;
 mod listing;
+mod mapped;
 #[cfg(feature = "sim")]
 mod memory;
 mod posix;

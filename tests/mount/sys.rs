@@ -91,6 +91,13 @@ impl Mapped {
         unsafe { std::slice::from_raw_parts_mut(self.at.cast(), self.len) }
     }
 
+    /// Stores one byte, while others may write elsewhere in the same page.
+    pub fn store(&mut self, at: usize, byte: u8) {
+        assert!(at < self.len);
+        // SAFETY: inside the mapping.
+        unsafe { self.at.cast::<u8>().add(at).write_volatile(byte) };
+    }
+
     pub fn sync(&self) -> io::Result<()> {
         // SAFETY: the mapping is whole.
         done(unsafe { libc::msync(self.at, self.len, libc::MS_SYNC) })

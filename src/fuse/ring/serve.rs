@@ -187,9 +187,8 @@ impl Call<'_> {
     fn create(&self, payload: &mut [u8]) -> Result<usize> {
         let asked: abi::CreateIn = self.operation()?;
         let (name, _) = name(self.came(payload))?;
-        let (attr, flags) =
-            self.adapter.create(self.ino, name, self.caller, asked.mode, asked.umask, asked.flags)?;
-        let open = abi::OpenOut { open_flags: flags.bits(), ..Default::default() };
+        let attr = self.adapter.create(self.ino, name, self.caller, asked.mode, asked.umask)?;
+        let open = abi::OpenOut { open_flags: FopenFlags::FOPEN_KEEP_CACHE.bits(), ..Default::default() };
         put(payload, &abi::CreateOut { entry: (&attr).into(), open })
     }
 

@@ -65,7 +65,7 @@ impl Default for Negotiation {
             opendir: false,
             flush: false,
             create: true,
-            direct: true,
+            direct: false,
             getxattr: true,
             writeback: false,
             killpriv: true,
