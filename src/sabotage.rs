@@ -63,6 +63,10 @@ pub enum Protection {
     DigestsFirst,
     /// Who writes faster than can be stored waits once so much is staged.
     StagingLimit,
+    /// A repair gives the old database a second name, so that there is one in its place at every moment.
+    OldStaysInPlace,
+    /// A repair that finds no database reads what an interrupted one has left.
+    LeftoversAreRead,
 }
 
 #[cfg(feature = "sim")]
@@ -103,6 +107,8 @@ mod switches {
         ("failure-is-told", Protection::FailureIsTold),
         ("digests-first", Protection::DigestsFirst),
         ("staging-limit", Protection::StagingLimit),
+        ("old-stays-in-place", Protection::OldStaysInPlace),
+        ("leftovers-are-read", Protection::LeftoversAreRead),
     ];
 
     fn bit(protection: Protection) -> u64 {

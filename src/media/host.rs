@@ -165,6 +165,12 @@ impl Media for HostMedia {
         Ok(fs::renameat(&from_dir, from_name, &to_dir, to_name)?)
     }
 
+    fn link(&self, from: &str, to: &str) -> io::Result<()> {
+        let (from_dir, from_name) = self.parent(from)?;
+        let (to_dir, to_name) = self.parent(to)?;
+        Ok(fs::linkat(&from_dir, from_name, &to_dir, to_name, AtFlags::empty())?)
+    }
+
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         // Not retried after an interruption: nobody promises that the second call still knows of the first one's
         // failure (I8). A directory's fsync is not interruptible in practice.
@@ -302,6 +308,10 @@ mod tests {
         let mode =
             |name: &str| std::fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode("a"), mode("d")), (0o700, 0o600));
+        media.link("d", "a/e").unwrap();
+        assert_eq!(media.link("d", "a/e").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        let identity = |name: &str| media.open(name, false).unwrap().identity().unwrap();
+        assert_eq!(identity("d"), identity("a/e"), "one file, two names");
         media.remove("d").unwrap();
         assert!(!media.exists("d").unwrap() && !media.exists("no/where").unwrap());
         assert!(media.space().unwrap().total >= media.space().unwrap().available);

@@ -41,6 +41,8 @@ pub trait Media: Send + Sync + Debug {
     fn remove(&self, path: &str) -> io::Result<()>;
     /// Renames a file, replacing what `to` named.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Gives a file a second name, which must not be there yet. Some file systems cannot: see [`has_no_links`].
+    fn link(&self, from: &str, to: &str) -> io::Result<()>;
     /// Makes the names of a directory durable.
     fn sync_dir(&self, dir: &str) -> io::Result<()>;
     /// How much room the host's file system has.
@@ -53,6 +55,12 @@ pub fn create_anew(media: &dyn Media, path: &str) -> io::Result<Arc<dyn MediaFil
         media.remove(path)?;
     }
     media.create(path)
+}
+
+/// Did a link fail because the host's file system, or its rules about whose files may be linked, have none for this file?
+pub fn has_no_links(error: &io::Error) -> bool {
+    let none = [libc::EPERM, libc::EOPNOTSUPP, libc::ENOSYS, libc::EMLINK, libc::EINVAL];
+    error.raw_os_error().is_some_and(|errno| none.contains(&errno))
 }
 
 /// Gives a file in the store's own directory a new content, durable when this returns: the old one or the new one is

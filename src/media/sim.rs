@@ -38,6 +38,7 @@ pub enum OpKind {
     Mkdir,
     Remove,
     Rename,
+    Link,
     SyncDir,
     Write,
     SetLen,
@@ -63,7 +64,7 @@ impl OpKind {
 pub struct Op {
     /// What it is.
     pub kind: OpKind,
-    /// The file or directory; for an open file the path it was opened by; for a rename the old name.
+    /// The file or directory; for an open file the path it was opened by; for a rename or link the old name.
     pub path: String,
     /// Where in the file, or the new length.
     pub offset: u64,
@@ -436,6 +437,18 @@ impl Media for SimMedia {
                 });
                 replaced.into_iter().for_each(|ino| state.release(ino));
             }
+            Ok(())
+        })
+    }
+
+    fn link(&self, from: &str, to: &str) -> io::Result<()> {
+        self.run(OpKind::Link, from, (0, 0), |state| {
+            let ino = state.file(from)?;
+            state.check_dir(parent(to))?;
+            if state.live.names.contains_key(to) {
+                return Err(errno(libc::EEXIST));
+            }
+            state.names(Change::Link { to: to.to_owned(), node: Node::File(ino) });
             Ok(())
         })
     }

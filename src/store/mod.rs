@@ -57,7 +57,7 @@ use space::SpaceKeeper;
 pub const FIRST_INO: u64 = 16;
 
 /// Numbers skipped at each opening: more than the two batches that a crash can lose give out.
-const NUMBER_GAP: u64 = 1 << 20;
+pub const NUMBER_GAP: u64 = 1 << 20;
 
 /// How a store is opened.
 #[derive(Debug, Clone)]

@@ -1,7 +1,8 @@
 //! The power is cut before every operation on the disk of a metadata backup and of a repair: what was there before is
 //! there after, and the store opens or says that it needs a repair, which then works.
 
-use cairnfs::media::sim::SimMedia;
+use cairnfs::check::repair::{Database, repair};
+use cairnfs::media::sim::{OpKind, SimMedia};
 use cairnfs::sabotage::Protection;
 use cairnfs::store::{StoreConfig, list_backups, open_backup};
 
@@ -66,43 +67,81 @@ fn a_power_cut_during_a_backup_leaves_every_backup_whole() {
     assert!(noticed > 0, "no cut left half a backup");
 }
 
-/// What of `before` is not in `after`: packs, backups, and the database, under its name or put aside.
+/// What of `before` is not in `after`: packs, backups, and the database. One that was put aside counts only as long as the
+/// next repair reads it: where no database is in its place; or where the new one is, which has all that was in it.
 fn lost(before: &SimMedia, after: &SimMedia) -> Option<String> {
     let names = |disk: &SimMedia| disk.files().into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+    let has_new = after.contents(DB).is_some_and(|now| Some(now) != before.contents(DB));
+    let is_read = after.contents(DB).is_none() || has_new;
     let is_kept = |name: &str| {
         let bytes = before.contents(name);
         let aside = format!("{name}.damaged-");
-        let may_be = |other: &String| other == name || name == DB && other.starts_with(&aside);
+        let may_be = |other: &String| other == name || name == DB && is_read && other.starts_with(&aside);
         names(after).iter().filter(|other| may_be(other)).any(|other| after.contents(other) == bytes)
     };
     let counts = |name: &String| name.ends_with(".pack") || name.ends_with(".cmb") || name == DB;
     names(before).into_iter().filter(counts).find(|name| !is_kept(name))
 }
 
+/// What is wrong with a database that is to be repaired.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Damage {
+    Missing,
+    Unreadable,
+    /// One page is damaged that no row needs; most files are in no backup.
+    Readable,
+}
+
+const DAMAGES: [Damage; 3] = [Damage::Missing, Damage::Unreadable, Damage::Readable];
+
+/// Files that only the database knows.
+const LATE: std::ops::Range<u64> = 40..52;
+
+/// A store with a damaged database, the files that a repair brings back, and their number.
+fn damaged(damage: Damage) -> (SimMedia, StoreConfig, Files) {
+    let (disk, config, mut files) = store();
+    match damage {
+        Damage::Missing => media(&disk).remove(DB).unwrap(),
+        Damage::Unreadable => media(&disk).open(DB, true).unwrap().set_len(10_000).unwrap(),
+        Damage::Readable => {
+            let world = World::open(&disk, &config).unwrap();
+            write(&world, &mut files, "late", LATE);
+            world.close().unwrap();
+            let len = disk.contents(DB).unwrap().len() as u64;
+            let costs_nothing = |page: &u64| {
+                let copy = settled(&disk);
+                copy.flip_byte(DB, page * 4096 + 100);
+                let report = mend(&copy, &config, false);
+                report.database == Database::Damaged && report.rows_from_backup + report.rows_lost == 0
+            };
+            let page = (1..len / 4096).rev().find(costs_nothing).expect("some page is needed by no row");
+            disk.flip_byte(DB, page * 4096 + 100);
+        }
+    }
+    (settled(&damaged_for_good(&disk)), config, files)
+}
+
 #[test]
 fn a_power_cut_during_a_repair_loses_nothing_and_the_next_one_works() {
     let _all = protected();
-    let (disk, config, files) = store();
     let first = seed("power and repair", 800);
     let mut cuts = 0;
-    for is_missing in [true, false] {
-        let damaged = settled(&disk);
-        if is_missing {
-            media(&damaged).remove(DB).unwrap();
-        } else {
-            media(&damaged).open(DB, true).unwrap().set_len(10_000).unwrap();
-        }
-        let before = settled(&damaged_for_good(&damaged));
+    for damage in DAMAGES {
+        let (before, config, files) = damaged(damage);
         let disk = settled(&before);
         let begin = disk.op_count();
         assert!(mend(&disk, &config, true).done);
         let (mut opened, mut refused) = (0, 0);
         for op in begin..=disk.op_count() {
             let after = disk.cut_at(op, first ^ op);
-            assert_eq!(lost(&before, &after), None, "seed {first}, cut before operation {op}");
+            assert_eq!(lost(&before, &after), None, "seed {first}, {damage:?}, cut before operation {op}");
             match World::open(&after, &config) {
                 Ok(world) => {
-                    world.close().unwrap();
+                    // With a damaged page the last commit may fail.
+                    world
+                        .close()
+                        .or_else(|error| if damage == Damage::Readable { Ok(()) } else { Err(error) })
+                        .unwrap();
                     opened += 1;
                 }
                 Err(error) => {
@@ -111,12 +150,94 @@ fn a_power_cut_during_a_repair_loses_nothing_and_the_next_one_works() {
                 }
             }
             mend(&after, &config, true);
-            assert_eq!(right(&after, &config, &files, "lost+found"), files.len(), "seed {first}, {op}");
+            let found = right(&after, &config, &files, "lost+found");
+            assert_eq!(found, files.len(), "seed {first}, {damage:?}, {op}");
             cuts += 1;
         }
-        assert!(opened > 0 && refused > 0, "{opened} opened, {refused} refused");
+        assert!(
+            opened > 0 && (refused > 0 || damage == Damage::Readable),
+            "{opened} opened, {refused} refused"
+        );
     }
     println!("{cuts} power cuts during a repair");
+}
+
+/// The operations with which a repair puts the new database in its place, and a few before them.
+const LAST: u64 = 16;
+
+/// How many files are right at least, of how many, after a repair was killed at one of its last operations and run again.
+/// Then the store is as it was at that moment, bytes that were not synced included.
+fn killed(damage: Damage, has_links: bool) -> (usize, usize) {
+    let (before, config, files) = damaged(damage);
+    let ops = {
+        let disk = settled(&before);
+        mend(&disk, &config, true);
+        disk.op_count()
+    };
+    let mut least = usize::MAX;
+    for op in ops.saturating_sub(LAST)..=ops + 4 {
+        let disk = settled(&before);
+        disk.set_fault(Box::new(move |now| match now.kind {
+            _ if now.kind.is_change() && now.number >= op => Some(libc::EIO),
+            OpKind::Link if !has_links => Some(libc::EPERM),
+            _ => None,
+        }));
+        let _ = repair(&media(&disk), &config, true);
+        disk.clear_faults();
+        mend(&disk, &config, true);
+        least = least.min(right(&disk, &config, &files, "lost+found"));
+    }
+    (least, files.len())
+}
+
+#[test]
+fn a_repair_that_is_killed_and_run_again_loses_nothing() {
+    let _all = protected();
+    for damage in DAMAGES {
+        for has_links in [true, false] {
+            let (least, all) = killed(damage, has_links);
+            assert_eq!(least, all, "{damage:?}, links: {has_links}");
+        }
+    }
+}
+
+/// Either of the two is enough, and without both the names are lost.
+#[test]
+fn without_a_database_at_every_moment_and_without_what_was_left_the_names_are_lost() {
+    for (out, is_lost) in [
+        (&[Protection::OldStaysInPlace][..], false),
+        (&[Protection::LeftoversAreRead][..], false),
+        (&[Protection::OldStaysInPlace, Protection::LeftoversAreRead][..], true),
+    ] {
+        let _out = without(out);
+        let (least, all) = killed(Damage::Readable, true);
+        assert_eq!(least < all, is_lost, "{out:?}: {least} of {all}");
+    }
+}
+
+/// What was put aside long ago is not taken for the newest state once a newer backup is there.
+#[test]
+fn a_database_that_was_put_aside_long_ago_is_not_read() {
+    let _all = protected();
+    let (disk, config, mut files) = damaged(Damage::Readable);
+    let aside = mend(&disk, &config, true).kept_aside.expect("the old one is kept");
+    let world = World::open(&disk, &config).unwrap();
+    let late = world.find("late").unwrap();
+    for number in LATE {
+        world.remove(late, &format!("f{number}"));
+        files.remove(&format!("late/f{number}"));
+    }
+    write(&world, &mut files, "after", 60..64);
+    world.fs.sync().unwrap();
+    world.store.back_up_metadata(&mut || Ok(())).unwrap().unwrap();
+    world.close().unwrap();
+    media(&disk).remove(DB).unwrap();
+    let report = mend(&disk, &config, true);
+    assert_eq!(report.database, Database::Missing, "{report:?}");
+    assert_eq!(right(&disk, &config, &files, "lost+found"), files.len());
+    let world = World::open(&disk, &config).unwrap();
+    assert!(world.find("late/f40").is_err(), "{aside} is older than the backup");
+    world.close().unwrap();
 }
 
 /// Makes what was done to names and lengths durable.

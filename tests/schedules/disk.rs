@@ -72,6 +72,11 @@ impl Media for Disk {
         self.sim.rename(from, to)
     }
 
+    fn link(&self, from: &str, to: &str) -> io::Result<()> {
+        self.let_others_go(from);
+        self.sim.link(from, to)
+    }
+
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         self.let_others_go(dir);
         self.sim.sync_dir(dir)

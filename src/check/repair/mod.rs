@@ -2,8 +2,10 @@
 //!
 //! Keeps true: nothing that is there is changed before everything has been rebuilt beside it. The new database is made
 //! as `meta/cairnfs.redb.new` from what can be read of the old one, the newest whole backup and the packs; only then,
-//! and only if asked to, the old one is put aside under another name, and the new one takes its place. Without being
-//! asked to, the new one is removed again: so the report says what would be, and not what might be.
+//! and only if asked to, the old one is given a second name, and one rename puts the new one in its place: so at every
+//! moment there is a database. Where the host has no links the old one is renamed; a run that finds none in its place
+//! reads what the interrupted one has left ([`source::find`]). Without being asked to, the new one is removed again: so
+//! the report says what would be, and not what might be.
 //!
 //! Numbers that may have been given since the backup are not given again: the next ones begin far above.
 
@@ -13,13 +15,15 @@ mod sink;
 mod source;
 mod tree;
 
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::media::{HostMedia, Media, StoreLock, create_anew};
+use crate::media::{HostMedia, Media, StoreLock, create_anew, has_no_links};
 use crate::meta::rows::{STATE_KEY, State};
 use crate::meta::{Counter, Kv, Table};
+use crate::sabotage::{Protection, out};
 use crate::store::{META_FILE, StoreConfig};
 use crate::sync::Arc;
 
@@ -29,6 +33,8 @@ use sink::Sink;
 
 /// Where the new database is made.
 const NEW: &str = "meta/cairnfs.redb.new";
+/// Where it is made while the other one, which an interrupted repair had finished, is being read.
+const NEWER: &str = "meta/cairnfs.redb.newer";
 /// Numbers that are skipped where the database's own are not known.
 const UNKNOWN_GAP: u64 = 1 << 32;
 /// Generations that are skipped then: a cycle takes one.
@@ -49,35 +55,42 @@ pub fn repair_store(dir: &Path, apply: bool) -> Result<RepairReport> {
 
 /// The same on any media; nobody else may have the store open.
 pub fn repair(media: &Arc<dyn Media>, config: &StoreConfig, apply: bool) -> Result<RepairReport> {
-    let failed = |error| Error::io(format!("making {NEW}"), error);
-    media.mkdir("meta").map_err(failed)?;
-    let file = create_anew(media.as_ref(), NEW).map_err(failed)?;
     let mut report = RepairReport::default();
+    let found = source::find(media.as_ref(), *config.uuid.as_bytes(), &mut report)?;
+    let name = if found.is_at(NEW) { NEWER } else { NEW };
+    let failed = |error| Error::io(format!("making {name}"), error);
+    media.mkdir("meta").map_err(failed)?;
+    let file = create_anew(media.as_ref(), name).map_err(failed)?;
     let made = Kv::create(file.clone()).and_then(|()| Kv::open(file, CACHE));
     let built = made.and_then(|kv| {
-        build(media, config, &kv, &mut report)?;
+        build(media, config, &kv, found, &mut report)?;
         kv.close()
     });
     let replace = apply && built.is_ok() && report.is_needed();
     if !replace {
-        media.remove(NEW).map_err(failed)?;
+        media.remove(name).map_err(failed)?;
         return built.map(|()| report);
     }
     // What an interrupted check has read is not what the new database names.
     super::position::forget(media.as_ref());
-    put_in_place(media.as_ref(), &mut report)?;
+    put_in_place(media.as_ref(), name, &mut report)?;
     report.done = true;
     Ok(report)
 }
 
-fn build(media: &Arc<dyn Media>, config: &StoreConfig, kv: &Kv, report: &mut RepairReport) -> Result<()> {
-    let uuid = *config.uuid.as_bytes();
-    let old = source::open_old(media.as_ref(), report)?;
-    let view = old.as_ref().map(|(_, view)| view);
-    let backup = source::newest_backup(media.as_ref(), uuid, report)?;
+fn build(
+    media: &Arc<dyn Media>,
+    config: &StoreConfig,
+    kv: &Kv,
+    found: source::Found,
+    report: &mut RepairReport,
+) -> Result<()> {
+    let view = found.old.as_ref().map(|old| &old.view);
+    let is_whole_truth = found.old.as_ref().is_some_and(|old| old.name == META_FILE);
     let mut sink = Sink::new(kv);
-    let copied = source::copy(view, backup, &mut sink, report)?;
-    let chunks = packs::rebuild(media, uuid, view, &mut sink, report)?;
+    let copied = source::copy(view, found.backup, &mut sink, report)?;
+    let uuid = *config.uuid.as_bytes();
+    let chunks = packs::rebuild(media, uuid, (view, is_whole_truth), &mut sink, report)?;
     sink.settle()?;
     let mut sums = [0; Counter::ALL.len()];
     packs::digests(kv, &mut sink, &mut sums)?;
@@ -88,6 +101,7 @@ fn build(media: &Arc<dyn Media>, config: &StoreConfig, kv: &Kv, report: &mut Rep
     // No sum of anything that is there: the reason for a cycle stays.
     sums[Counter::Deleted as usize] = state.counters[Counter::Deleted as usize];
     state.counters = sums;
+    // The last row of all: a new database that has it is whole.
     sink.put(Table::State, STATE_KEY, &state.encode())?;
     sink.finish()
 }
@@ -113,21 +127,46 @@ fn first_state(copied: &source::Copied, chunks: &packs::Chunks) -> State {
     state
 }
 
-/// Puts the old database aside and the new one in its place.
-fn put_in_place(media: &dyn Media, report: &mut RepairReport) -> Result<()> {
+/// Puts the old database aside and the new one, which is at `name`, in its place.
+fn put_in_place(media: &dyn Media, name: &str, report: &mut RepairReport) -> Result<()> {
     let failed = |error| Error::io(format!("putting {META_FILE} aside"), error);
     // The new one is whole and synced before its name matters.
     media.sync_dir("meta").map_err(failed)?;
     if media.exists(META_FILE).map_err(failed)? {
-        let aside = (1u64..).map(|number| format!("{META_FILE}.damaged-{number}"));
-        for name in aside {
-            if !media.exists(&name).map_err(failed)? {
-                media.rename(META_FILE, &name).map_err(failed)?;
-                report.kept_aside = Some(name);
-                break;
-            }
+        report.kept_aside = Some(put_aside(media).map_err(failed)?);
+    }
+    media.rename(name, META_FILE).map_err(failed)?;
+    media.sync_dir("meta").map_err(failed)?;
+    for left in [NEW, NEWER] {
+        if media.exists(left).map_err(failed)? {
+            media.remove(left).map_err(failed)?;
         }
     }
-    media.rename(NEW, META_FILE).map_err(failed)?;
-    media.sync_dir("meta").map_err(failed)
+    Ok(())
+}
+
+/// Gives the old database the name that it keeps, durable.
+fn put_aside(media: &dyn Media) -> io::Result<String> {
+    let old = media.open(META_FILE, false)?.identity()?;
+    let mut number = 1u64;
+    loop {
+        let name = source::aside(number);
+        if !media.exists(&name)? {
+            let linked = match out(Protection::OldStaysInPlace) {
+                true => media.rename(META_FILE, &name),
+                false => media.link(META_FILE, &name),
+            };
+            match linked {
+                Err(error) if has_no_links(&error) => media.rename(META_FILE, &name)?,
+                other => other?,
+            }
+            media.sync_dir("meta")?;
+            return Ok(name);
+        }
+        // A repair that was interrupted after this step has linked it.
+        if media.open(&name, false).and_then(|file| file.identity()).is_ok_and(|other| other == old) {
+            return Ok(name);
+        }
+        number += 1;
+    }
 }

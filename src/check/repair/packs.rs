@@ -50,18 +50,19 @@ impl Chunks {
     }
 }
 
-/// Fills the table of regions.
+/// Fills the table of regions from an old database, if there is one, and from the packs. It says where all chunks are only
+/// if it `is_whole_truth`: one that an interrupted repair has made may have been made while a pack could not be read.
 pub(super) fn rebuild(
     media: &std::sync::Arc<dyn Media>,
     store: [u8; 16],
-    old: Option<&ReadView>,
+    (old, is_whole_truth): (Option<&ReadView>, bool),
     sink: &mut Sink<'_>,
     report: &mut RepairReport,
 ) -> Result<Chunks> {
     let reader = PackReader::new(media.clone(), 64);
     let packs = list_packs(media.as_ref())?;
     report.packs = packs.len() as u64;
-    let mut chunks = Chunks { incomplete: old.is_none(), ..Chunks::default() };
+    let mut chunks = Chunks { incomplete: !is_whole_truth, ..Chunks::default() };
     chunks.next_pack = packs.last().map_or(1, |pack| pack.0 + 1);
     let mut unopened = HashSet::new();
     if let Some(view) = old {

@@ -17,14 +17,127 @@ use crate::meta::rows::{
 };
 use crate::meta::{Counter, Kv, ReadView, Table};
 use crate::pack::list_packs;
-use crate::store::{META_FILE, list_backups, open_backup};
+use crate::sabotage::{Protection, out};
+use crate::store::{META_FILE, NUMBER_GAP, list_backups, open_backup};
 
 use super::super::findings::sentence;
+use super::NEW;
 use super::report::{Database, RepairReport};
 use super::sink::Sink;
 
-/// Opens the old database without changing its file.
-pub(super) fn open_old(media: &dyn Media, report: &mut RepairReport) -> Result<Option<(Kv, ReadView)>> {
+/// An old database, open for reading; its file is not changed.
+pub(super) struct Old {
+    /// Which file it is.
+    pub name: String,
+    pub view: ReadView,
+    _kv: Kv,
+}
+
+/// What there is to rebuild from, beside packs.
+pub(super) struct Found {
+    pub old: Option<Old>,
+    pub backup: Option<Backup>,
+}
+
+impl Found {
+    /// Is the old database in this file?
+    pub fn is_at(&self, name: &str) -> bool {
+        self.old.as_ref().is_some_and(|old| old.name == name)
+    }
+}
+
+/// The name under which the `number`th old database was put aside.
+pub(super) fn aside(number: u64) -> String {
+    format!("{META_FILE}.damaged-{number}")
+}
+
+/// Looks for the newest whole backup and for the old database: in its place, or where an interrupted repair has left it.
+pub(super) fn find(media: &dyn Media, store: [u8; 16], report: &mut RepairReport) -> Result<Found> {
+    let (backup, newest) = newest_backup(media, store, report)?.unzip();
+    let mut old = open_old(media, report)?;
+    if old.is_none() && report.database == Database::Missing && !out(Protection::LeftoversAreRead) {
+        old = open_left(media, newest.flatten().as_ref())?;
+        if let Some(old) = &old {
+            report.database = Database::Damaged;
+            report.database_fault =
+                Some(format!("it is missing, {} is read, which an earlier repair has left", old.name));
+        }
+    }
+    Ok(Found { old, backup })
+}
+
+/// What an interrupted repair has left where no database is in its place: the new one, if it is whole; or the last one that
+/// was put aside and is not older than the newest backup, whose state is `newest`. An older one is of an earlier damage,
+/// and what it says was true then.
+fn open_left(media: &dyn Media, newest: Option<&State>) -> Result<Option<Old>> {
+    let failed = |error| Error::io("looking for what a repair has left", error);
+    if !media.exists("meta").map_err(failed)? {
+        return Ok(None);
+    }
+    if media.exists(NEW).map_err(failed)?
+        && let Ok(old) = open(media, NEW)
+        && state_of(&old.view).is_some()
+        && check_all(media, NEW).is_ok()
+    {
+        return Ok(Some(old));
+    }
+    let names = media.list("meta").map_err(failed)?;
+    let number = |name: &String| {
+        let number = name.rsplit_once(".damaged-")?.1.parse().ok()?;
+        (aside(number) == format!("meta/{name}")).then_some(number)
+    };
+    let mut numbers: Vec<u64> = names.iter().filter_map(number).collect();
+    numbers.sort_unstable();
+    for number in numbers.into_iter().rev() {
+        if let Ok(old) = open(media, &aside(number))
+            && !is_new(&old.view)
+            && newest.is_none_or(|newest| !is_older(&old.view, newest))
+        {
+            return Ok(Some(old));
+        }
+    }
+    Ok(None)
+}
+
+/// Is what a database says older than this state? Numbers only grow, and each opening of a store skips many.
+fn is_older(view: &ReadView, than: &State) -> bool {
+    match state_of(view) {
+        Some(state) => {
+            let numbers = |state: &State| [state.generation, state.next_chunk, state.next_ino];
+            numbers(&state).into_iter().zip(numbers(than)).any(|(ours, other)| ours < other)
+        }
+        None => {
+            let inodes = view.readable_rows(Table::Inodes, b"").filter_map(Result::ok);
+            let last = inodes.filter_map(|(key, _)| ino_of(&key).ok()).max();
+            last.unwrap_or(0) + NUMBER_GAP <= than.next_ino
+        }
+    }
+}
+
+fn state_of(view: &ReadView) -> Option<State> {
+    view.get(Table::State, STATE_KEY).ok().flatten().and_then(|row| State::decode(&row).ok())
+}
+
+/// Opens what can be read of a database without changing its file.
+fn open(media: &dyn Media, name: &str) -> Result<Old> {
+    let kv = open_kv(media, name)?;
+    let view = kv.read_what_is_there()?;
+    Ok(Old { name: name.to_owned(), view, _kv: kv })
+}
+
+/// Reads every page that is in use. No view may be held meanwhile, and what was found bad is not read from any more.
+fn check_all(media: &dyn Media, name: &str) -> Result<()> {
+    open_kv(media, name)?.check_all()
+}
+
+fn open_kv(media: &dyn Media, name: &str) -> Result<Kv> {
+    let failed = |error| Error::io(format!("looking at {name}"), error);
+    let file = Overlay::new(media.open(name, false).map_err(failed)?).map_err(failed)?;
+    Kv::open_unchecked(Arc::new(file), 32 << 20)
+}
+
+/// Opens the database that is in its place.
+fn open_old(media: &dyn Media, report: &mut RepairReport) -> Result<Option<Old>> {
     let failed = |error| Error::io(format!("looking at {META_FILE}"), error);
     if !media.exists(META_FILE).map_err(failed)? {
         return Ok(None);
@@ -33,29 +146,21 @@ pub(super) fn open_old(media: &dyn Media, report: &mut RepairReport) -> Result<O
     if file.is_empty().map_err(failed)? {
         return Ok(None);
     }
-    let open = || {
-        let file = Overlay::new(file.clone()).map_err(failed)?;
-        Kv::open_unchecked(Arc::new(file), 32 << 20)
-    };
-    // What no row needs, the next commit may. One that was checked and found bad is not read from any more.
-    let pages = open().and_then(|kv| kv.check_all());
-    let opened = open().and_then(|kv| {
-        let view = kv.read_what_is_there()?;
-        Ok((kv, view))
-    });
-    match opened {
+    // What no row needs, the next commit may.
+    let pages = check_all(media, META_FILE);
+    match open(media, META_FILE) {
         // A program that found none may have made one and left it at that.
-        Ok((_, view)) if is_new(&view) => {
+        Ok(old) if is_new(&old.view) => {
             if pages.is_ok() && list_packs(media)?.is_empty() && list_backups(media)?.is_empty() {
                 // As mkfs left it: nothing was ever stored.
                 report.database = Database::Whole;
             }
             Ok(None)
         }
-        Ok(opened) => {
+        Ok(old) => {
             report.database = if pages.is_ok() { Database::Whole } else { Database::Damaged };
             report.database_fault = pages.err().as_ref().map(sentence);
-            Ok(Some(opened))
+            Ok(Some(old))
         }
         Err(error) => {
             report.database = Database::Unreadable;
@@ -70,24 +175,29 @@ fn is_new(view: &ReadView) -> bool {
     !TABLES.into_iter().any(has_rows)
 }
 
-/// The newest backup of this store that can be read to its end.
-pub(super) fn newest_backup(
+/// The newest backup of this store that can be read to its end, and the state that is in it.
+fn newest_backup(
     media: &dyn Media,
     store: [u8; 16],
     report: &mut RepairReport,
-) -> Result<Option<Backup>> {
+) -> Result<Option<(Backup, Option<State>)>> {
     for number in list_backups(media)? {
-        let whole = open_backup(media, number).and_then(|backup| {
+        let whole = open_backup(media, number).and_then(|mut backup| {
             if backup.head.store != store {
                 return Err(Error::damaged("metadata backup: it belongs to another store"));
             }
-            backup.verify()?;
-            open_backup(media, number)
+            let mut state = None;
+            while let Some((table, (key, row))) = backup.next_row()? {
+                if table == Table::State && key == STATE_KEY {
+                    state = State::decode(&row).ok();
+                }
+            }
+            Ok((open_backup(media, number)?, state))
         });
         match whole {
-            Ok(backup) => {
+            Ok((backup, state)) => {
                 report.backup = Some((number, backup.head.generation));
-                return Ok(Some(backup));
+                return Ok(Some((backup, state)));
             }
             Err(error) => report.damaged_backups.push(format!("{number:08}.cmb: {}", sentence(&error))),
         }
@@ -238,7 +348,7 @@ pub(super) fn lost_whole(view: &ReadView, table: Table) -> bool {
         Table::Orphans => Counter::Orphans,
         Table::Xattrs | Table::State | Table::Bad | Table::Links | Table::Held => return false,
     };
-    let state = view.get(Table::State, STATE_KEY).ok().flatten().and_then(|row| State::decode(&row).ok());
+    let state = state_of(view);
     // The root has no name, nor has what waits in the deletion queue.
     let nameless = |state: &State| match table {
         Table::Dirents => state.counter(Counter::Orphans) + 1,

@@ -32,6 +32,10 @@ pub enum Change {
         to: String,
         node: Node,
     },
+    Link {
+        to: String,
+        node: Node,
+    },
     SyncDir {
         dir: String,
     },
@@ -77,6 +81,7 @@ impl Change {
         match self {
             Self::Create { path, .. } | Self::Remove { path } => vec![parent(path)],
             Self::Mkdir { dir } => vec![parent(dir)],
+            Self::Link { to, .. } => vec![parent(to)],
             Self::Rename { from, to, .. } => vec![parent(from), parent(to)],
             _ => Vec::new(),
         }
@@ -97,6 +102,9 @@ impl Change {
             }
             Self::Rename { from, to, node } => {
                 disk.names.remove(from);
+                disk.names.insert(to.clone(), *node);
+            }
+            Self::Link { to, node } => {
                 disk.names.insert(to.clone(), *node);
             }
             _ => {}
@@ -188,9 +196,11 @@ impl Replay {
             }
             Change::SyncDir { dir } => self.sync_dir(dir),
             Change::Nothing => {}
-            Change::Create { .. } | Change::Mkdir { .. } | Change::Remove { .. } | Change::Rename { .. } => {
-                self.names.push(change.clone())
-            }
+            Change::Create { .. }
+            | Change::Mkdir { .. }
+            | Change::Remove { .. }
+            | Change::Rename { .. }
+            | Change::Link { .. } => self.names.push(change.clone()),
         }
     }
 
