@@ -23,7 +23,8 @@ const CLI_EXAMPLES: &str = "\
 Examples:
   cairnfs mkfs /srv/store                     make a store
   cairnfs mount /srv/store /mnt               mount it
-  rsync -a /home/ /mnt/home/2026-11-22/       back up
+  mkdir -p /mnt/home/2026-11-22               a directory for a snapshot
+  rsync -aHAX /home/ /mnt/home/2026-11-22/    back up
   rm -rf /mnt/home/2026-10-22                 prune
   cairnfs umount /mnt                         unmount; returns when everything is durable
 
@@ -80,7 +81,9 @@ Options for -o, separated by commas:
   io_uring=auto|on|off       take requests over io_uring: where the kernel offers it; yes (root switches it on); no
   acl, noacl                 keep POSIX ACLs and let the kernel apply them
   writeback, nowriteback     let the kernel gather small writes
-  suid, nosuid, dev, nodev, exec, noexec     as in mount(8)
+  suid, dev                  set-id programs and device nodes in the mount work; their modes are kept in any case
+                             (default: nosuid, nodev)
+  exec, noexec               programs in the mount can be started (default), or not
 
 Examples:
   cairnfs mount /srv/store /mnt

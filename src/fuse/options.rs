@@ -4,8 +4,8 @@ use std::thread;
 
 use rustix::mount::MountFlags;
 
-/// The options of one mount. The default is that of an ordinary disk filesystem for root, and the most that a plain
-/// user may have otherwise.
+/// The options of one mount. By default a backup is data: no program in it runs with the rights of its owner and no
+/// device node in it works, whoever mounts. Their modes are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountOptions {
     /// Nothing can be changed through the mount.
@@ -58,8 +58,8 @@ impl Default for MountOptions {
             allow_other: root,
             default_permissions: true,
             noatime: false,
-            suid: root,
-            dev: root,
+            suid: false,
+            dev: false,
             exec: true,
             fsname: String::from("cairnfs"),
             subtype: String::from("cairnfs"),
@@ -145,13 +145,12 @@ mod tests {
     use super::*;
 
     fn plain() -> MountOptions {
-        MountOptions {
-            allow_other: false,
-            suid: false,
-            dev: false,
-            fsname: String::from("/srv/a,b\\c"),
-            ..MountOptions::default()
-        }
+        MountOptions { allow_other: false, fsname: String::from("/srv/a,b\\c"), ..MountOptions::default() }
+    }
+
+    #[test]
+    fn set_id_programs_and_devices_do_not_work_unless_it_is_said() {
+        assert_eq!(MountOptions::default().flags(), MountFlags::NOSUID | MountFlags::NODEV);
     }
 
     #[test]

@@ -196,7 +196,8 @@ fn a_sticky_directory_keeps_others_files() {
 
 #[test]
 fn special_files_work() {
-    let Some(world) = World::usual() else { return };
+    let options = "gc=off,commit=1,cache=16M,dev";
+    let Some(world) = World::new(Setup { options, ..Setup::default() }) else { return };
     let at = |name: &str| world.mnt.join(name);
     sys::mkfifo(&at("fifo")).unwrap();
     // It holds the mount as long as somebody listens.
@@ -230,6 +231,37 @@ fn special_files_work() {
         world.remount();
     }
     world.close();
+}
+
+/// A program that is set-uid root and a device node are data, unless the mount is told otherwise; and data is what comes
+/// back with the copy out of it.
+#[test]
+fn set_id_programs_and_devices_need_an_option() {
+    if !sys::is_root() {
+        return println!("skipped: only root makes such files");
+    }
+    let defaults = Setup::default().options;
+    for (options, works) in [("defaults", false), ("suid,dev", true), ("suid,dev,nosuid,nodev", false)] {
+        let all = format!("{defaults},{options}");
+        let Some(world) = World::new(Setup { options: Box::leak(all.into()), ..Setup::default() }) else {
+            return;
+        };
+        let at = |name: &str| world.mnt.join(name);
+        fs::copy("/usr/bin/id", at("id")).unwrap();
+        fs::set_permissions(at("id"), PermissionsExt::from_mode(0o4755)).unwrap();
+        calls::mknod(&at("null"), libc::S_IFCHR | 0o666, libc::makedev(1, 3)).unwrap();
+        for _ in 0..2 {
+            let (code, said) = as_user(&world, "\"$0\"/id -u");
+            assert_eq!((code, said.trim()), (0, if works { "0" } else { "65534" }), "{options}");
+            assert_eq!(fs::write(at("null"), "nowhere").is_ok(), works, "{options}");
+            world.remount();
+        }
+        tool!("cp", "-a", at("id"), at("null"), world.host());
+        assert_eq!(mode(&world.host().join("id")), 0o4755, "{options}");
+        let meta = fs::metadata(world.host().join("null")).unwrap();
+        assert!(meta.file_type().is_char_device() && meta.rdev() == libc::makedev(1, 3), "{options}");
+        world.close();
+    }
 }
 
 /// Reads a file past the page cache, and tells its access time then.

@@ -29,9 +29,13 @@ use host::Host;
 use results::print_table;
 use world::{Setup, World, has_fuse};
 
-/// The mount that is compared: as root mounts it without thinking.
+/// The mount that is compared: as root mounts an ext4 without thinking, set-id programs and devices included.
 fn compared() -> Option<World> {
-    World::new(Setup { mkfs: &["--reserve", "1M"], options: "default_permissions", ..Setup::default() })
+    World::new(Setup {
+        mkfs: &["--reserve", "1M"],
+        options: "default_permissions,suid,dev",
+        ..Setup::default()
+    })
 }
 
 /// A number or a range of numbers, such as `1-100`.
