@@ -16,6 +16,7 @@ pub mod gc;
 pub mod media;
 pub mod meta;
 pub mod pack;
+pub mod retry;
 pub mod sabotage;
 pub mod store;
 pub mod sync;

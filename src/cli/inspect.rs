@@ -2,6 +2,7 @@
 //! itself and does the same.
 
 use super::args::{CheckArgs, GcArgs, StatusArgs, SyncArgs};
+use super::interrupt::Interrupt;
 use super::progress::Display;
 use super::target::{Target, reach, store_of};
 use super::{output, show};
@@ -12,12 +13,11 @@ use crate::error::{Error, Result};
 use crate::fs::{Fs, FsOptions};
 use crate::gc::{CycleRecord, Stage};
 use crate::store::Store;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(super) fn status(args: &StatusArgs) -> Result<()> {
+    let _interrupt = Interrupt::told(args.json, "nothing was changed")?;
     let report = match reach(&args.path, true, "status")? {
         Target::Live(client) => client.greeting()?,
         Target::Opened(store) => with_close(&store, closed_status)?,
@@ -31,8 +31,9 @@ fn closed_status(store: &Arc<Store>) -> Result<StatusReport> {
         path: show(store.path()).to_string(),
         holder: None,
         stage: Stage::Idle,
-        last_cycle: None,
+        last_cycle: CycleRecord::last_of(store),
         scrub: Scrub::of(store).status(),
+        failing: Vec::new(),
         store: store.status()?,
     })
 }
@@ -41,13 +42,22 @@ pub(super) fn gc(args: &GcArgs) -> Result<()> {
     if args.background {
         return gc_in_background(args);
     }
+    let interrupt = Interrupt::told(
+        args.json,
+        "a cycle that was begun goes on to its end in the process that has the store open",
+    )?;
     let display = Display::new("collecting");
     let mut progress = |p: Progress| display.update(p);
     let record = match reach(&args.path, false, "gc")? {
         Target::Live(mut client) => client.gc(args.dry_run, &mut progress)?,
-        Target::Opened(store) => with_close(&store, |store| closed_gc(store, args.dry_run, &mut progress))?,
+        Target::Opened(store) => {
+            let record =
+                with_close(&store, |store| closed_gc(store, args.dry_run, &mut progress, &interrupt));
+            drop(display);
+            interrupt.end_if_told();
+            record?
+        }
     };
-    drop(display);
     if args.json {
         output::print_json(&record)?;
     } else {
@@ -69,9 +79,18 @@ fn gc_in_background(args: &GcArgs) -> Result<()> {
     output::print(&output::started(stage))
 }
 
-fn closed_gc(store: &Arc<Store>, dry_run: bool, progress: &mut dyn FnMut(Progress)) -> Result<CycleRecord> {
+fn closed_gc(
+    store: &Arc<Store>,
+    dry_run: bool,
+    progress: &mut dyn FnMut(Progress),
+    interrupt: &Interrupt,
+) -> Result<CycleRecord> {
     let filesystem = Fs::new(Arc::clone(store), FsOptions::default())?;
     let collector = crate::daemon::collector(store, &filesystem, false, None)?;
+    let told = Arc::clone(&collector);
+    interrupt.end_in_order("the cycle was ended early and nothing that is needed was freed", move || {
+        told.end_soon();
+    });
     let record = run_cycle(&collector, dry_run, progress);
     collector.shutdown();
     let ended = filesystem.shutdown();
@@ -79,11 +98,7 @@ fn closed_gc(store: &Arc<Store>, dry_run: bool, progress: &mut dyn FnMut(Progres
 }
 
 pub(super) fn check(args: &CheckArgs) -> Result<()> {
-    let outcome = checked(args);
-    let report = match outcome {
-        Ok(report) => report,
-        Err(e) => return super::reported(args.json, Err(e)),
-    };
+    let report = checked(args)?;
     if args.json {
         output::print_json(&report)?;
     } else {
@@ -96,60 +111,39 @@ pub(super) fn check(args: &CheckArgs) -> Result<()> {
 }
 
 fn checked(args: &CheckArgs) -> Result<CheckReport> {
+    let sentence = if args.data {
+        "`cairnfs check --data --resume` goes on from here"
+    } else {
+        "nothing was changed, and what was found is not told"
+    };
+    let interrupt = Interrupt::told(args.json, sentence)?;
     let display = Display::with_lines("checking");
     let request = CheckRequest { data: args.data, limit: args.limit, resume: args.resume };
     match reach(&args.path, true, "check")? {
         Target::Live(mut client) => client.check(request, &mut |p| display.update(p)),
         Target::Opened(store) => {
-            let stop = Stop::at_signals()?;
+            // The check notes first how far it is.
+            let stop = Arc::new(AtomicBool::new(false));
+            let told = Arc::clone(&stop);
+            interrupt.end_in_order(sentence, move || told.store(true, Ordering::SeqCst));
             let mut progress = |p| {
                 display.update(p);
                 true
             };
-            let outcome =
-                with_close(&store, |store| run_check(store, request, &mut progress, &|| stop.signal() != 0));
+            let outcome = with_close(&store, |store| {
+                run_check(store, request, &mut progress, &|| stop.load(Ordering::SeqCst))
+            });
             drop(display);
-            if outcome.is_err() && stop.signal() != 0 {
-                if args.data {
-                    eprintln!("cairnfs: interrupted; `cairnfs check --data --resume` goes on from here");
-                }
-                stop.end_as_told();
+            if outcome.is_err() {
+                interrupt.end_if_told();
             }
             outcome
         }
     }
 }
 
-/// Signals that end a check, which notes first how far it is; the second one ends it at once.
-struct Stop(Arc<AtomicUsize>);
-
-impl Stop {
-    fn at_signals() -> Result<Self> {
-        let caught = Arc::new(AtomicUsize::new(0));
-        let again = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM] {
-            // In this order, so that the first signal does not meet what it sets itself.
-            flag::register_conditional_default(signal, Arc::clone(&again))
-                .and_then(|_| flag::register(signal, Arc::clone(&again)))
-                .and_then(|_| flag::register_usize(signal, Arc::clone(&caught), signal as usize))
-                .map_err(|error| Error::io("catching signals", error))?;
-        }
-        Ok(Self(caught))
-    }
-
-    /// The signal that came; 0 while there was none.
-    fn signal(&self) -> usize {
-        self.0.load(Ordering::SeqCst)
-    }
-
-    /// Ends the process the way the signal would have.
-    fn end_as_told(&self) {
-        // It only fails for signals that do not exist; then the check's own error is told.
-        let _ = signal_hook::low_level::emulate_default_handler(self.signal() as i32);
-    }
-}
-
 pub(super) fn sync(args: &SyncArgs) -> Result<()> {
+    let _interrupt = Interrupt::told(false, "what was written may not be durable yet")?;
     match reach(&args.path, true, "sync")? {
         Target::Live(mut client) => client.sync(),
         // Nobody has it open: everything was made durable when it was closed, if it was.

@@ -5,6 +5,7 @@ mod args;
 mod demo;
 mod environment;
 mod inspect;
+mod interrupt;
 mod mkfs;
 mod mount;
 mod mount_options;
@@ -28,7 +29,9 @@ use args::{Cli, Command};
 
 /// Runs the program with its command line, name included, and returns its exit code.
 pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let parsed = Cli::try_parse_from(args::by_program_name(words.into_iter().collect()));
+    let words: Vec<OsString> = words.into_iter().collect();
+    let json = words.iter().take_while(|word| *word != "--").any(|word| word == "--json");
+    let parsed = Cli::try_parse_from(args::by_program_name(words));
     let cli = match parsed {
         Ok(cli) => cli,
         Err(e) => {
@@ -36,6 +39,9 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
             // fault.
             let _ = e.print();
             let asked_for = matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            if json && !asked_for {
+                let _ = output::print_json(&output::Failure::of_usage(&e.to_string()));
+            }
             return ExitCode::from(if asked_for { 0 } else { 2 });
         }
     };
@@ -49,38 +55,23 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(command: Command) -> Result<()> {
-    // The commands themselves say what matters; below them only what went wrong is worth a line.
-    let quiet = tracing::Level::WARN;
     match command {
         Command::Mkfs(args) => mkfs::run(&args),
         Command::Mount(args) => mount::run(&args),
         Command::Umount(args) => umount::run(&args),
         Command::Demo(args) => demo::run(&args),
-        Command::Status(args) => {
-            start_logging(quiet);
-            reported(args.json, inspect::status(&args))
-        }
-        Command::Gc(args) => {
-            start_logging(quiet);
-            reported(args.json, inspect::gc(&args))
-        }
-        Command::Check(args) => {
-            start_logging(quiet);
-            inspect::check(&args)
-        }
-        Command::Repair(args) => {
-            start_logging(quiet);
-            repair::run(&args)
-        }
-        Command::Sync(args) => {
-            start_logging(quiet);
-            inspect::sync(&args)
-        }
+        Command::Status(args) => reported(args.json, || inspect::status(&args)),
+        Command::Gc(args) => reported(args.json, || inspect::gc(&args)),
+        Command::Check(args) => reported(args.json, || inspect::check(&args)),
+        Command::Repair(args) => reported(args.json, || repair::run(&args)),
+        Command::Sync(args) => reported(false, || inspect::sync(&args)),
     }
 }
 
 /// With `--json` a failure, too, is exactly one object on standard output; its sentence still goes to standard error.
-fn reported(json: bool, outcome: Result<()>) -> Result<()> {
+fn reported(json: bool, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    // The commands themselves say what matters; below them only what went wrong is worth a line.
+    let outcome = start_logging(tracing::Level::WARN).and_then(|_| work());
     if json && let Err(e) = &outcome {
         output::print_json(&output::Failure::of(e))?;
     }

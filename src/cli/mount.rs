@@ -31,6 +31,7 @@ const LOCK_WAIT: Duration = Duration::from_secs(15);
 
 pub(super) fn run(args: &MountArgs) -> Result<()> {
     let wanted = mount_options::parse(&args.options, args.sloppy)?;
+    mount_options::refuse_more_than(mount_options::memory_of_this_machine(), &wanted)?;
     if args.report_ready || args.foreground || args.fake {
         return serve(args, &wanted);
     }
@@ -86,7 +87,7 @@ fn in_background(args: &MountArgs) -> Result<()> {
 
 /// Serves in this process until the mount is gone.
 fn serve(args: &MountArgs, wanted: &Wanted) -> Result<()> {
-    let log = start_logging(if args.foreground { tracing::Level::INFO } else { tracing::Level::WARN });
+    let log = start_logging(if args.foreground { tracing::Level::INFO } else { tracing::Level::WARN })?;
     let places = refuse::checked(&args.store, &args.mountpoint)?;
     if args.fake {
         return Ok(());

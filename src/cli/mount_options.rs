@@ -97,6 +97,9 @@ const NOT_OURS_PREFIXES: &[&str] = &["x-", "X-", "comment=", "user=", "helper=",
 /// Less would hold hardly a few regions.
 const SMALLEST_CACHE: u64 = 1 << 20;
 
+/// A cache fills with time, and a daemon that takes all memory is killed in the middle of a backup.
+const MOST_OF_MEMORY: (u64, u64) = (3, 4);
+
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The longest time that written data may stay in memory only.
@@ -128,6 +131,27 @@ pub(super) fn parse(lists: &[String], sloppy: bool) -> Result<Wanted> {
         )));
     }
     Ok(wanted)
+}
+
+/// Refuses a cache that would not fit into `memory` bytes with what else the machine has to hold.
+pub(super) fn refuse_more_than(memory: u64, wanted: &Wanted) -> Result<()> {
+    let most = memory / MOST_OF_MEMORY.1 * MOST_OF_MEMORY.0;
+    match wanted.cache {
+        Some(bytes) if bytes > most => Err(Error::Usage(format!(
+            "the mount option `cache`: {} are more than three quarters of the memory of this machine; write at most \
+             cache={}M",
+            show_size(bytes),
+            most >> 20
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Bytes of memory that this machine has.
+#[allow(clippy::useless_conversion, reason = "the number has 32 bits on machines of 32")]
+pub(super) fn memory_of_this_machine() -> u64 {
+    let info = rustix::system::sysinfo();
+    u64::try_from(info.totalram).unwrap_or(u64::MAX).saturating_mul(info.mem_unit.into())
 }
 
 fn is_not_ours(word: &str) -> bool {
@@ -365,6 +389,16 @@ mod tests {
             assert!(error.to_string().contains(said), "{text}: {error}");
         }
         assert!(parse(&["fast".into()], true).is_ok(), "sloppy");
+    }
+
+    #[test]
+    fn a_cache_that_is_larger_than_the_memory_is_refused() {
+        let cache = |text| refuse_more_than(16 << 30, &words(text).unwrap());
+        assert!(cache("cache=12G").is_ok() && cache("ro").is_ok());
+        let error = cache("cache=1T").unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("at most cache=12288M"), "{error}");
+        assert!((1 << 20..1 << 50).contains(&memory_of_this_machine()));
     }
 
     proptest! {

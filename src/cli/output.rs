@@ -1,7 +1,8 @@
 //! What commands print: aligned lines for people, exactly one JSON object for programs.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 
@@ -11,6 +12,7 @@ use crate::check::CheckReport;
 use crate::control::StatusReport;
 use crate::error::{Error, Result};
 use crate::gc::{CycleRecord, Stage};
+use crate::retry::Trouble;
 
 /// A failure as `--json` shows it.
 #[derive(Serialize)]
@@ -23,18 +25,44 @@ impl Failure {
     pub(super) fn of(error: &Error) -> Self {
         Self { error: error.to_string(), exit_code: error.exit_code() }
     }
+
+    /// Words that are not understood; `text` is all that people are told, with the usage below it.
+    pub(super) fn of_usage(text: &str) -> Self {
+        let first = text.split("\n\n").next().unwrap_or_default();
+        let words: Vec<&str> = first.split_whitespace().collect();
+        let error = words.join(" ");
+        Self { error: error.strip_prefix("error: ").unwrap_or(&error).to_owned(), exit_code: 2 }
+    }
+
+    /// Ended by a signal: the code is the one a shell shows.
+    pub(super) fn by_signal(text: String, signal: i32) -> Self {
+        Self { error: text, exit_code: u8::try_from(128 + signal).unwrap_or(u8::MAX) }
+    }
 }
 
-/// Prints one JSON object on one line.
+/// True once the one JSON object of this process was printed.
+static ANSWERED: AtomicBool = AtomicBool::new(false);
+
+/// Prints one JSON object on one line. Only the first call of a process does: what fails after its answer was printed is
+/// told by the exit code.
 pub(super) fn print_json(value: &impl Serialize) -> Result<()> {
     let mut line = serde_json::to_string(value).map_err(|e| Error::io("encoding the answer", e.into()))?;
     line.push('\n');
-    print(&line)
+    // Held over both, so that a signal ends the process before an answer or after it.
+    let out = io::stdout().lock();
+    if ANSWERED.swap(true, Ordering::SeqCst) {
+        return Ok(());
+    }
+    print_to(out, &line)
 }
 
-/// Prints text. A reader that has seen enough (`| head`) is no error.
+/// Prints text.
 pub(super) fn print(text: &str) -> Result<()> {
-    let mut out = io::stdout().lock();
+    print_to(io::stdout().lock(), text)
+}
+
+/// A reader that has seen enough (`| head`) is no error.
+fn print_to(mut out: impl io::Write, text: &str) -> Result<()> {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Error::io("writing to standard output", e)),
         _ => Ok(()),
@@ -114,6 +142,9 @@ pub(super) fn status(report: &StatusReport) -> String {
     if let Some(record) = &report.last_cycle {
         lines.add("last cycle", cycle_line(record));
     }
+    for trouble in &report.failing {
+        lines.add("FAILING", failing_line(trouble));
+    }
     lines.0
 }
 
@@ -167,7 +198,16 @@ fn cycle_line(record: &CycleRecord) -> String {
         (None, true) => format!("dry run, would free {}", show_size(record.freed_bytes)),
         (None, false) => format!("freed {}", show_size(record.freed_bytes)),
     };
-    format!("generation {}: {what}, in {}", record.generation, seconds(total_ms(record)))
+    // A record of an earlier program has no end.
+    let when = if record.ended > 0 { format!(", {}", ago(record.ended)) } else { String::new() };
+    format!("generation {}{when}: {what}, in {}", record.generation, seconds(total_ms(record)))
+}
+
+fn failing_line(trouble: &Trouble) -> String {
+    let Trouble { what, error, failures, since, retry_in } = trouble;
+    let times = if *failures == 1 { "once".to_owned() } else { format!("{} times", count(*failures)) };
+    let minutes = retry_in.div_ceil(60);
+    format!("{what}, {times}, at first {}, again in {minutes} minutes: {error}", ago(*since))
 }
 
 /// The answer of `cairnfs check`.
@@ -329,5 +369,8 @@ mod tests {
     fn a_failure_is_one_object() {
         let failure = Failure::of(&Error::NotAStore("x is no store".into()));
         assert_eq!(serde_json::to_string(&failure).unwrap(), r#"{"error":"x is no store","exit_code":3}"#);
+        let usage = Failure::of_usage("error: the words\n  <PATH>\n  are missing\n\nUsage: cairnfs\n");
+        assert_eq!((&usage.error[..], usage.exit_code), ("the words <PATH> are missing", 2));
+        assert_eq!(Failure::by_signal("x".into(), libc::SIGINT).exit_code, 130);
     }
 }

@@ -1,17 +1,16 @@
 //! `cairnfs repair`: rebuilds the metadata of a store that is not open; says what it would do unless it is told to.
 
 use super::args::RepairArgs;
+use super::interrupt::Interrupt;
 use super::output::{self, count};
+use super::show;
 use super::target::store_of;
-use super::{reported, show};
 use crate::check::repair::{Database, Paths, RepairReport, repair_store};
 use crate::error::{Error, Result};
 
 pub(super) fn run(args: &RepairArgs) -> Result<()> {
-    let report = match store_of(&args.store).and_then(|store| repair_store(&store, args.yes)) {
-        Ok(report) => report,
-        Err(error) => return reported(args.json, Err(error)),
-    };
+    let _interrupt = Interrupt::told(args.json, "run `cairnfs repair` again, which begins anew")?;
+    let report = repair_store(&store_of(&args.store)?, args.yes)?;
     if args.json {
         output::print_json(&report)?;
     } else {

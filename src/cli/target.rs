@@ -15,7 +15,7 @@ use super::show;
 use crate::control::Client;
 use crate::error::{Error, Result};
 use crate::fuse::{MountTable, real_path};
-use crate::store::{CONFIG_FILE, OpenOptions, Store};
+use crate::store::{CONFIG_FILE, OpenOptions, Store, cannot_look, no_store};
 
 /// How long a daemon may hold the lock without listening.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -54,37 +54,43 @@ pub(super) fn reach(path: &Path, read_only: bool, doing: &str) -> Result<Target>
 
 /// The directory of the store that `path` means.
 pub(super) fn store_of(path: &Path) -> Result<PathBuf> {
-    let real = real_path(path).map_err(|e| {
-        if e.kind() == io::ErrorKind::NotFound {
-            Error::NotAStore(format!("{} does not exist", show(path)))
-        } else {
-            Error::io(format!("looking at {}", show(path)), e)
-        }
+    let real = real_path(path).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => no_store(path),
+        _ => cannot_look(path, e),
     })?;
     // A store that was itself copied into a mount is meant when it is named.
-    if real.join(CONFIG_FILE).is_file() {
+    let looked = has_store(&real);
+    if matches!(looked, Ok(true)) {
         return Ok(real);
     }
     let table = MountTable::read()?;
     let entry = match fs::metadata(&real) {
         Ok(meta) => table.ours_by_device(meta.dev()),
         Err(e) if crate::fuse::nobody_answers(&e) => table.at(&real).filter(|e| e.is_ours()),
-        Err(e) => return Err(Error::io(format!("looking at {}", show(path)), e)),
+        Err(e) => return Err(cannot_look(path, e)),
     };
     let Some(entry) = entry else {
-        return Err(Error::NotAStore(format!(
-            "{0} is neither a cairnfs store nor in a mount of one; `cairnfs mkfs` makes a store",
-            show(path)
-        )));
+        // What could not be looked at may well be a store.
+        return Err(looked.err().map_or_else(|| no_store(path), |e| cannot_look(path, e)));
     };
-    if !entry.source.join(CONFIG_FILE).is_file() {
+    if !has_store(&entry.source).map_err(|e| cannot_look(&entry.source, e))? {
         return Err(Error::NotAStore(format!(
-            "{} is in a mount of {}, but that store cannot be seen from here (no permission, or it was moved)",
+            "{} is in a mount of {}, but that store cannot be seen from here (it was moved, or another file system is \
+             mounted over it)",
             show(path),
             show(&entry.source)
         )));
     }
     Ok(entry.source.clone())
+}
+
+/// Whether a store is there; an error where that cannot be seen.
+fn has_store(dir: &Path) -> io::Result<bool> {
+    match fs::metadata(dir.join(CONFIG_FILE)) {
+        Ok(meta) => Ok(meta.is_file()),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
+        Err(e) => Err(e),
+    }
 }
 
 #[cfg(test)]
@@ -111,6 +117,24 @@ mod tests {
             let error = store_of(&path).unwrap_err();
             assert_eq!(error.exit_code(), 3);
             assert!(error.to_string().contains(path.to_str().unwrap()));
+            assert!(error.to_string().contains("that disk is not mounted"), "{error}");
         }
+        fs::write(tmp.path().join("something"), "").unwrap();
+        let error = store_of(tmp.path()).unwrap_err().to_string();
+        assert!(error.contains("is the path right?") && !error.contains("mkfs"), "{error}");
+    }
+
+    /// What cannot be looked at is not told as not there, and nobody is advised to make a store in its place.
+    #[test]
+    fn no_permission_is_not_no_store() {
+        let denied = || io::Error::from_raw_os_error(libc::EACCES);
+        let error = cannot_look(Path::new("/srv/store"), denied());
+        assert_eq!(error.exit_code(), 7);
+        assert!(error.to_string().contains("no permission to look at /srv/store"), "{error}");
+        assert_eq!(cannot_look(Path::new("/x"), io::Error::from_raw_os_error(libc::EIO)).exit_code(), 1);
+        // A name that is longer than the host has them fails as any other look does.
+        let tmp = tempfile::tempdir().unwrap();
+        assert!(has_store(tmp.path()).is_ok_and(|there| !there));
+        assert!(has_store(&tmp.path().join("n".repeat(300))).is_err());
     }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::check::{CheckReport, ScrubStatus};
 use crate::error::Error;
 use crate::gc::{CycleRecord, Stage};
+use crate::retry::Trouble;
 use crate::store::StoreStatus;
 
 /// What a command asks of the daemon.
@@ -89,11 +90,14 @@ pub struct StatusReport {
     pub holder: Option<Holder>,
     /// Where the running cycle is.
     pub stage: Stage,
-    /// The last cycle since the store was opened.
+    /// The store's last cycle, dry runs left out.
     pub last_cycle: Option<CycleRecord>,
     /// How far the scrub is.
     #[serde(default)]
     pub scrub: ScrubStatus,
+    /// What the process does by itself and fails at.
+    #[serde(default)]
+    pub failing: Vec<Trouble>,
     /// The store's figures.
     pub store: StoreStatus,
 }

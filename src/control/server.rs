@@ -303,6 +303,7 @@ mod tests {
                 stage: Stage::Idle,
                 last_cycle: None,
                 scrub: Default::default(),
+                failing: Vec::new(),
                 store: Default::default(),
             })
         }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::keeper::Tries;
 use super::{Setup, pace};
 use serde::Serialize;
 
@@ -31,12 +32,14 @@ pub(super) struct Handler {
     filesystem: Arc<Fs>,
     collector: Arc<Collector>,
     scrub: Arc<Scrub>,
+    tries: Arc<Tries>,
 }
 
 impl Handler {
     pub(super) fn new(
         setup: &Setup,
         (store, filesystem, collector, scrub): (Arc<Store>, Arc<Fs>, Arc<Collector>, Arc<Scrub>),
+        tries: Arc<Tries>,
     ) -> Self {
         Self {
             store_path: setup.store.clone(),
@@ -47,6 +50,7 @@ impl Handler {
             filesystem,
             collector,
             scrub,
+            tries,
         }
     }
 
@@ -80,6 +84,7 @@ impl ControlHandler for Handler {
             stage: self.collector.stage(),
             last_cycle: self.collector.last(),
             scrub: self.scrub.status(),
+            failing: self.collector.trouble().into_iter().chain(self.tries.troubles()).collect(),
             store: self.store.status()?,
         })
     }

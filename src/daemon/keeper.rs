@@ -1,7 +1,7 @@
 //! What a mounted store has done for it now and then: backups of its metadata, and a scrub of its data.
 //!
 //! The store knows what has changed, and the scrub where it is; this thread knows when to look. Time decides here how
-//! often something is done, and nothing else (I10).
+//! often something is done, and nothing else (I10). What fails is tried again ever more rarely, and shown by the status.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -9,16 +9,45 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use parking_lot::Mutex;
+
 use super::pace;
 use crate::check::Scrub;
 use crate::error::{Error, Result};
 use crate::fs::Timestamp;
+use crate::retry::{Retry, Trouble};
 use crate::store::Store;
 
 /// There is at least this long between two backups while the store is mounted.
 const BETWEEN_BACKUPS: Duration = Duration::from_secs(300);
 /// The keeper stands back as far as it can; from this the kernel derives the priority of its reads, too.
 const NICE: i32 = 19;
+
+/// The longest wait before something that failed is tried again.
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
+/// How long a scrub that failed is left alone at first.
+const SCRUB_WAIT: Duration = Duration::from_secs(60);
+
+/// How the work of the keeper goes; shared with whoever shows it.
+pub(super) struct Tries {
+    backup: Mutex<Retry>,
+    scrub: Mutex<Retry>,
+}
+
+impl Tries {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            backup: Mutex::new(Retry::new("metadata backup", BETWEEN_BACKUPS, LONGEST_WAIT)),
+            scrub: Mutex::new(Retry::new("scrub", SCRUB_WAIT, LONGEST_WAIT)),
+        })
+    }
+
+    /// What fails at present.
+    pub(super) fn troubles(&self) -> Vec<Trouble> {
+        let now = Instant::now();
+        [&self.backup, &self.scrub].into_iter().filter_map(|retry| retry.lock().trouble(now)).collect()
+    }
+}
 
 /// The thread. Ends when it is dropped or told to.
 pub(super) struct Keeper {
@@ -28,15 +57,20 @@ pub(super) struct Keeper {
 
 impl Keeper {
     /// Starts to look after `store`.
-    pub fn start(store: &Arc<Store>, scrub: &Arc<Scrub>, period: Option<Duration>) -> Result<Self> {
+    pub fn start(
+        store: &Arc<Store>,
+        scrub: &Arc<Scrub>,
+        period: Option<Duration>,
+        tries: &Arc<Tries>,
+    ) -> Result<Self> {
         let (end, ended) = bounded::<()>(0);
-        let (store, scrub) = (Arc::clone(store), Arc::clone(scrub));
+        let (store, scrub, tries) = (Arc::clone(store), Arc::clone(scrub), Arc::clone(tries));
         let thread = std::thread::Builder::new()
             .name("cairn-keep".into())
             .spawn(move || {
                 // Where that is not allowed, everything works all the same.
                 let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
-                Keeping { store, scrub, period, ended, backed_up: Instant::now() }.run();
+                Keeping { store, scrub, period, ended, tries, backed_up: Instant::now() }.run();
             })
             .map_err(|error| Error::io("starting the keeper", error))?;
         Ok(Self { end: Some(end), thread: Some(thread) })
@@ -65,30 +99,54 @@ struct Keeping {
     period: Option<Duration>,
     /// Disconnected once the keeper is to end.
     ended: Receiver<()>,
+    tries: Arc<Tries>,
     backed_up: Instant,
 }
 
 impl Keeping {
     fn run(&mut self) {
         while self.ended.recv_timeout(pace::LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
-            if self.store.writable().is_ok()
-                && self.backed_up.elapsed() >= BETWEEN_BACKUPS
-                && self.store.backup_due(false)
-            {
-                self.backed_up = Instant::now();
-                back_up(&self.store, &mut || self.go_on());
-            }
-            if let Some(period) = self.period.filter(|_| self.store.writable().is_ok()) {
-                self.scrub_some(period);
-            }
+            self.look(Instant::now());
         }
         if self.scrub.status().running {
             self.scrub.note();
         }
     }
 
+    /// Does what is due at `now`. Of a store that takes no changes that is nothing.
+    fn look(&mut self, now: Instant) {
+        if self.store.writable().is_err() {
+            return;
+        }
+        let waited = now.saturating_duration_since(self.backed_up) >= BETWEEN_BACKUPS;
+        if waited && self.store.backup_due(false) && self.tries.backup.lock().may_try(now) {
+            self.backed_up = now;
+            self.back_up(now);
+        }
+        if let Some(period) = self.period
+            && self.tries.scrub.lock().may_try(now)
+        {
+            self.scrub_some(period, now);
+        }
+    }
+
+    /// A backup that fails is no harm to what it is a backup of.
+    fn back_up(&self, now: Instant) {
+        let outcome = back_up(&self.store, &mut || self.go_on());
+        let mut retry = self.tries.backup.lock();
+        match outcome {
+            Ok(()) => retry.went_well(),
+            Err(Error::Posix(libc::EINTR)) => {}
+            Err(error) => {
+                if retry.failed(now, Timestamp::now().sec, &error.to_string()) {
+                    tell_of_backup(&error);
+                }
+            }
+        }
+    }
+
     /// Reads as much as is due since the last look.
-    fn scrub_some(&self, period: Duration) {
+    fn scrub_some(&self, period: Duration, at: Instant) {
         let (now, status) = (Timestamp::now().sec, self.scrub.status());
         if status.began == 0 {
             self.scrub.expect_from(now);
@@ -98,8 +156,15 @@ impl Keeping {
             self.scrub.begin(now);
         }
         let bytes = self.store.status().map_or(0, |status| status.plain_bytes);
-        if let Err(error) = self.scrub.step(pace::budget(bytes, period), now, &|| self.go_on().is_ok()) {
-            tracing::warn!("scrub: {error}");
+        let outcome = self.scrub.step(pace::budget(bytes, period), now, &|| self.go_on().is_ok());
+        let mut retry = self.tries.scrub.lock();
+        match outcome {
+            Ok(_) => retry.went_well(),
+            Err(error) => {
+                if retry.failed(at, now, &error.to_string()) {
+                    tracing::warn!("scrub: {error}");
+                }
+            }
         }
     }
 
@@ -114,22 +179,84 @@ impl Keeping {
 /// The last backup of a mount, where one is worth its while.
 pub(super) fn back_up_at_close(store: &Arc<Store>) {
     if store.writable().is_ok() && store.commit().is_ok() && store.backup_due(true) {
-        back_up(store, &mut || Ok(()));
+        let _ = back_up(store, &mut || Ok(())).inspect_err(tell_of_backup);
     }
 }
 
-/// A backup that fails is no harm to what it is a backup of.
-fn back_up(store: &Arc<Store>, go_on: &mut dyn FnMut() -> Result<()>) {
-    match store.back_up_metadata(go_on) {
-        Ok(Some(size)) => {
-            tracing::info!(
-                "metadata backup: {} rows, {} bytes, {} stored",
-                size.rows,
-                size.plain,
-                size.stored
-            );
+fn back_up(store: &Arc<Store>, go_on: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    let Some(size) = store.back_up_metadata(go_on)? else {
+        let full = std::io::Error::from_raw_os_error(libc::ENOSPC);
+        return Err(Error::io("the disk has too little room for a metadata backup", full));
+    };
+    tracing::info!("metadata backup: {} rows, {} bytes, {} stored", size.rows, size.plain, size.stored);
+    Ok(())
+}
+
+fn tell_of_backup(error: &Error) {
+    tracing::warn!("the metadata backup failed, the one before stays: {error}");
+}
+
+#[cfg(all(test, feature = "sim"))]
+mod tests {
+    use super::*;
+    use crate::media::Media;
+    use crate::media::sim::SimMedia;
+    use crate::meta::Table;
+    use crate::store::{MkfsOptions, OpenOptions, StoreConfig, make_database};
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    /// A keeper whose thread does not run, of a store with something to back up; the backup finds no room.
+    fn keeping() -> (SimMedia, Keeping, Sender<()>) {
+        let disk = SimMedia::new();
+        make_database(&disk).unwrap();
+        disk.sync_dir("").unwrap();
+        let options = OpenOptions { cache_bytes: 12 << 20, workers: 1, ..OpenOptions::default() };
+        let config = StoreConfig::new(&MkfsOptions::default()).unwrap();
+        let store =
+            Store::on_media(Arc::new(disk.clone()), config, "/simulated".into(), None, &options).unwrap();
+        store.join().unwrap().rows.put(Table::Xattrs, b"a row that is large", &vec![7; 200 << 10]);
+        store.commit().unwrap();
+        let (end, ended) = bounded(0);
+        let (scrub, tries, backed_up) = (Arc::new(Scrub::of(&store)), Tries::new(), Instant::now());
+        (disk, Keeping { store, scrub, period: None, ended, tries, backed_up }, end)
+    }
+
+    /// Looks as the thread does for `time`; how often anything was tried.
+    fn look(keeping: &mut Keeping, begin: Instant, time: Duration) -> u64 {
+        let (mut at, mut tries) = (Duration::ZERO, 0);
+        while at < time {
+            let before = keeping.backed_up;
+            keeping.look(begin + at);
+            tries += u64::from(keeping.backed_up != before);
+            at += pace::LOOK_EVERY;
         }
-        Ok(None) | Err(Error::Posix(libc::EINTR)) => {}
-        Err(error) => tracing::warn!("the metadata backup failed, the one before stays: {error}"),
+        tries
+    }
+
+    #[test]
+    fn a_backup_that_fails_is_tried_ever_more_rarely_and_shown() {
+        let (disk, mut keeping, _end) = keeping();
+        let begin = keeping.backed_up;
+        disk.set_capacity(Some(disk.used() + (1 << 20)));
+        assert_eq!(look(&mut keeping, begin, DAY), 9, "after 5 minutes, and then 5, 10, 20, 40 ... later");
+        let troubles = keeping.tries.troubles();
+        assert_eq!(troubles.len(), 1);
+        assert_eq!((troubles[0].what.as_str(), troubles[0].failures), ("metadata backup", 9));
+        assert!(troubles[0].error.contains("too little room"), "{troubles:?}");
+        disk.set_capacity(None);
+        assert_eq!(look(&mut keeping, begin + DAY, DAY), 1, "and then nothing has changed");
+        assert!(keeping.tries.troubles().is_empty());
+        keeping.store.close().unwrap();
+    }
+
+    #[test]
+    fn of_a_store_that_takes_no_changes_nothing_is_kept() {
+        let (_disk, mut keeping, _end) = keeping();
+        let begin = keeping.backed_up;
+        keeping.store.latch(&Error::damaged("the disk"));
+        assert_eq!(look(&mut keeping, begin, DAY), 0);
+        assert!(keeping.tries.troubles().is_empty());
+        let _ = keeping.store.close();
     }
 }

@@ -3,6 +3,7 @@
 //! The file is opened only while this process holds the store's lock, so that there is one writer. A log that cannot
 //! be written (full disk, read-only host) must not stop a backup: its messages are dropped.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::error::tell_panics;
+use crate::error::{Error, Result, tell_panics};
 
 /// The file's name in the store's directory; the one before it has `.1` at its end.
 const NAME: &str = "cairnfs.log";
@@ -39,12 +40,17 @@ struct LogFile {
 #[derive(Clone)]
 pub struct SharedLog(Arc<Mutex<Sink>>);
 
+/// The variable that says what is logged: `debug`, or levels for parts of the program, `warn,cairnfs=info`.
+const VARIABLE: &str = "CAIRNFS_LOG";
+/// What it is where it is not set.
+const USUAL: &str = "warn,cairnfs=info";
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
 /// Begins to log to standard error: everything that the filter lets through and that is at least as grave as `level`.
-/// The filter is `CAIRNFS_LOG` in the words of tracing's `EnvFilter`, or else this crate's `info`.
-pub fn start_logging(level: Level) -> SharedLog {
+/// The filter is `CAIRNFS_LOG`; a usage error if that is not one.
+pub fn start_logging(level: Level) -> Result<SharedLog> {
+    let filter = EnvFilter::new(filter_words(std::env::var_os(VARIABLE))?);
     let log = SharedLog(Arc::new(Mutex::new(Sink::Terminal(level))));
-    let filter =
-        EnvFilter::try_from_env("CAIRNFS_LOG").unwrap_or_else(|_| EnvFilter::new("warn,cairnfs=info"));
     tell_panics(std::panic::take_hook());
     // A second call in one process (tests) keeps the first logger.
     let _ = tracing_subscriber::fmt()
@@ -53,7 +59,32 @@ pub fn start_logging(level: Level) -> SharedLog {
         .with_target(false)
         .with_writer(log.clone())
         .try_init();
-    log
+    Ok(log)
+}
+
+/// The words of the filter. tracing's own reading takes nearly everything for a filter, and then logs nothing.
+fn filter_words(value: Option<OsString>) -> Result<String> {
+    let Some(value) = value.filter(|value| !value.is_empty()) else { return Ok(USUAL.to_owned()) };
+    let words = value.to_string_lossy().into_owned();
+    match words.split(',').find(|word| !is_directive(word)) {
+        None => Ok(words),
+        Some(wrong) => Err(Error::Usage(format!(
+            "{VARIABLE}: `{wrong}` does not say what to log; write a level ({}), or PART=LEVEL such as cairnfs=debug, \
+             several with commas between them",
+            LEVELS.join(", ")
+        ))),
+    }
+}
+
+fn is_directive(word: &str) -> bool {
+    let is_level = |level: &str| LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level));
+    let is_part = |part: &str| {
+        !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | ':'))
+    };
+    match word.split_once('=') {
+        Some((part, level)) => is_part(part) && is_level(level),
+        None => is_level(word),
+    }
 }
 
 impl SharedLog {
@@ -140,6 +171,23 @@ mod tests {
         let all: u64 = fs::read_dir(tmp.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
         assert!(all <= 2 * 1100, "{all}");
         assert_eq!(fs::read_dir(tmp.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_filter_is_levels_and_nothing_else() {
+        use std::os::unix::ffi::OsStringExt;
+        let read = |words: &str| filter_words(Some(words.into()));
+        assert_eq!(filter_words(None).unwrap(), USUAL);
+        assert_eq!(read("").unwrap(), USUAL);
+        for right in ["debug", "WARN", "warn,cairnfs=info", "cairnfs::gc=trace,off"] {
+            assert_eq!(read(right).unwrap(), right);
+        }
+        for wrong in ["foo=bar=baz", "loud", "cairnfs", "=debug", "cairnfs=", "debug,", "[span]=debug", "7"] {
+            let error = read(wrong).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{wrong}");
+            assert!(error.to_string().contains("CAIRNFS_LOG: `"), "{wrong}: {error}");
+        }
+        assert!(filter_words(Some(OsString::from_vec(vec![0xff]))).is_err());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::handler::Handler;
-use super::keeper::{Keeper, back_up_at_close};
+use super::keeper::{Keeper, Tries, back_up_at_close};
 use super::signals::Signals;
 use crate::check::Scrub;
 use crate::control;
@@ -86,7 +86,8 @@ fn serve_store(
     let collector = collector(store, &filesystem, setup.collect, setup.collect_interval)?;
     let scrub = Arc::new(Scrub::of(store));
     let parts = (Arc::clone(store), Arc::clone(&filesystem), Arc::clone(&collector), Arc::clone(&scrub));
-    let handler = Arc::new(Handler::new(setup, parts));
+    let tries = Tries::new();
+    let handler = Arc::new(Handler::new(setup, parts, Arc::clone(&tries)));
 
     let server = match control::Server::start(
         &setup.store,
@@ -98,7 +99,7 @@ fn serve_store(
             return first_error(Err(e), "ending the filesystem", filesystem.shutdown());
         }
     };
-    let mut keeper = Keeper::start(store, &scrub, setup.scrub);
+    let mut keeper = Keeper::start(store, &scrub, setup.scrub, &tries);
     if let Err(error) = &keeper {
         // The mount works without.
         tracing::warn!("{error}");

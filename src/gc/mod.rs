@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::meta::rows::Timestamp;
 use crate::meta::{Counter, ReadView};
+use crate::retry::{Retry, Trouble};
 use crate::sabotage::{Protection, out};
 use crate::store::cells::Cells;
 use crate::store::{FlipInfo, Store};
@@ -54,6 +55,8 @@ impl Default for Options {
 
 /// How often the automatic start looks at the store.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// A cycle that failed is tried again by itself after this long, and then after twice as long each time, up to the second.
+const RETRY: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(24 * 3600));
 
 /// The collector of one store.
 pub struct Collector {
@@ -64,6 +67,7 @@ pub struct Collector {
     stage: Mutex<Stage>,
     last: Mutex<Option<CycleRecord>>,
     tried: Mutex<Last>,
+    retry: Mutex<Retry>,
     stopping: AtomicBool,
     wake: Sender<()>,
     hook: Mutex<Option<pause::Hook>>,
@@ -73,19 +77,7 @@ pub struct Collector {
 impl Collector {
     /// The collector of `store`, with the thread that starts cycles.
     pub fn new(store: Arc<Store>, options: Options) -> Result<Arc<Self>> {
-        let (wake, wanted) = bounded(1);
-        let collector = Arc::new(Self {
-            store,
-            options,
-            running: Mutex::new(()),
-            stage: Mutex::new(Stage::Idle),
-            last: Mutex::new(None),
-            tried: Mutex::new(Last { at: Instant::now(), whole: false }),
-            stopping: AtomicBool::new(false),
-            wake,
-            hook: Mutex::new(None),
-            thread: Mutex::new(None),
-        });
+        let (collector, wanted) = Self::without_thread(store, options);
         let this = collector.clone();
         let thread = Builder::new()
             .name("cairn-collect".to_owned())
@@ -95,14 +87,38 @@ impl Collector {
         Ok(collector)
     }
 
+    /// The collector, and where requests for a cycle come out.
+    fn without_thread(store: Arc<Store>, options: Options) -> (Arc<Self>, Receiver<()>) {
+        let (wake, wanted) = bounded(1);
+        let collector = Arc::new(Self {
+            last: Mutex::new(CycleRecord::last_of(&store)),
+            store,
+            options,
+            running: Mutex::new(()),
+            stage: Mutex::new(Stage::Idle),
+            tried: Mutex::new(Last { at: Instant::now(), whole: false }),
+            retry: Mutex::new(Retry::new("cycle", RETRY.0, RETRY.1)),
+            stopping: AtomicBool::new(false),
+            wake,
+            hook: Mutex::new(None),
+            thread: Mutex::new(None),
+        });
+        (collector, wanted)
+    }
+
     /// Where the running cycle is.
     pub fn stage(&self) -> Stage {
         *self.stage.lock()
     }
 
-    /// The record of the last cycle since the store was opened.
+    /// The record of the store's last cycle, dry runs left out.
     pub fn last(&self) -> Option<CycleRecord> {
         self.last.lock().clone()
+    }
+
+    /// What is wrong, if cycles fail.
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.retry.lock().trouble(Instant::now())
     }
 
     /// Has a cycle started soon.
@@ -111,10 +127,15 @@ impl Collector {
         let _ = self.wake.try_send(());
     }
 
-    /// Ends a running cycle at its next step, and the thread.
-    pub fn shutdown(&self) {
+    /// Ends a running cycle at its next step, and lets no other begin. Does not wait.
+    pub fn end_soon(&self) {
         self.stopping.store(true, Ordering::Release);
         self.request();
+    }
+
+    /// Ends a running cycle at its next step, and the thread.
+    pub fn shutdown(&self) {
+        self.end_soon();
         if let Some(thread) = self.thread.lock().take() {
             // If it panicked, it has said so on stderr.
             let _ = thread.join();
@@ -131,38 +152,91 @@ impl Collector {
         let mut starter = Starter::new(self.options.auto, self.options.interval);
         while !self.stopping.load(Ordering::Acquire) {
             let asked = wanted.recv_timeout(LOOK_EVERY).is_ok();
-            let deleted = self.store.counter(Counter::Deleted);
-            let short =
-                deleted > 0 && self.store.host_space().is_ok_and(|space| space.available < space.total / 50);
-            let look = Look { deleted, short };
-            let due = starter.is_due(Instant::now(), *self.tried.lock(), look);
+            let due = self.is_due(&mut starter, Instant::now());
             if self.stopping.load(Ordering::Acquire) || !(asked || due) {
                 continue;
             }
-            if let Err(error) = self.run_cycle(false) {
-                tracing::error!("{error}");
-            }
+            self.run_unattended(Instant::now());
+        }
+    }
+
+    /// Whether a cycle is to start by itself at `now`. Of a store that takes no changes none does: it could only fail.
+    fn is_due(&self, starter: &mut Starter, now: Instant) -> bool {
+        if self.store.writable().is_err() {
+            return false;
+        }
+        let deleted = self.store.counter(Counter::Deleted);
+        let short =
+            deleted > 0 && self.store.host_space().is_ok_and(|space| space.available < space.total / 50);
+        let due = starter.is_due(now, *self.tried.lock(), Look { deleted, short });
+        due && self.retry.lock().may_try(now)
+    }
+
+    /// Runs a cycle whose outcome nobody waits for. One that comes after a failure is preceded by a dry run: what the other
+    /// ended at is most likely still there, and is met without a flip, so that no generation and no pack is begun in vain.
+    fn run_unattended(&self, now: Instant) {
+        let failing = self.retry.lock().is_failing();
+        // A failure is noted and told where it is met.
+        if !failing || self.run_cycle_at(true, now).is_ok() {
+            let _ = self.run_cycle_at(false, now);
         }
     }
 
     /// Runs one cycle; waits for one that is running already. With `dry_run` no chunk is touched, and the record says
     /// what would have been condemned; the queue of deleted files is worked off all the same.
     pub fn run_cycle(&self, dry_run: bool) -> Result<CycleRecord> {
-        let _running = self.running.lock();
+        self.run_cycle_at(dry_run, Instant::now())
+    }
+
+    /// The same, with the moment at which it begins.
+    fn run_cycle_at(&self, dry_run: bool, now: Instant) -> Result<CycleRecord> {
+        let (_running, begun) = (self.running.lock(), Instant::now());
+        if !dry_run {
+            // What is latched is not to begin a generation that no commit will ever record.
+            self.store.writable()?;
+        }
         let mut record = CycleRecord { dry_run, started: Timestamp::now().sec, ..CycleRecord::default() };
         let result = if dry_run { self.look(&mut record) } else { self.collect(&mut record) };
         *self.stage.lock() = Stage::Idle;
+        record.ended = Timestamp::now().sec;
         if let Err(error) = &result {
             record.ended_early = Some(error.to_string());
         }
+        let ended = now + begun.elapsed();
+        let says_so = self.note_outcome(&result, dry_run, (ended, record.ended));
         if !dry_run {
-            // The log keeps the record of each cycle, the status that of the last.
-            let text = serde_json::to_string(&record).unwrap_or_default();
-            tracing::info!("cycle {text}");
+            // The log keeps the record of each cycle, but not of those that fail again and again; the store keeps the last.
+            if says_so {
+                tracing::info!("cycle {}", serde_json::to_string(&record).unwrap_or_default());
+            }
+            record.keep(&self.store);
             *self.last.lock() = Some(record.clone());
-            *self.tried.lock() = Last { at: Instant::now(), whole: result.is_ok() };
+            *self.tried.lock() = Last { at: ended, whole: result.is_ok() };
         }
         result.map(|()| record)
+    }
+
+    /// Notes how a cycle ended at a moment, by both clocks; true if the log is to have a line about it.
+    fn note_outcome(&self, result: &Result<()>, dry_run: bool, (now, wall): (Instant, i64)) -> bool {
+        let mut retry = self.retry.lock();
+        let error = match result {
+            // What is found by a cycle that really runs is not known yet.
+            Ok(()) if dry_run => return true,
+            Ok(()) => {
+                retry.went_well();
+                return true;
+            }
+            // Told to end, it did not fail.
+            Err(_) if self.stopping.load(Ordering::Acquire) => return true,
+            Err(error) => error,
+        };
+        let says_so = retry.failed(now, wall, &error.to_string());
+        if says_so {
+            tracing::error!(
+                "a cycle failed, and those that start by themselves become rare until one is whole: {error}"
+            );
+        }
+        says_so
     }
 
     fn look(&self, record: &mut CycleRecord) -> Result<()> {
@@ -276,3 +350,6 @@ fn elapsed(clock: &mut Instant) -> u64 {
     *clock = now;
     passed
 }
+
+#[cfg(all(test, feature = "sim"))]
+mod tests;

@@ -1,8 +1,14 @@
 //! The record that each cycle leaves behind, and the stages it passes through.
 //!
-//! Records are for people and for tests; no decision of the collector reads one.
+//! Records are for people and for tests; no decision of the collector reads one. The last one stands in the database.
 
 use serde::{Deserialize, Serialize};
+
+use crate::meta::Table;
+use crate::store::Store;
+
+/// The key of the last record in the table `state`.
+const CYCLE_KEY: &[u8] = b"cycle";
 
 /// Where a running cycle is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +60,9 @@ pub struct CycleRecord {
     pub longest_hold_us: u64,
     /// When the cycle began, seconds since 1970.
     pub started: i64,
+    /// When it ended, seconds since 1970; 0 in a record of an earlier program.
+    #[serde(default)]
+    pub ended: i64,
     /// Time spent working off deleted files, milliseconds.
     pub drain_ms: u64,
     /// Time of the flip, milliseconds.
@@ -68,4 +77,21 @@ pub struct CycleRecord {
     pub dry_run: bool,
     /// Why the cycle ended early, if it did.
     pub ended_early: Option<String>,
+}
+
+impl CycleRecord {
+    /// The record of the last cycle of a store, whoever ran it. None where there was none or it cannot be read: it is for
+    /// display only.
+    pub fn last_of(store: &Store) -> Option<Self> {
+        let row = store.now().get(Table::State, CYCLE_KEY).ok().flatten()?;
+        serde_json::from_slice(&row).ok()
+    }
+
+    /// Puts the record into the open batch: it is durable with the next commit. A store that takes no changes keeps the
+    /// one before.
+    pub(super) fn keep(&self, store: &Store) {
+        if let (Ok(row), Ok(member)) = (serde_json::to_vec(self), store.join()) {
+            member.rows.put(Table::State, CYCLE_KEY, &row);
+        }
+    }
 }

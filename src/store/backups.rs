@@ -73,7 +73,6 @@ impl Store {
         self.writable()?;
         let expected = self.backed_up.load(Ordering::Relaxed);
         if self.host_space()?.available < expected + MARGIN.min(self.config.reserve * 2) {
-            tracing::warn!("the disk has too little room for a metadata backup");
             return Ok(None);
         }
         let changed = self.changed.swap(0, Ordering::Relaxed);

@@ -150,20 +150,46 @@ impl StoreConfig {
     }
 }
 
+/// What to say of a directory in which there is no store. Nobody is told lightly to make a new one: the store may be on a
+/// disk that is not mounted, and a new one in its place would take the backups from then on.
+pub fn no_store(dir: &Path) -> Error {
+    let shown = dir.display();
+    let is_missing = fs::symlink_metadata(dir).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    let is_empty = fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
+    let unmounted = "if the store is on a disk of its own, that disk is not mounted";
+    Error::NotAStore(if is_missing {
+        format!("{shown} does not exist; {unmounted}. `cairnfs mkfs` makes a new store")
+    } else if is_empty {
+        format!(
+            "{shown} is an empty directory and neither a cairnfs store nor in a mount of one; {unmounted}, and if this is \
+             where a store is to be mounted, it is not. `cairnfs mkfs` makes a new store"
+        )
+    } else {
+        format!(
+            "{shown} is not a cairnfs store (it has no {CONFIG_FILE}), nor in a mount of one; is the path right?"
+        )
+    })
+}
+
+/// What the host says where a store is looked for: no permission is not the same as no store.
+pub fn cannot_look(path: &Path, error: io::Error) -> Error {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        return Error::Environment(format!(
+            "no permission to look at {}; run the command as the user who owns the store, or as root",
+            path.display()
+        ));
+    }
+    Error::io(format!("looking at {}", path.display()), error)
+}
+
 fn not_a_store(dir: &Path, path: &Path, error: io::Error) -> Error {
     match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory if !dir.exists() => {
-            Error::NotAStore(format!("{} does not exist; make a store with `cairnfs mkfs`", dir.display()))
-        }
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Error::NotAStore(format!(
-            "{} is not a cairnfs store (it has no {CONFIG_FILE}); make one with `cairnfs mkfs`",
-            dir.display()
-        )),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => no_store(dir),
         io::ErrorKind::InvalidData => Error::Format(format!(
             "{} is damaged (it is not text); put back a copy of it, every other file of the store is as it was",
             path.display()
         )),
-        _ => Error::io(format!("reading {}", path.display()), error),
+        _ => cannot_look(path, error),
     }
 }
 

@@ -38,7 +38,9 @@ use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, OnceLock, Ordering, RwLock}
 pub use backups::{BACKUP_DIR, list_backups, open_backup};
 pub use batch::Member;
 pub use collect::FlipInfo;
-pub use config::{CONFIG_FILE, META_FILE, MkfsOptions, StoreConfig, make_database, mkfs, mkfs_and};
+pub use config::{
+    CONFIG_FILE, META_FILE, MkfsOptions, StoreConfig, cannot_look, make_database, mkfs, mkfs_and, no_store,
+};
 pub use cut::Cut;
 pub use status::StoreStatus;
 pub use together::Turn;

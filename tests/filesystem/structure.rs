@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Modules from the bottom up; a module may import those on lines above its own, and what `ALSO` says.
 const LAYERS: [&[&str]; 8] = [
-    &["error", "sync", "sabotage"],
+    &["error", "sync", "sabotage", "retry"],
     &["chunk", "media"],
     &["pack"],
     &["meta"],

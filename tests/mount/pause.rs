@@ -1,12 +1,14 @@
 //! Cycles that run beside a test, and how they are held.
 
 use std::fs;
+use std::io::Read;
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 
-use crate::world::{World, command, program, wait_for};
+use crate::sys;
+use crate::world::{World, program, wait_for};
 
 /// The points at which a cycle can be held, in their order; `gc::pause` has the same.
 pub const POINTS: [&str; 10] = [
@@ -37,9 +39,12 @@ struct Gate {
 impl World {
     /// Starts a cycle.
     pub fn start_cycle(&self) -> Cycle {
-        let child = command(program())
+        // Not by way of `timeout`, which would hand a signal on twice.
+        let child = Command::new(program())
             .args(["gc", "--json"])
             .arg(&self.store)
+            .env("CAIRNFS_PAUSE_DIR", self.pauses())
+            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -68,6 +73,19 @@ impl Cycle {
     /// Lets it go on.
     pub fn go_on(&mut self) {
         self.gate = None;
+    }
+
+    /// Sends the command a signal, lets the cycle go on once the command has said something, and returns all it said and
+    /// how it ended.
+    pub fn interrupt(mut self, signal: i32) -> Output {
+        let mut child = self.child.take().unwrap();
+        sys::kill(child.id() as i32, signal);
+        let mut first = [0; 1];
+        child.stderr.as_mut().unwrap().read_exact(&mut first).expect("a sentence");
+        self.go_on();
+        let mut output = child.wait_with_output().unwrap();
+        output.stderr.insert(0, first[0]);
+        output
     }
 
     /// Lets it go on to its end, which has to be a good one; returns its record.

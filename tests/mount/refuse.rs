@@ -2,11 +2,13 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 
 use crate::data::noise;
 use crate::sys;
-use crate::world::{Outcome, World, cairnfs, run};
+use crate::world::{Outcome, World, cairnfs, command, program, run};
 
 /// A command that is refused with this code and these words in its sentence.
 fn refused(words: &[&dyn AsRef<std::ffi::OsStr>], code: i32, said: &str) {
@@ -65,12 +67,95 @@ fn wrong_words() {
     refused(&[&"mount", &"-o", &"commit=0", store, mnt], 2, "from 1 to 3600");
     refused(&[&"mount", &"-o", &"uid=1", store, mnt], 2, "owner of every file");
     refused(&[&"mount", &"--unknown", store, mnt], 2, "--unknown");
+    refused(&[&"mount", &"-o", &"cache=1T", store, mnt], 2, "of the memory of this machine");
     refused(&[&"gc", &"--background", &"--dry-run", store], 2, "cannot be used with");
     refused(&[&"gc", &"--background", store], 2, "not mounted");
     refused(&[&"status", store, store], 2, "unexpected");
     refused(&[&"umount", mnt], 2, "not mounted");
     refused(&[&"umount", &"/proc"], 2, "type proc");
+    let log = |command: &mut std::process::Command| run(command.env("CAIRNFS_LOG", "foo=bar=baz"));
+    for outcome in [
+        log(&mut world.mount_command()),
+        log(command(program()).args(["mount", "--foreground"]).args([store, mnt])),
+        log(command(program()).arg("status").arg(store)),
+    ] {
+        check(&[], &outcome, 2, "`foo=bar=baz` does not say what to log");
+    }
     assert!(fingerprint(store) == before, "the store was changed");
+    assert_whole(&world, &bytes);
+}
+
+/// With `--json` a failure is one object, of whatever kind it is.
+#[test]
+fn every_failure_is_one_object() {
+    let Some((world, bytes)) = closed_store() else { return };
+    let none = world.host().join("none");
+    for word in ["status", "gc", "check", "repair"] {
+        for (path, more, code) in
+            [(&none, &[][..], 3), (&world.store, &["--fly"], 2), (&none, &["b", "c"], 2)]
+        {
+            let mut words = vec![OsString::from(word), "--json".into(), path.into()];
+            words.extend(more.iter().map(OsString::from));
+            let outcome = cairnfs(&words);
+            assert_eq!(outcome.code, code, "{words:?}: {}", outcome.said());
+            let object: serde_json::Value = serde_json::from_str(&outcome.out).expect("one JSON object");
+            assert_eq!(object["exit_code"], code, "{words:?}: {object}");
+            let sentence = object["error"].as_str().unwrap();
+            assert!(outcome.err.contains(sentence.split_whitespace().next().unwrap()), "{object}");
+        }
+    }
+    let log = run(command(program()).args(["gc", "--json"]).arg(&world.store).env("CAIRNFS_LOG", "loud"));
+    assert!(log.code == 2 && log.out.contains(r#""exit_code":2"#), "{}", log.said());
+    let help = cairnfs(&["gc", "--json", "--help"]);
+    assert!(help.code == 0 && help.out.contains("Usage:") && !help.out.contains("exit_code"));
+    assert_whole(&world, &bytes);
+}
+
+/// Ctrl-C ends a command as it would have by itself, after a sentence and, with `--json`, the one object. A store that the
+/// command had open itself is closed in order.
+#[test]
+fn an_interrupted_command_says_so() {
+    let Some(world) = World::usual() else { return };
+    fs::write(world.mnt.join("file"), noise(3, 200_000)).unwrap();
+    world.sync();
+    for is_mounted in [true, false] {
+        if !is_mounted {
+            world.umount();
+        }
+        let held = world.hold_cycle("marked");
+        let ended = held.interrupt(libc::SIGINT);
+        assert_eq!(ended.status.signal(), Some(libc::SIGINT));
+        let object: serde_json::Value = serde_json::from_slice(&ended.stdout).expect("one JSON object");
+        assert_eq!(object["exit_code"], 130, "{object}");
+        let sentence = if is_mounted { "goes on to its end" } else { "was ended early" };
+        assert!(object["error"].as_str().unwrap().contains(sentence), "{object}");
+        assert!(String::from_utf8_lossy(&ended.stderr).contains("interrupted by SIGINT"));
+    }
+    world.mount();
+    world.close();
+}
+
+/// A user who may not look at a store is told so, and not to make one in its place.
+#[test]
+fn no_permission_is_not_no_store() {
+    let Some((world, bytes)) = closed_store() else { return };
+    if !sys::is_root() {
+        return println!("skipped: root may look at everything");
+    }
+    fs::set_permissions(world.store.parent().unwrap(), PermissionsExt::from_mode(0o755)).unwrap();
+    let copy = world.store.parent().unwrap().join("program");
+    fs::copy(program(), &copy).unwrap();
+    let as_nobody = |word: &str, mnt: &[&Path]| {
+        let mut user = command("setpriv");
+        user.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&copy).arg(word);
+        let outcome = run(user.arg(&world.store).args(mnt));
+        check(&[word.into()], &outcome, 7, "no permission to look at");
+        assert!(!outcome.err.contains("mkfs"), "{}", outcome.said());
+    };
+    for word in ["status", "gc", "check", "sync", "repair"] {
+        as_nobody(word, &[]);
+    }
+    as_nobody("mount", &[&world.mnt]);
     assert_whole(&world, &bytes);
 }
 
@@ -94,6 +179,11 @@ fn what_is_no_store() {
     }
     for path in [&empty, &file, &none] {
         refused(&[&"mount", path, &world.host()], 3, path.to_str().unwrap());
+    }
+    // The disk of the store may not be mounted.
+    for path in [&empty, &none] {
+        refused(&[&"mount", path, &world.host()], 3, "that disk is not mounted");
+        refused(&[&"status", path], 3, "that disk is not mounted");
     }
     assert_eq!(fs::read_dir(&empty).unwrap().count(), 0, "nothing was made in it");
     world.close();

@@ -45,6 +45,8 @@ mod media;
 mod meta;
 #[path = "../../src/pack/mod.rs"]
 mod pack;
+#[path = "../../src/retry.rs"]
+mod retry;
 #[path = "../../src/sabotage.rs"]
 mod sabotage;
 #[path = "../../src/store/mod.rs"]

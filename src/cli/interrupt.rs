@@ -1,0 +1,107 @@
+//! What Ctrl-C, SIGTERM and SIGHUP do to a command that may take long: it ends as that signal would have ended it, after
+//! a sentence about what that means, and with `--json` after the one object.
+//!
+//! Work that has the store open itself is told to end and closes the store first. A second signal ends it at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::output::{self, Failure};
+use crate::error::{Error, Result};
+use crate::sync::Mutex;
+
+/// Signals that are caught from now on, until the process ends.
+pub(super) struct Interrupt(Arc<Shared>);
+
+struct Shared {
+    json: bool,
+    /// What it means that the command was interrupted.
+    sentence: Mutex<&'static str>,
+    /// The signal that came; 0 while there was none.
+    caught: AtomicI32,
+    /// Tells work that is to end in order; none where the process can just end.
+    orderly: Mutex<Option<Box<dyn Fn() + Send>>>,
+}
+
+impl Interrupt {
+    /// From now on a signal ends the process after `sentence` was said.
+    pub(super) fn told(json: bool, sentence: &'static str) -> Result<Self> {
+        let failed = |error| Error::io("catching signals", error);
+        let shared = Arc::new(Shared {
+            json,
+            sentence: Mutex::new(sentence),
+            caught: AtomicI32::new(0),
+            orderly: Mutex::new(None),
+        });
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
+        let of_thread = Arc::clone(&shared);
+        std::thread::Builder::new()
+            .name("signals".into())
+            .spawn(move || {
+                for signal in signals.forever() {
+                    of_thread.act_on(signal);
+                }
+            })
+            .map_err(failed)?;
+        Ok(Self(shared))
+    }
+
+    /// From now on the first signal only calls `end`: who works here ends in order, and then calls
+    /// [`Interrupt::end_if_told`].
+    pub(super) fn end_in_order(&self, sentence: &'static str, end: impl Fn() + Send + 'static) {
+        *self.0.sentence.lock() = sentence;
+        *self.0.orderly.lock() = Some(Box::new(end));
+        if self.has_come() {
+            // It came in the moment before, and was not acted on in order.
+            self.end_if_told();
+        }
+    }
+
+    /// The orderly work is done, and the next signal ends the process.
+    pub(super) fn end_if_told(&self) {
+        drop(self.0.orderly.lock().take());
+        if self.has_come() {
+            self.0.end(self.0.caught.load(Ordering::SeqCst));
+        }
+    }
+
+    /// True once a signal has come.
+    pub(super) fn has_come(&self) -> bool {
+        self.0.caught.load(Ordering::SeqCst) != 0
+    }
+}
+
+impl Shared {
+    fn act_on(&self, signal: i32) {
+        let first = self.caught.swap(signal, Ordering::SeqCst) == 0;
+        match &*self.orderly.lock() {
+            Some(end) if first => {
+                end();
+                eprintln!(
+                    "cairnfs: {}: the store is being closed; a second signal ends this at once",
+                    name(signal)
+                );
+            }
+            _ => self.end(signal),
+        }
+    }
+
+    /// Says what there is to say and ends the process the way the signal would have.
+    fn end(&self, signal: i32) {
+        let text = format!("interrupted by {}; {}", name(signal), self.sentence.lock());
+        eprintln!("cairnfs: {text}");
+        if self.json {
+            // Where nobody reads it any more, it was of no use.
+            let _ = output::print_json(&Failure::by_signal(text, signal));
+        }
+        // It only fails for signals that do not exist.
+        let _ = signal_hook::low_level::emulate_default_handler(signal);
+    }
+}
+
+fn name(signal: i32) -> &'static str {
+    signal_hook::low_level::signal_name(signal).unwrap_or("a signal")
+}
