@@ -67,6 +67,10 @@ pub enum Protection {
     OldStaysInPlace,
     /// A repair that finds no database reads what an interrupted one has left.
     LeftoversAreRead,
+    /// What root makes in a user's store is given to that user.
+    OneOwner,
+    /// No link in a store is followed.
+    NoLinks,
 }
 
 #[cfg(feature = "sim")]
@@ -109,6 +113,8 @@ mod switches {
         ("staging-limit", Protection::StagingLimit),
         ("old-stays-in-place", Protection::OldStaysInPlace),
         ("leftovers-are-read", Protection::LeftoversAreRead),
+        ("one-owner", Protection::OneOwner),
+        ("no-links", Protection::NoLinks),
     ];
 
     fn bit(protection: Protection) -> u64 {

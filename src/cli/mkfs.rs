@@ -9,8 +9,9 @@ use super::size::show_size;
 use super::{output, show};
 use crate::error::{Error, Result};
 use crate::fs::{Fs, FsOptions};
+use crate::media::Media;
 use crate::pack::Compression;
-use crate::store::{self, MkfsOptions, OpenOptions, Store};
+use crate::store::{self, MkfsOptions, OpenOptions, Store, StoreConfig};
 
 pub(super) fn run(args: &MkfsArgs) -> Result<()> {
     let mut options = MkfsOptions::default();
@@ -22,9 +23,9 @@ pub(super) fn run(args: &MkfsArgs) -> Result<()> {
         options.compression = parse_compression(method)?;
     }
     if let Some(reserve) = args.reserve {
-        options.reserve = reserve;
+        (options.reserve, options.least_reserve) = (reserve, reserve);
     }
-    store::mkfs_and(&args.store, &options, || make_root(&args.store))?;
+    store::mkfs_and(&args.store, &options, make_root)?;
     output::print(&format!(
         "{0} is a store now; mount it with `cairnfs mount {0} MOUNTPOINT`\n",
         show(&args.store)
@@ -32,9 +33,8 @@ pub(super) fn run(args: &MkfsArgs) -> Result<()> {
 }
 
 /// Makes the root directory, so that a new store can be mounted read-only, too.
-fn make_root(path: &Path) -> Result<()> {
-    let options = OpenOptions { who: "mkfs".to_owned(), ..OpenOptions::default() };
-    let store = Store::open(path, &options)?;
+fn make_root(media: Arc<dyn Media>, config: &StoreConfig, path: &Path) -> Result<()> {
+    let store = Store::on_media(media, config.clone(), path.to_owned(), None, &OpenOptions::default())?;
     let made = Fs::new(Arc::clone(&store), FsOptions::default()).and_then(|fs| fs.shutdown());
     made.and(store.close())
 }

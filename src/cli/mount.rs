@@ -12,6 +12,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::num::NonZero;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::args::MountArgs;
@@ -21,6 +22,7 @@ use crate::daemon::{self, Setup, SharedLog, start_logging};
 use crate::error::{Error, Result};
 use crate::fs::FsOptions;
 use crate::fuse::MountOptions;
+use crate::media::Media;
 use crate::store::OpenOptions;
 
 /// The word on the pipe.
@@ -107,9 +109,7 @@ fn serve(args: &MountArgs, wanted: &Wanted) -> Result<()> {
     if args.report_ready {
         leave_session()?;
     }
-    let ready = || {
-        if args.report_ready { leave_terminal(&log, &places.store) } else { Ok(()) }
-    };
+    let ready = |store| if args.report_ready { leave_terminal(&log, store) } else { Ok(()) };
     daemon::serve(setup, ready)
 }
 
@@ -157,7 +157,7 @@ fn leave_session() -> Result<()> {
 }
 
 /// Tells the waiting process that the mount answers; from then on nobody looks at this process's output.
-fn leave_terminal(log: &SharedLog, store: &Path) -> Result<()> {
+fn leave_terminal(log: &SharedLog, store: Arc<dyn Media>) -> Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{READY}").and_then(|()| out.flush()).map_err(|_| {
         Error::Environment("nobody waits for this mount any more (interrupted?); it is taken down".into())

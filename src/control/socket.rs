@@ -1,7 +1,8 @@
 //! Where the control socket is, and how to reach it however long the store's path is.
 //!
 //! The address of a Unix socket holds 107 bytes. A longer store path is reached through `/proc/self/fd/N/`, the
-//! opened directory, which is the same directory under a short name.
+//! opened directory, which is the same directory under a short name. The socket itself is reached in the same way, opened
+//! without following a link: in a user's store, root is led nowhere else.
 
 use std::fs;
 use std::io;
@@ -11,7 +12,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::error::{Error, Result};
@@ -28,12 +29,37 @@ struct ShortPath {
     _dir: Option<OwnedFd>,
 }
 
+fn open_dir(store: &Path) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(store, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// The socket's file, not opened but held. What is no socket is nobody's.
+fn hold(store: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let held = rustix::fs::openat(open_dir(store)?, NAME, flags, Mode::empty())?;
+    if FileType::from_raw_mode(rustix::fs::fstat(&held)?.st_mode) != FileType::Socket {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    Ok(held)
+}
+
+/// What root makes in a user's store is that user's.
+fn hand_over(store: &Path) -> io::Result<()> {
+    let owner = rustix::fs::fstat(open_dir(store)?)?;
+    let held = hold(store)?;
+    if rustix::process::geteuid().is_root() && rustix::fs::fstat(&held)?.st_uid != owner.st_uid {
+        let (uid, gid) = (Uid::from_raw(owner.st_uid), Gid::from_raw(owner.st_gid));
+        rustix::fs::chownat(&held, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?;
+    }
+    Ok(())
+}
+
 fn short_path(store: &Path) -> io::Result<ShortPath> {
     let path = store.join(NAME);
     if path.as_os_str().as_bytes().len() <= LONGEST_PATH {
         return Ok(ShortPath { path, _dir: None });
     }
-    let dir = rustix::fs::open(store, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let dir = open_dir(store)?;
     Ok(ShortPath {
         path: PathBuf::from(format!("/proc/self/fd/{}/{NAME}", dir.as_raw_fd())),
         _dir: Some(dir),
@@ -55,7 +81,11 @@ pub(super) fn listen(store: &Path) -> Result<UnixListener> {
         rustix::net::listen(&socket, 16)?;
         Ok(socket)
     };
-    bound().map(UnixListener::from).map_err(|e| Error::io(at(), e))
+    let socket = bound().map_err(|e| Error::io(at(), e))?;
+    if let Err(error) = hand_over(store) {
+        tracing::warn!("{} cannot be given to the store's owner: {error}", store.join(NAME).display());
+    }
+    Ok(socket.into())
 }
 
 /// Removes the socket's file.
@@ -78,9 +108,13 @@ pub(super) fn connect(store: &Path, patience: Option<Duration>) -> Result<Option
         let stream = UnixStream::from(socket);
         stream.set_write_timeout(patience)?;
         stream.set_read_timeout(patience)?;
-        let short = short_path(store)?;
-        rustix::net::connect(&stream, &SocketAddrUnix::new(&short.path)?)?;
-        Ok(stream)
+        let held = hold(store)?;
+        let path = format!("/proc/self/fd/{}", held.as_raw_fd());
+        match rustix::net::connect(&stream, &SocketAddrUnix::new(path)?) {
+            // The file is held, so this is no word about it.
+            Err(rustix::io::Errno::NOENT) => Err(io::Error::other("/proc is not mounted")),
+            connected => Ok(connected.map(|()| stream)?),
+        }
     };
     match connected() {
         Ok(stream) => Ok(Some(stream)),
@@ -135,5 +169,20 @@ mod tests {
             remove(store).unwrap();
             remove(store).unwrap();
         }
+    }
+
+    #[test]
+    fn a_link_to_another_socket_is_not_followed() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (store, other) = (tmp.path().join("store"), tmp.path().join("other"));
+        fs::create_dir(&store).unwrap();
+        let elsewhere = UnixListener::bind(&other).unwrap();
+        elsewhere.set_nonblocking(true).unwrap();
+        std::os::unix::fs::symlink(&other, store.join(NAME)).unwrap();
+        assert!(connect(&store, None).unwrap().is_none());
+        assert_eq!(elsewhere.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock, "nobody came");
+        let _listener = listen(&store).unwrap();
+        assert!(connect(&store, None).unwrap().is_some());
+        assert!(other.exists());
     }
 }

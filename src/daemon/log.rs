@@ -4,9 +4,7 @@
 //! be written (full disk, read-only host) must not stop a backup: its messages are dropped.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -15,9 +13,12 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::error::{Error, Result, tell_panics};
+use crate::media::{Media, MediaFile, open_or_create};
 
-/// The file's name in the store's directory; the one before it has `.1` at its end.
+/// The file's name in the store's directory.
 const NAME: &str = "cairnfs.log";
+/// The one before it.
+const OLD: &str = "cairnfs.log.1";
 
 /// At this size the file becomes `cairnfs.log.1` and a new one is begun.
 const ROTATE_AT: u64 = 1 << 20;
@@ -30,8 +31,8 @@ enum Sink {
 }
 
 struct LogFile {
-    path: PathBuf,
-    file: Option<File>,
+    media: Arc<dyn Media>,
+    file: Option<Arc<dyn MediaFile>>,
     size: u64,
     rotate_at: u64,
 }
@@ -89,8 +90,8 @@ fn is_directive(word: &str) -> bool {
 
 impl SharedLog {
     /// From now on messages go to the store's log file, and a panic is logged too.
-    pub fn to_store(&self, store: &Path) {
-        *self.0.lock() = Sink::File(LogFile::open(store.join(NAME), ROTATE_AT));
+    pub fn to_store(&self, store: Arc<dyn Media>) {
+        *self.0.lock() = Sink::File(LogFile::open(store, ROTATE_AT));
         tell_panics(|info| tracing::error!("{info}"));
     }
 }
@@ -131,22 +132,18 @@ impl Write for LogWriter {
 }
 
 impl LogFile {
-    fn open(path: PathBuf, rotate_at: u64) -> Self {
-        let file = File::options().create(true).append(true).open(&path).ok();
-        let size = file.as_ref().and_then(|f| f.metadata().ok()).map_or(0, |m| m.len());
-        Self { path, file, size, rotate_at }
+    fn open(media: Arc<dyn Media>, rotate_at: u64) -> Self {
+        let file = open_or_create(media.as_ref(), NAME).ok();
+        let size = file.as_ref().and_then(|file| file.len().ok()).unwrap_or(0);
+        Self { media, file, size, rotate_at }
     }
 
     fn append(&mut self, line: &[u8]) {
-        if self.size >= self.rotate_at {
-            let mut old = self.path.clone().into_os_string();
-            old.push(".1");
-            if fs::rename(&self.path, old).is_ok() {
-                *self = Self::open(std::mem::take(&mut self.path), self.rotate_at);
-            }
+        if self.size >= self.rotate_at && self.media.rename(NAME, OLD).is_ok() {
+            *self = Self::open(Arc::clone(&self.media), self.rotate_at);
         }
-        if let Some(file) = &mut self.file
-            && file.write_all(line).is_ok()
+        if let Some(file) = &self.file
+            && file.write_at(line, self.size).is_ok()
         {
             self.size += line.len() as u64;
         }
@@ -155,19 +152,26 @@ impl LogFile {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
+    use crate::media::HostMedia;
+
+    fn media(dir: &Path) -> Arc<dyn Media> {
+        Arc::new(HostMedia::open(dir).unwrap())
+    }
 
     #[test]
     fn the_file_stays_bounded() {
         let tmp = tempfile::tempdir().unwrap();
-        let path = tmp.path().join(NAME);
-        let mut log = LogFile::open(path.clone(), 1000);
+        let mut log = LogFile::open(media(tmp.path()), 1000);
         for n in 0..100 {
             log.append(format!("line {n:>50}\n").as_bytes());
         }
-        let mut log = LogFile::open(path.clone(), 1000);
+        let mut log = LogFile::open(media(tmp.path()), 1000);
         log.append(b"last\n");
-        assert!(fs::read_to_string(&path).unwrap().ends_with("99\nlast\n"));
+        assert!(fs::read_to_string(tmp.path().join(NAME)).unwrap().ends_with("99\nlast\n"));
         let all: u64 = fs::read_dir(tmp.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
         assert!(all <= 2 * 1100, "{all}");
         assert_eq!(fs::read_dir(tmp.path()).unwrap().count(), 2);
@@ -192,8 +196,11 @@ mod tests {
 
     #[test]
     fn a_log_that_cannot_be_written_is_dropped() {
-        let mut log = LogFile::open(PathBuf::from("/nonexistent/cairnfs.log"), 10);
+        let (tmp, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let elsewhere = other.path().join("file");
+        std::os::unix::fs::symlink(&elsewhere, tmp.path().join(NAME)).unwrap();
+        let mut log = LogFile::open(media(tmp.path()), 10);
         log.append(b"into the void\n");
-        assert!(log.file.is_none());
+        assert!(log.file.is_none() && !elsewhere.exists());
     }
 }

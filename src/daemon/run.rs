@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::fs::{Fs, FsOptions};
 use crate::fuse::{self, MountOptions};
 use crate::gc::{self, Collector};
+use crate::media::Media;
 use crate::store::{OpenOptions, Store};
 
 /// Everything a mount needs to know. Paths are absolute and without symbolic links.
@@ -42,13 +43,15 @@ pub struct Setup {
     pub fuse: MountOptions,
 }
 
-/// Mounts, calls `ready` when the mount answers, serves until it is unmounted, and closes the store.
+/// Mounts, calls `ready` with the store's directory when the mount answers, serves until it is unmounted, and closes the store.
 ///
 /// If `ready` fails (nobody waits for this mount any more), the mount is taken down again and that is the outcome.
-pub fn serve(setup: Setup, ready: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+pub fn serve(setup: Setup, ready: impl FnOnce(Arc<dyn Media>) -> Result<()> + Send) -> Result<()> {
     // Before anything else, so that a signal during the start is not the end of a half-open store.
     let signals = Signals::catch()?;
     let store = Store::open(&setup.store, &setup.open)?;
+    let dir = store.shared_media();
+    let ready = move || ready(dir);
     let (closing, outcome) = match serve_store(&setup, &store, signals, ready) {
         Ok((closing, outcome)) => (Some(closing), outcome),
         Err(e) => (None, Err(e)),

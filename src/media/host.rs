@@ -3,6 +3,10 @@
 //! The store's directory is opened once and everything is reached from that descriptor, name by name, without
 //! following a link. So a store that is renamed or whose path is mounted over while it is open keeps working, and
 //! whoever may write to a directory above it cannot lead the daemon to another file between two calls.
+//!
+//! A store has one owner, whoever owns its directory: what root makes in a user's store is the user's, who would be shut
+//! out of it otherwise. What stands in such a store under the name of a file of ours and is a second name of somebody
+//! else's file is not opened for writing.
 
 use std::fs::File;
 use std::io;
@@ -10,12 +14,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{self, AtFlags, Dir, FallocateFlags, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::{Errno, retry_on_intr};
+use rustix::process::{Gid, Uid, geteuid};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Media, MediaFile, Space};
+use crate::sabotage::{Protection, out};
 
 /// How much is written at once where space must be taken by writing zeros.
 const ZEROS: usize = 1 << 20;
@@ -27,6 +34,10 @@ pub struct HostMedia {
     path: PathBuf,
     /// Readable, because an `O_PATH` descriptor cannot be synced.
     dir: OwnedFd,
+    /// Who is given what is made here, where root works in a user's store.
+    heir: Option<(Uid, Gid)>,
+    /// That something could not be given to him was told.
+    told: AtomicBool,
 }
 
 /// A directory of the store: the store's own descriptor, or one opened on the way to a name.
@@ -50,12 +61,90 @@ impl HostMedia {
         let dir = retry_on_intr(|| {
             fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         })?;
-        Ok(Self { path: path.to_owned(), dir })
+        let stat = fs::fstat(&dir)?;
+        let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+        let is_anothers = geteuid().is_root() && !owner.0.is_root() && !out(Protection::OneOwner);
+        let heir = is_anothers.then_some(owner);
+        Ok(Self { path: path.to_owned(), dir, heir, told: AtomicBool::new(false) })
+    }
+
+    /// The permission bits of the store's directory.
+    pub fn mode(&self) -> io::Result<u32> {
+        Ok(fs::fstat(&self.dir)?.st_mode & 0o777)
+    }
+
+    /// Keeps everybody but the owner out of the store.
+    pub fn keep_others_out(&self) -> io::Result<()> {
+        Ok(fs::fchmod(&self.dir, Mode::RWXU)?)
+    }
+
+    /// Removes a directory that is empty.
+    pub fn remove_dir(&self, dir: &str) -> io::Result<()> {
+        let (parent, name) = self.parent(dir)?;
+        Ok(fs::unlinkat(&parent, name, AtFlags::REMOVEDIR)?)
+    }
+
+    /// Gives what this process has just made to the store's owner. Some hosts cannot, and the store works all the same.
+    fn hand_over(&self, made: impl AsFd, name: &str) {
+        let Some((uid, gid)) = self.heir else { return };
+        if let Err(errno) = fs::fchown(made, Some(uid), Some(gid))
+            && !self.told.swap(true, Ordering::Relaxed)
+        {
+            let (path, uid) = (self.path.display(), uid.as_raw());
+            tracing::warn!("{path}/{name} cannot be given to user {uid}, who owns the store: {errno}");
+        }
+    }
+
+    /// The same for a directory. One that has something in it is not what was made here: whoever may write to the store
+    /// has put it in its place.
+    fn hand_over_dir(&self, parent: &Place<'_>, name: &str) -> io::Result<()> {
+        if self.heir.is_none() {
+            return Ok(());
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = retry_on_intr(|| fs::openat(parent, name, flags, Mode::empty()))?;
+        for entry in Dir::read_from(&made)? {
+            if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
+                return Ok(());
+            }
+        }
+        self.hand_over(&made, name);
+        Ok(())
     }
 
     /// Where the store was when it was opened.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Makes a file that must not exist yet.
+    pub(super) fn create_file(&self, path: &str) -> io::Result<File> {
+        let (dir, name) = self.parent(path)?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = retry_on_intr(|| fs::openat(&dir, name, flags, Mode::RUSR | Mode::WUSR))?;
+        self.hand_over(&fd, path);
+        Ok(fd.into())
+    }
+
+    /// Opens a regular file that exists.
+    pub(super) fn open_file(&self, path: &str, writable: bool) -> io::Result<File> {
+        let (dir, name) = self.parent(path)?;
+        let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
+        // NONBLOCK: a FIFO put in the file's place must not make the daemon wait. It means nothing for the regular
+        // files that are let through.
+        let follow = if out(Protection::NoLinks) { OFlags::empty() } else { OFlags::NOFOLLOW };
+        let flags = access | follow | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let fd = retry_on_intr(|| fs::openat(&dir, name, flags, Mode::empty()))?;
+        let stat = fs::fstat(&fd)?;
+        let refused = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{path} {why}")));
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return refused("is not a regular file");
+        }
+        let foreign = self.heir.is_some_and(|(uid, _)| uid.as_raw() != stat.st_uid);
+        if writable && foreign && stat.st_nlink > 1 {
+            return refused("is a second name of a file of somebody else than the store's owner");
+        }
+        Ok(fd.into())
     }
 
     /// Opens a directory of the store, each name on the way without following a link.
@@ -95,23 +184,11 @@ fn check_name(name: &str) -> io::Result<()> {
 
 impl Media for HostMedia {
     fn create(&self, path: &str) -> io::Result<Arc<dyn MediaFile>> {
-        let (dir, name) = self.parent(path)?;
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = retry_on_intr(|| fs::openat(&dir, name, flags, Mode::RUSR | Mode::WUSR))?;
-        Ok(Arc::new(HostFile(fd.into())))
+        Ok(Arc::new(HostFile(self.create_file(path)?)))
     }
 
     fn open(&self, path: &str, writable: bool) -> io::Result<Arc<dyn MediaFile>> {
-        let (dir, name) = self.parent(path)?;
-        let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
-        // NONBLOCK: a FIFO put in the file's place must not make the daemon wait. It means nothing for the regular
-        // files that are let through.
-        let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let fd = retry_on_intr(|| fs::openat(&dir, name, flags, Mode::empty()))?;
-        if FileType::from_raw_mode(fs::fstat(&fd)?.st_mode) != FileType::RegularFile {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{path} is not a regular file")));
-        }
-        Ok(Arc::new(HostFile(fd.into())))
+        Ok(Arc::new(HostFile(self.open_file(path, writable)?)))
     }
 
     fn exists(&self, path: &str) -> io::Result<bool> {
@@ -141,7 +218,7 @@ impl Media for HostMedia {
     fn mkdir(&self, dir: &str) -> io::Result<()> {
         let (parent, name) = self.parent(dir)?;
         match fs::mkdirat(&parent, name, Mode::RWXU) {
-            Ok(()) => Ok(()),
+            Ok(()) => self.hand_over_dir(&parent, name),
             Err(Errno::EXIST) => {
                 let stat = fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
                 if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {

@@ -4,9 +4,9 @@
 //! file only says who the holder is; it is never what decides. The file is never removed: a second process could
 //! otherwise lock the removed one while a third locks its successor.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{process, thread};
@@ -17,6 +17,8 @@ use rustix::process::{Pid, test_kill_process};
 
 use crate::error::{Error, Result};
 use crate::sabotage::{Protection, out};
+
+use super::HostMedia;
 
 /// The lock's name in the store.
 const NAME: &str = "lock";
@@ -36,18 +38,11 @@ pub struct StoreLock {
 }
 
 impl StoreLock {
-    /// Locks the store in `dir`, trying until `wait` is over; `who` is what others are told meanwhile.
-    pub fn acquire(dir: &Path, wait: Duration, who: &str) -> Result<Self> {
+    /// Locks the store in `media`, trying until `wait` is over; `who` is what others are told meanwhile.
+    pub fn acquire(media: &HostMedia, wait: Duration, who: &str) -> Result<Self> {
+        let dir = media.path();
         let path = dir.join(NAME);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-            .open(&path)
-            .map_err(|error| cannot_open(dir, &path, error))?;
+        let file = open_or_make(media).map_err(|error| cannot_open(dir, &path, error))?;
         let begin = Instant::now();
         loop {
             let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
@@ -100,6 +95,19 @@ impl Drop for StoreLock {
             && let Err(error) = self.file.set_len(0)
         {
             tracing::debug!("emptying {}: {error}", self.path.display());
+        }
+    }
+}
+
+fn open_or_make(media: &HostMedia) -> io::Result<File> {
+    loop {
+        match media.open_file(NAME, true) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match media.create_file(NAME) {
+                // Another process has made it meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => return made,
+            },
+            opened => return opened,
         }
     }
 }
@@ -161,8 +169,12 @@ impl Holder {
 mod tests {
     use super::*;
 
+    fn acquire(dir: &Path, wait: Duration, who: &str) -> Result<StoreLock> {
+        StoreLock::acquire(&HostMedia::open(dir).unwrap(), wait, who)
+    }
+
     fn refusal(dir: &Path) -> String {
-        match StoreLock::acquire(dir, Duration::ZERO, "second") {
+        match acquire(dir, Duration::ZERO, "second") {
             Err(Error::Busy(text)) => text,
             other => panic!("expected Busy, got {other:?}"),
         }
@@ -171,22 +183,22 @@ mod tests {
     #[test]
     fn the_second_is_refused_and_told_by_whom() {
         let dir = tempfile::tempdir().unwrap();
-        let lock = StoreLock::acquire(dir.path(), Duration::ZERO, "mount on /mnt").unwrap();
+        let lock = acquire(dir.path(), Duration::ZERO, "mount on /mnt").unwrap();
         let text = refusal(dir.path());
         let holder = format!("pid {}: mount on /mnt;", process::id());
         assert!(text.contains(&holder), "{text}");
         lock.note("after a fork").unwrap();
         assert!(refusal(dir.path()).contains("after a fork"));
         drop(lock);
-        StoreLock::acquire(dir.path(), Duration::ZERO, "third").unwrap();
+        acquire(dir.path(), Duration::ZERO, "third").unwrap();
     }
 
     #[test]
     fn a_waiting_one_gets_it_when_the_holder_goes() {
         let dir = tempfile::tempdir().unwrap();
-        let first = StoreLock::acquire(dir.path(), Duration::ZERO, "first").unwrap();
+        let first = acquire(dir.path(), Duration::ZERO, "first").unwrap();
         thread::scope(|scope| {
-            let second = scope.spawn(|| StoreLock::acquire(dir.path(), Duration::from_secs(60), "second"));
+            let second = scope.spawn(|| acquire(dir.path(), Duration::from_secs(60), "second"));
             drop(first);
             second.join().unwrap().unwrap();
         });
@@ -199,7 +211,7 @@ mod tests {
         // Above the largest process id Linux gives.
         let stale = "pid 2000000000: a mount that crashed and whose note is long enough\n";
         std::fs::write(&path, stale).unwrap();
-        let lock = StoreLock::acquire(dir.path(), Duration::ZERO, "new").unwrap();
+        let lock = acquire(dir.path(), Duration::ZERO, "new").unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("pid {}: new\n", process::id()));
         // A holder that did not get to write its note.
         std::fs::write(&path, stale).unwrap();
@@ -213,7 +225,7 @@ mod tests {
     #[test]
     fn a_long_name_is_cut_between_characters() {
         let dir = tempfile::tempdir().unwrap();
-        let _lock = StoreLock::acquire(dir.path(), Duration::ZERO, &"\n\u{e4}".repeat(500)).unwrap();
+        let _lock = acquire(dir.path(), Duration::ZERO, &"\n\u{e4}".repeat(500)).unwrap();
         let note = std::fs::read_to_string(dir.path().join(NAME)).unwrap();
         assert!(note.len() <= NOTE_MAX && note.ends_with("\u{e4}\n") | note.ends_with(" \n"));
         assert_eq!(note.lines().count(), 1);
@@ -223,7 +235,7 @@ mod tests {
     fn a_link_in_its_place_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink(dir.path().join("x"), dir.path().join(NAME)).unwrap();
-        assert!(StoreLock::acquire(dir.path(), Duration::ZERO, "new").is_err());
+        assert!(acquire(dir.path(), Duration::ZERO, "new").is_err());
         assert!(!dir.path().join("x").exists());
     }
 }

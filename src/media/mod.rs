@@ -74,6 +74,28 @@ pub fn replace(media: &dyn Media, path: &str, content: &[u8]) -> io::Result<()> 
     media.sync_dir("")
 }
 
+/// Opens a file for writing, or makes it.
+pub fn open_or_create(media: &dyn Media, path: &str) -> io::Result<Arc<dyn MediaFile>> {
+    loop {
+        match media.open(path, true) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match media.create(path) {
+                // Somebody else has made it meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => return made,
+            },
+            opened => return opened,
+        }
+    }
+}
+
+/// All bytes of a file; of one that is longer than `most`, the first of them.
+pub fn read_whole(media: &dyn Media, path: &str, most: u64) -> io::Result<Vec<u8>> {
+    let file = media.open(path, false)?;
+    let mut bytes = vec![0; file.len()?.min(most) as usize];
+    file.read_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
 /// An open file of the store.
 pub trait MediaFile: Send + Sync + Debug {
     /// Fills the buffer from `offset`; `UnexpectedEof` where the file is too short.

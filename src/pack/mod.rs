@@ -23,7 +23,7 @@ pub use region::{
 pub use writer::PackWriter;
 
 /// The directory of all packs.
-const PACKS: &str = "packs";
+pub const PACKS: &str = "packs";
 /// How many directories below it the packs are spread over.
 const FAN_OUT: u64 = 0x1000;
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -10,9 +10,10 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::chunk::CutParams;
 use crate::error::{Error, Result};
-use crate::media::{HostMedia, Media, replace};
-use crate::meta::Kv;
+use crate::media::{HostMedia, read_whole};
 use crate::pack::Compression;
+
+use super::mkfs::MkfsOptions;
 
 /// The name of the file.
 pub const CONFIG_FILE: &str = "cairnfs.toml";
@@ -22,23 +23,8 @@ pub const FORMAT: u32 = 1;
 pub const RESERVE_FILE: &str = "reserve";
 /// The metadata database.
 pub const META_FILE: &str = "meta/cairnfs.redb";
-
-/// The choices of mkfs.
-#[derive(Debug, Clone)]
-pub struct MkfsOptions {
-    /// Average size of a chunk in bytes; a power of two.
-    pub avg_chunk: u32,
-    /// How regions are compressed.
-    pub compression: Compression,
-    /// Bytes kept back so that deletes and cycles work on a full disk.
-    pub reserve: u64,
-}
-
-impl Default for MkfsOptions {
-    fn default() -> Self {
-        Self { avg_chunk: 64 << 10, compression: Compression::Zstd(1), reserve: 64 << 20 }
-    }
-}
+/// More of the file is not read.
+const LONGEST: u64 = 1 << 20;
 
 /// The content of `cairnfs.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,7 +68,7 @@ impl StoreConfig {
 
     /// The text of the file. Its last line is a checksum of all values: a changed key of the names' hash, say, would
     /// make every name seem not to be there.
-    fn to_text(&self) -> Result<String> {
+    pub(super) fn to_text(&self) -> Result<String> {
         let values = self.values()?;
         let sum = checksum(&values);
         let head = "# A cairnfs store. Written once; the data cannot be read without it.";
@@ -100,12 +86,24 @@ impl StoreConfig {
 
     /// Reads the configuration of the store in `dir`.
     pub fn load(dir: &Path) -> Result<Self> {
+        Self::read(&open_dir(dir)?)
+    }
+
+    /// The same from the opened directory.
+    pub fn read(media: &HostMedia) -> Result<Self> {
+        let dir = media.path();
         let path = dir.join(CONFIG_FILE);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) => return Err(not_a_store(dir, &path, error)),
-        };
-        Self::parse(&text, &path)
+        let bytes = read_whole(media, CONFIG_FILE, LONGEST);
+        let text =
+            bytes.and_then(|bytes| String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData.into()));
+        match text {
+            Ok(text) => Self::parse(&text, &path),
+            Err(error) if error.raw_os_error() == Some(libc::ELOOP) => Err(Error::NotAStore(format!(
+                "{} is a symbolic link, and no link is followed inside a store; put the file itself there",
+                path.display()
+            ))),
+            Err(error) => Err(not_a_store(dir, &path, error)),
+        }
     }
 
     fn parse(text: &str, path: &Path) -> Result<Self> {
@@ -193,98 +191,18 @@ fn not_a_store(dir: &Path, path: &Path, error: io::Error) -> Error {
     }
 }
 
-/// Makes a store in `dir`, which must not exist or be empty.
-pub fn mkfs(dir: &Path, options: &MkfsOptions) -> Result<StoreConfig> {
-    mkfs_and(dir, options, || Ok(()))
+/// Opens the directory of a store, or says what is wrong with it.
+pub fn open_dir(dir: &Path) -> Result<HostMedia> {
+    HostMedia::open(dir).map_err(|error| not_a_store(dir, dir, error))
 }
 
-/// The same, and has `finish` do the rest. What fails leaves nothing behind of what this call began, so that it can be
-/// called again.
-pub fn mkfs_and(
-    dir: &Path,
-    options: &MkfsOptions,
-    finish: impl FnOnce() -> Result<()>,
-) -> Result<StoreConfig> {
-    let config = StoreConfig::new(options)?;
-    let made = match fs::create_dir(dir) {
-        Ok(()) => true,
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            must_be_empty(dir)?;
-            false
-        }
-        Err(error) => return Err(Error::io(format!("making {}", dir.display()), error)),
-    };
-    let result = fill(dir, &config).and_then(|()| finish());
-    if result.is_err() {
-        undo(dir, made);
-    }
-    result.map(|()| config)
+/// A store's directory, absolute and without symbolic links.
+pub fn real_path(dir: &Path) -> Result<PathBuf> {
+    dir.canonicalize().map_err(|error| not_a_store(dir, dir, error))
 }
 
 fn checksum(values: &str) -> String {
     format!("{:016x}", xxh3_64(values.as_bytes()))
-}
-
-/// Removes what was made; a directory that was there is as empty as it was.
-fn undo(dir: &Path, made: bool) {
-    if made {
-        let _ = fs::remove_dir_all(dir);
-        return;
-    }
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        let path = entry.path();
-        let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-    }
-}
-
-fn must_be_empty(dir: &Path) -> Result<()> {
-    let mut entries =
-        fs::read_dir(dir).map_err(|error| Error::io(format!("reading {}", dir.display()), error))?;
-    if dir.join(CONFIG_FILE).exists() {
-        return Err(Error::Usage(format!(
-            "{} is already a cairnfs store; nothing was changed",
-            dir.display()
-        )));
-    }
-    if entries.next().is_some() {
-        return Err(Error::Usage(format!(
-            "{} is not empty; name an empty or a new directory",
-            dir.display()
-        )));
-    }
-    Ok(())
-}
-
-/// Makes the directories of a store and its database, which is never made later: a store without one is damaged.
-pub fn make_database(media: &dyn Media) -> Result<()> {
-    let failed = |error| Error::io(format!("making {META_FILE}"), error);
-    for name in ["meta", "packs"] {
-        media.mkdir(name).map_err(failed)?;
-    }
-    Kv::create(media.create(META_FILE).map_err(failed)?)?;
-    for name in ["meta", "packs"] {
-        media.sync_dir(name).map_err(failed)?;
-    }
-    Ok(())
-}
-
-fn fill(dir: &Path, config: &StoreConfig) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let failed = |what: &str| {
-        let what = format!("{what} in {}", dir.display());
-        move |error: io::Error| Error::io(what, error)
-    };
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(failed("setting permissions"))?;
-    let media = HostMedia::open(dir).map_err(failed("opening the directory"))?;
-    make_database(&media)?;
-    let reserve = media.create(RESERVE_FILE).map_err(failed("making the reserve"))?;
-    reserve
-        .allocate(0, config.reserve)
-        .and_then(|()| reserve.sync())
-        .map_err(failed("claiming the reserve (see --reserve)"))?;
-    let text = config.to_text()?;
-    // The configuration comes last: a directory that has it is a whole store.
-    replace(&media, CONFIG_FILE, text.as_bytes()).map_err(failed("writing the configuration"))
 }
 
 #[cfg(test)]

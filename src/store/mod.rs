@@ -17,6 +17,7 @@ mod cut;
 mod get;
 pub mod heal;
 mod locality;
+mod mkfs;
 mod pool;
 mod put;
 mod region_builder;
@@ -38,10 +39,9 @@ use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, OnceLock, Ordering, RwLock}
 pub use backups::{BACKUP_DIR, list_backups, open_backup};
 pub use batch::Member;
 pub use collect::FlipInfo;
-pub use config::{
-    CONFIG_FILE, META_FILE, MkfsOptions, StoreConfig, cannot_look, make_database, mkfs, mkfs_and, no_store,
-};
+pub use config::{CONFIG_FILE, META_FILE, StoreConfig, cannot_look, no_store, open_dir, real_path};
 pub use cut::Cut;
+pub use mkfs::{MkfsOptions, make_database, mkfs, mkfs_and};
 pub use status::StoreStatus;
 pub use together::Turn;
 
@@ -144,13 +144,11 @@ pub struct Store {
 impl Store {
     /// Opens the store in `dir` and takes its lock.
     pub fn open(dir: &Path, options: &OpenOptions) -> Result<Arc<Self>> {
-        let config = StoreConfig::load(dir)?;
-        let path =
-            dir.canonicalize().map_err(|error| Error::io(format!("resolving {}", dir.display()), error))?;
-        let lock = StoreLock::acquire(&path, options.lock_wait, &options.who)?;
-        warn_of_others(&path);
-        let media = HostMedia::open(&path)
-            .map_err(|error| Error::io(format!("opening {}", path.display()), error))?;
+        let path = real_path(dir)?;
+        let media = open_dir(&path)?;
+        let config = StoreConfig::read(&media)?;
+        let lock = StoreLock::acquire(&media, options.lock_wait, &options.who)?;
+        warn_of_others(&media);
         Self::on_media(Arc::new(media), config, path, Some(lock), options)
     }
 
@@ -322,6 +320,11 @@ impl Store {
         self.media.as_ref()
     }
 
+    /// The same, for those who may outlive the store.
+    pub fn shared_media(&self) -> Arc<dyn Media> {
+        Arc::clone(&self.media)
+    }
+
     /// The host file system's numbers.
     pub fn host_space(&self) -> Result<crate::media::Space> {
         self.media.space().map_err(|error| Error::io(format!("statvfs of {}", self.path.display()), error))
@@ -378,11 +381,10 @@ impl Store {
 }
 
 /// Whoever may enter the store can read every file in it, whatever the files' own permissions say.
-fn warn_of_others(path: &Path) {
-    use std::os::unix::fs::PermissionsExt;
-    let mode = std::fs::metadata(path).map_or(0, |meta| meta.permissions().mode() & 0o777);
+fn warn_of_others(media: &HostMedia) {
+    let mode = media.mode().unwrap_or(0);
     if mode & 0o077 != 0 {
-        let path = path.display();
+        let path = media.path().display();
         tracing::warn!(
             "the store {path} can be entered by others (mode {mode:o}); `chmod 700 {path}` keeps them out"
         );

@@ -32,6 +32,8 @@ mod listing;
 mod mapped;
 #[cfg(feature = "sim")]
 mod memory;
+#[cfg(feature = "sim")]
+mod owner;
 mod posix;
 mod posix_names;
 mod programs;

@@ -314,7 +314,9 @@ fn mkfs_refuses_what_it_should() {
     refused(&[&"mkfs", &full], 2, "not empty");
     refused(&[&"mkfs", &world.store], 2, "already a cairnfs store");
     refused(&[&"mkfs", &file], 1, file.to_str().unwrap());
-    refused(&[&"mkfs", &world.host().join("a/b/c")], 1, "a/b/c");
+    refused(&[&"mkfs", &file.join("b/c")], 1, "file/b");
+    refused(&[&"mkfs", &"--reserve", &"1000000T", &world.host().join("a/b/c")], 1, "--reserve");
+    assert!(!world.host().join("a").exists(), "the directories above went with it");
     refused(&[&"mkfs", &"/proc/store"], 1, "/proc/store");
     let new = world.host().join("new");
     refused(&[&"mkfs", &"--chunk-size", &"5000", &new], 2, "power of two");

@@ -20,11 +20,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::media::{HostMedia, Media, StoreLock, create_anew, has_no_links};
+use crate::media::{Media, StoreLock, create_anew, has_no_links};
 use crate::meta::rows::{STATE_KEY, State};
 use crate::meta::{Counter, Kv, Table};
 use crate::sabotage::{Protection, out};
-use crate::store::{META_FILE, StoreConfig};
+use crate::store::{META_FILE, StoreConfig, open_dir, real_path};
 use crate::sync::Arc;
 
 pub use report::{Database, Paths, RepairReport};
@@ -44,12 +44,9 @@ const CACHE: usize = 128 << 20;
 
 /// Repairs the store in `dir`, or with `apply` not set says what a repair would do. Takes the store's lock.
 pub fn repair_store(dir: &Path, apply: bool) -> Result<RepairReport> {
-    let config = StoreConfig::load(dir)?;
-    let path =
-        dir.canonicalize().map_err(|error| Error::io(format!("resolving {}", dir.display()), error))?;
-    let _lock = StoreLock::acquire(&path, Duration::from_secs(2), "cairnfs repair")?;
-    let media =
-        HostMedia::open(&path).map_err(|error| Error::io(format!("opening {}", path.display()), error))?;
+    let media = open_dir(&real_path(dir)?)?;
+    let config = StoreConfig::read(&media)?;
+    let _lock = StoreLock::acquire(&media, Duration::from_secs(2), "cairnfs repair")?;
     repair(&(Arc::new(media) as Arc<dyn Media>), &config, apply)
 }
 
