@@ -117,6 +117,40 @@ impl Error {
         }
     }
 
+    /// True where the host would not look, for a reason that lies in who asks or in what is free and not in what is there:
+    /// a right, descriptors, memory, a disk that was taken away. It says nothing of the bytes.
+    pub fn is_refusal(&self) -> bool {
+        let refusals = [
+            libc::EACCES,
+            libc::EPERM,
+            libc::EMFILE,
+            libc::ENFILE,
+            libc::ENOMEM,
+            libc::ENOBUFS,
+            libc::EINTR,
+            libc::EAGAIN,
+            libc::ENODEV,
+            libc::ENXIO,
+            libc::ESTALE,
+            libc::ENOTCONN,
+            libc::ESHUTDOWN,
+            libc::ETIMEDOUT,
+        ];
+        self.host_errno().is_some_and(|errno| refusals.contains(&errno))
+    }
+
+    /// True where the host could not read what is there. It may pass: only who meets it at two moments takes it for damage.
+    pub fn is_unread(&self) -> bool {
+        self.host_errno().is_some_and(|errno| errno != libc::ENOENT) && !self.is_refusal()
+    }
+
+    fn host_errno(&self) -> Option<i32> {
+        match self {
+            Self::Io { source, .. } => source.raw_os_error(),
+            _ => None,
+        }
+    }
+
     /// True where the host said that its disk is full.
     pub fn is_no_space(&self) -> bool {
         self.errno() == libc::ENOSPC

@@ -71,6 +71,8 @@ pub enum Protection {
     OneOwner,
     /// No link in a store is followed.
     NoLinks,
+    /// A read that fails once, for a reason that is not in the bytes, is not remembered as damage.
+    HiccupsPass,
 }
 
 #[cfg(feature = "sim")]
@@ -115,6 +117,7 @@ mod switches {
         ("leftovers-are-read", Protection::LeftoversAreRead),
         ("one-owner", Protection::OneOwner),
         ("no-links", Protection::NoLinks),
+        ("hiccups-pass", Protection::HiccupsPass),
     ];
 
     fn bit(protection: Protection) -> u64 {

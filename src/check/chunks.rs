@@ -179,13 +179,13 @@ fn check_entries(run: &mut Run<'_>, regions: &Regions, index: u64, referred: &Id
     while id < end {
         run.look(1)?;
         let is_known = referred.has(id) && !regions.is_unknown(id);
-        let found = if is_known { region_of(&run.view, id).ok().flatten() } else { None };
+        let found = if is_known { region_of(&run.view(), id).ok().flatten() } else { None };
         let Some(entry) = found.as_ref().and_then(|row| row.entry(ChunkId(id))) else {
             id += 1;
             continue;
         };
         // A row that cannot be read was told of when all were.
-        let is_found = match get(&run.view, Table::Digests, &entry.digest.0) {
+        let is_found = match get(&run.view(), Table::Digests, &entry.digest.0) {
             Ok(None) => false,
             Ok(Some(row)) => digest::named(&row).is_ok_and(|mut ids| ids.any(|named| named.0 == id)),
             Err(_) => true,
@@ -213,7 +213,7 @@ fn check_names(run: &mut Run<'_>, regions: &Regions, suspects: &[u64]) -> Result
 }
 
 fn check_name(run: &mut Run<'_>, digest: &Digest, id: u64) {
-    let row = region_of(&run.view, id).ok().flatten();
+    let row = region_of(&run.view(), id).ok().flatten();
     let wrong = match row.as_ref().and_then(|row| row.entry(ChunkId(id))) {
         Some(entry) if entry.digest == *digest => return,
         Some(entry) => format!("which has the digest {}", entry.digest),

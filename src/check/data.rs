@@ -15,9 +15,9 @@ use crate::meta::rows::{RegionRow, chunk_of, id_key};
 use crate::store::Store;
 
 use super::findings::{Kind, Victims, sentence, span};
-use super::packs::{Lost, settled};
+use super::packs::{Lost, newest, settled};
 use super::position::{Due, Pass};
-use super::rows::{Rows, get};
+use super::rows::Rows;
 use super::run::Run;
 
 /// Threads that read.
@@ -35,6 +35,8 @@ struct Told {
     /// Plain bytes of live chunks.
     bytes: u64,
     faults: Vec<Fault>,
+    /// Why the host would not let one be read.
+    refused: Option<Error>,
 }
 
 /// Chunks of one region that do not read back.
@@ -42,6 +44,8 @@ pub(super) struct Fault {
     pub row: RegionRow,
     pub chunks: Vec<ChunkId>,
     pub why: String,
+    /// The host could not read it, and may another time.
+    pub is_unread: bool,
 }
 
 impl Fault {
@@ -92,10 +96,33 @@ pub(super) fn read(run: &mut Run<'_>, lost: &Lost) -> Result<Pass> {
         }
         result
     });
+    let result = result.and_then(|()| read_unread(run, &mut pass));
     if result.is_err() {
         pass.note();
     }
     result.map(|()| pass)
+}
+
+/// Looks once more at what the host could not read: what passes is no damage.
+fn read_unread(run: &mut Run<'_>, pass: &mut Pass) -> Result<()> {
+    run.go_on()?;
+    for ids in pass.take_unread() {
+        run.go_on()?;
+        for row in newest(run.store, ids)? {
+            let first = row.first.0;
+            let faults = look(run.store, row)?;
+            pass.was_read(&[first], faults.iter().map(|fault| fault.row.first.0), 0);
+            faults.into_iter().for_each(|fault| found_bad(run, fault));
+        }
+    }
+    Ok(())
+}
+
+/// Tells of chunks that do not read back. Whatever is stored from now on must not be shared with them.
+fn found_bad(run: &mut Run<'_>, fault: Fault) {
+    run.store.distrust(fault.chunks.iter().copied(), fault.row.at.pack);
+    let ids = fault.chunks.iter().map(|id| (id.0, id.0 + 1));
+    run.findings.add(Kind::Data, fault.sentence(), Victims::chunks(ids));
 }
 
 /// Regions that are to be read.
@@ -121,38 +148,70 @@ type Readers<'a> = (&'a Sender<Vec<RegionRow>>, &'a Receiver<Told>);
 
 /// Goes through the region rows and hands them to the readers; those that were read before come last.
 fn hand_out(run: &mut Run<'_>, lost: &Lost, pass: &mut Pass, readers: Readers<'_>) -> Result<()> {
-    let wanted = |row: &RegionRow| row.live().next().is_some();
-    let mut rows = Rows::open(run, Table::Regions);
-    let (mut window, mut again, mut seen_below) = (Window::default(), Vec::new(), 0);
-    while let Some((key, value)) = rows.next(run)? {
+    let (mut window, mut again, mut next) = (Window::default(), Vec::new(), Some(0));
+    // What is written meanwhile is no part of this check, or it might never come to an end.
+    let end = run.store.next_chunk().0;
+    while let Some(from) = next.filter(|from| *from < end) {
+        let mut chunks = 0;
+        let enough = |row: &RegionRow| {
+            chunks += row.entries.len();
+            chunks >= SORTED_CHUNKS
+        };
         // What cannot be read was told of when all rows were read.
-        let row = value.and_then(|value| RegionRow::decode(ChunkId(chunk_of(&key)?), &value));
-        let Some(row) = row.ok().filter(wanted) else { continue };
-        seen_below = row.first.0.saturating_add(1);
-        if lost.has(&row.at) {
-            pass.is_gone(row.first.0);
-            continue;
+        let (rows, behind) = next_regions(run.store, from, enough, |_, _| {});
+        next = behind;
+        for row in rows.into_iter().filter(|row| row.live().next().is_some()) {
+            pass.handed_out_below(row.first.0.saturating_add(1));
+            if lost.has(&row.at) {
+                pass.is_gone(row.first.0);
+                continue;
+            }
+            match pass.due(&row) {
+                Due::Now => window.push(row),
+                Due::Again => again.push((row.first, row.end())),
+                Due::Never => run.skip_bytes(row.live_bytes())?,
+            }
         }
-        match pass.due(&row) {
-            Due::Now => window.push(row),
-            Due::Again => again.push(row.first),
-            Due::Never => run.skip_bytes(row.live_bytes())?,
-        }
-        if window.is_full() {
-            pass.handed_out_below(seen_below);
-            send(run, pass, &mut window, readers)?;
-        }
+        send(run, pass, &mut window, readers)?;
     }
-    pass.handed_out_below(seen_below);
-    for first in again {
-        let row = get(&run.view, Table::Regions, &id_key(first.0));
-        let row = row.and_then(|row| row.map(|row| RegionRow::decode(first, &row)).transpose());
-        row.ok().flatten().into_iter().for_each(|row| window.push(row));
+    for ids in again {
+        newest(run.store, ids).into_iter().flatten().for_each(|row| window.push(row));
         if window.is_full() {
             send(run, pass, &mut window, readers)?;
         }
     }
     send(run, pass, &mut window, readers)
+}
+
+/// Region rows from `from` on, under a view that ends with this call, until there are `enough`; and where the next ones
+/// begin, if there are any. What cannot be read is told to `unreadable` and passed by, with the id behind the row before.
+pub(super) fn next_regions(
+    store: &Store,
+    from: u64,
+    mut enough: impl FnMut(&RegionRow) -> bool,
+    mut unreadable: impl FnMut(u64, Error),
+) -> (Vec<RegionRow>, Option<u64>) {
+    let view = store.now().view.clone();
+    let (mut regions, mut behind) = (Vec::new(), from);
+    for row in view.readable_rows(Table::Regions, &id_key(from)) {
+        let (key, value) = match row.and_then(|(key, value)| Ok((key, value?))) {
+            Ok(row) => row,
+            Err(error) => {
+                unreadable(behind, error);
+                continue;
+            }
+        };
+        // A row that does not decode is the business of who looks at all rows.
+        if let Ok(row) = chunk_of(&key).and_then(|first| RegionRow::decode(ChunkId(first), &value)) {
+            behind = row.end().0;
+            let is_last = enough(&row);
+            regions.push(row);
+            if is_last {
+                return (regions, Some(behind));
+            }
+        }
+    }
+    (regions, None)
 }
 
 /// Hands a window to the readers, sorted by place.
@@ -174,11 +233,16 @@ fn send(run: &mut Run<'_>, pass: &mut Pass, window: &mut Window, (work, told): R
 
 fn take_in(run: &mut Run<'_>, pass: &mut Pass, told: Told) -> Result<()> {
     pass.was_read(&told.regions, told.faults.iter().map(|fault| fault.row.first.0), told.bytes);
+    if let Some(error) = told.refused {
+        return Err(error);
+    }
     for fault in told.faults {
-        // Whatever is stored from now on must not be shared with what cannot be read.
-        run.store.distrust(fault.chunks.iter().copied(), fault.row.at.pack);
-        let ids = fault.chunks.iter().map(|id| (id.0, id.0 + 1));
-        run.findings.add(Kind::Data, fault.sentence(), Victims::chunks(ids));
+        if fault.is_unread {
+            run.store.suspect(fault.row.at.pack);
+            pass.look_again((fault.row.first, fault.row.end()));
+            continue;
+        }
+        found_bad(run, fault);
     }
     run.read_bytes(told.bytes)
 }
@@ -187,9 +251,16 @@ fn read_lots(store: &Store, lots: &Receiver<Vec<RegionRow>>, tell: &Sender<Told>
     for lot in lots {
         let mut told = Told::default();
         for row in lot {
-            told.bytes += row.live_bytes();
-            told.regions.push(row.first.0);
-            told.faults.extend(look(store, row));
+            let (first, bytes) = (row.first.0, row.live_bytes());
+            match look(store, row) {
+                Ok(faults) => told.faults.extend(faults),
+                Err(error) => {
+                    told.refused = Some(error);
+                    break;
+                }
+            }
+            told.bytes += bytes;
+            told.regions.push(first);
         }
         if tell.send(told).is_err() {
             return;
@@ -198,24 +269,36 @@ fn read_lots(store: &Store, lots: &Receiver<Vec<RegionRow>>, tell: &Sender<Told>
 }
 
 /// Reads what a row names, or what has come of it, and compares. Chunks that were bad and read well are trusted again.
-pub(super) fn look(store: &Store, row: RegionRow) -> Vec<Fault> {
+/// Fails where the host would not let it be read.
+pub(super) fn look(store: &Store, row: RegionRow) -> Result<Vec<Fault>> {
     let suspects: Vec<ChunkId> = row.live().map(|(id, _)| id).filter(|id| store.is_bad(*id)).collect();
-    let found = settled(store, row, |row| read_region(store, row));
-    let faults: Vec<Fault> =
-        found.into_iter().map(|(row, (chunks, why))| Fault { row, chunks, why }).collect();
+    let found = settled(store, row, |row| read_region(store, row))?;
+    let fault = |(row, Wrong { chunks, why, is_unread })| Fault { row, chunks, why, is_unread };
+    let faults: Vec<Fault> = found.into_iter().map(fault).collect();
     for id in suspects {
         if !faults.iter().any(|fault| fault.chunks.contains(&id)) {
             store.trust(id);
         }
     }
-    faults
+    Ok(faults)
 }
 
-/// Reads a region and compares; the chunks that are wrong and why.
-fn read_region(store: &Store, row: &RegionRow) -> Result<(), (Vec<ChunkId>, String)> {
+/// The chunks of a region that are wrong, and why.
+struct Wrong {
+    chunks: Vec<ChunkId>,
+    why: String,
+    is_unread: bool,
+}
+
+/// Reads a region and compares.
+fn read_region(store: &Store, row: &RegionRow) -> Result<Result<(), Wrong>> {
     let (_, region) = match store.region_record(&row.at) {
         Ok(found) => found,
-        Err(error) => return Err((row.live().map(|(id, _)| id).collect(), sentence(&error))),
+        Err(error) if error.is_refusal() => return Err(error),
+        Err(error) => {
+            let (chunks, is_unread) = (row.live().map(|(id, _)| id).collect(), error.is_unread());
+            return Ok(Err(Wrong { chunks, why: sentence(&error), is_unread }));
+        }
     };
     let mut why = String::new();
     let mut wrong = Vec::new();
@@ -231,5 +314,5 @@ fn read_region(store: &Store, row: &RegionRow) -> Result<(), (Vec<ChunkId>, Stri
             why = format!("chunk {id}: {fault}");
         }
     }
-    if wrong.is_empty() { Ok(()) } else { Err((wrong, why)) }
+    Ok(if wrong.is_empty() { Ok(()) } else { Err(Wrong { chunks: wrong, why, is_unread: false }) })
 }

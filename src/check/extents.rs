@@ -124,7 +124,7 @@ impl<'a> References<'a> {
         let known = self.recent.range(..=id).next_back().filter(|(_, row)| id < row.end().0);
         let row = match known {
             Some((_, row)) => row.clone(),
-            None => match region_of(&run.view, id) {
+            None => match region_of(&run.view(), id) {
                 // Rows that cannot be read are in the list of what is unknown; what fails only now is not there.
                 Ok(None) | Err(_) => return Chunk::Missing,
                 Ok(Some(row)) => {

@@ -1,9 +1,11 @@
 //! The check: is everything in the store as it should be, and if not, which files are hit?
 //!
 //! Keeps true: the structure is judged over one snapshot of the database, so neither writers nor a cycle can make two
-//! rows contradict each other; packs are not part of the snapshot, so whatever is wrong with a place in a pack is
+//! rows contradict each other; while data is read none is held, since under one the database would grow by all that is
+//! committed meanwhile: regions come in steps, each under a view of its own; packs are not part of the snapshot, so whatever is wrong with a place in a pack is
 //! looked at again in the newest view before it is called damage ([`packs::settled`]). A check changes nothing but the
-//! note of how far it is (`position`). Damage is a finding, never an error: a check fails only if it could not look.
+//! note of how far it is (`position`). Damage is a finding, never an error: a check fails only if it could not look, and
+//! then it says that and finds nothing ([`Error::is_refusal`](crate::error::Error::is_refusal)).
 //!
 //! Tables of one order are read side by side (`tree`); digests and regions, which have different orders, are compared
 //! by sums (`chunks`). Only dedup's own references are looked up one by one (`extents`). Memory, beside the caches of
@@ -83,12 +85,17 @@ pub fn check(store: &Arc<Store>, options: &Options<'_>) -> Result<CheckReport> {
     if let Some(state) = &state {
         compare_counters(&mut run, state);
     }
+    run.go_on()?;
+    run.let_go();
     let pass = if options.data {
         Some(data::read(&mut run, &lost)?)
     } else {
         data::known_bad(&mut run)?;
         None
     };
+    // Whoever keeps to a pace waits here, before a view is held again.
+    run.tell();
+    run.look_at_newest();
     let findings = std::mem::take(&mut run.findings);
     let findings = paths::resolve(&mut run, findings);
     if let Some(mut pass) = pass {
@@ -102,14 +109,14 @@ pub fn check(store: &Arc<Store>, options: &Options<'_>) -> Result<CheckReport> {
 
 /// The state row; none in a store nothing was ever written to, or if it is damaged.
 fn state(run: &mut Run<'_>) -> Option<State> {
-    let found = rows::get(&run.view, Table::State, STATE_KEY);
+    let found = rows::get(&run.view(), Table::State, STATE_KEY);
     let state = found.and_then(|row| row.map(|row| State::decode(&row)).transpose());
     match state {
         Ok(Some(state)) => Some(state),
         Ok(None) => {
             // The first batch of all wrote it; only a store without any row has none.
             for table in Table::ALL {
-                if run.view.rows(table).is_ok_and(|mut rows| rows.next().is_some()) {
+                if run.view().rows(table).is_ok_and(|mut rows| rows.next().is_some()) {
                     let what = format!("the state row is missing, and the table {} has rows", table.name());
                     run.findings.add(Kind::Counter, what, Victims::default());
                     break;

@@ -45,7 +45,7 @@ pub(super) fn look(run: &mut Run<'_>, regions: &Regions) -> Result<Lost> {
     let mut suspects: HashMap<PackId, Fault> = HashMap::new();
     for (&pack, &end) in &regions.packs {
         run.look(16)?;
-        if let Err(fault) = look_at(run.store, pack, end) {
+        if let Err(fault) = look_at(run.store, pack, end)? {
             suspects.insert(pack, fault);
         }
     }
@@ -62,7 +62,7 @@ pub(super) fn look(run: &mut Run<'_>, regions: &Regions) -> Result<Lost> {
             continue;
         };
         let store = run.store;
-        for (row, fault) in settled(store, row, |row| look_at(store, row.at.pack, end_of(&row.at))) {
+        for (row, fault) in settled(store, row, |row| look_at(store, row.at.pack, end_of(&row.at)))? {
             let ids = row.live().map(|(id, _)| (id.0, id.0 + 1));
             hit.entry(row.at.pack).or_insert_with(|| (fault, Vec::new())).1.extend(ids);
         }
@@ -81,42 +81,43 @@ fn end_of(at: &Location) -> u64 {
     at.offset.saturating_add(at.len.into())
 }
 
-/// Whether a pack is there and has this many bytes.
-fn look_at(store: &Store, pack: PackId, end: u64) -> Result<(), Fault> {
-    match store.pack_size(pack) {
+/// Whether a pack is there and has this many bytes. An error if the host would not look.
+fn look_at(store: &Store, pack: PackId, end: u64) -> Result<Result<(), Fault>> {
+    Ok(match store.pack_size(pack) {
         Ok((len, _)) if len >= end => Ok(()),
         Ok((len, _)) => Err(Fault { what: format!("has {len} bytes, its regions need at least {end}"), len }),
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             Err(Fault { what: "is not there".to_owned(), len: 0 })
         }
+        Err(error) if error.is_refusal() => return Err(error),
         Err(error) => Err(Fault { what: format!("cannot be looked at ({error})"), len: 0 }),
-    }
+    })
 }
 
 /// Looks at a region where its row says; where the newest view says otherwise than that row, at all it says of these
 /// chunks by now, since a row may have become several. Rows as they stand, each with what is wrong; none if all is well
-/// or nothing needs the region any more.
+/// or nothing needs the region any more. `look` fails where it could not look, and so does this.
 pub(super) fn settled<E>(
     store: &Store,
     row: RegionRow,
-    mut look: impl FnMut(&RegionRow) -> Result<(), E>,
-) -> Vec<(RegionRow, E)> {
+    mut look: impl FnMut(&RegionRow) -> Result<Result<(), E>>,
+) -> Result<Vec<(RegionRow, E)>> {
     let (mut faults, mut left) = (Vec::new(), vec![row]);
     while let Some(row) = left.pop() {
-        let Err(fault) = look(&row) else { continue };
-        match newest(store, &row) {
+        let Err(fault) = look(&row)? else { continue };
+        match newest(store, (row.first, row.end())) {
             Ok(rows) if !rows.contains(&row) => left.extend(rows),
             // A row that can no longer be read gives no better place.
             Ok(_) | Err(_) => faults.push((row, fault)),
         }
     }
     faults.sort_unstable_by_key(|(row, _)| row.first);
-    faults
+    Ok(faults)
 }
 
-/// What the newest view says of the chunks of a row.
-fn newest(store: &Store, row: &RegionRow) -> Result<Vec<RegionRow>> {
-    let (from, to) = (id_key(row.first.0), id_key(row.end().0));
+/// What the newest view says of the chunks of a row, by its first id and the one behind its last.
+pub(super) fn newest(store: &Store, (first, end): (ChunkId, ChunkId)) -> Result<Vec<RegionRow>> {
+    let (from, to) = (id_key(first.0), id_key(end.0));
     let (mut rows, layers) = (Vec::new(), store.now());
     guarded(|| {
         layers.view.scan(Table::Regions, Bound::Included(&from), Bound::Excluded(&to), |key, row| {

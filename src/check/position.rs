@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::chunk::ChunkId;
 use crate::error::{Error, Result};
 use crate::media::{Media, replace};
 use crate::meta::rows::RegionRow;
@@ -110,6 +111,8 @@ pub(super) struct Pass {
     at: Position,
     /// Regions that were handed out for the first time and not yet read.
     outstanding: BTreeSet<u64>,
+    /// Ids of regions that the host could not read; they are read once more at the end.
+    unread: Vec<(ChunkId, ChunkId)>,
     /// Where the region begins that is the next to be handed out.
     handed_out: u64,
     /// What was read since the position was noted, and when that was.
@@ -140,6 +143,7 @@ impl Pass {
             handed_out: at.below,
             at,
             outstanding: BTreeSet::new(),
+            unread: Vec::new(),
             since: 0,
             noted: Instant::now(),
             keeps: true,
@@ -167,6 +171,16 @@ impl Pass {
     /// The region's pack is not there. Should it come back, a check that goes on reads the region like one that was bad.
     pub fn is_gone(&mut self, region: u64) {
         self.at.bad.insert(region);
+    }
+
+    /// The host could not read what has these ids.
+    pub fn look_again(&mut self, ids: (ChunkId, ChunkId)) {
+        self.unread.push(ids);
+    }
+
+    /// What it could not read.
+    pub fn take_unread(&mut self) -> Vec<(ChunkId, ChunkId)> {
+        std::mem::take(&mut self.unread)
     }
 
     /// All regions below this one were handed out, or need not be read.

@@ -19,7 +19,7 @@ pub(super) struct Rows {
 
 impl Rows {
     pub fn open(run: &mut Run<'_>, table: Table) -> Self {
-        let rows: Box<dyn Iterator<Item = Result<CheckedRow>>> = match run.view.rows(table) {
+        let rows: Box<dyn Iterator<Item = Result<CheckedRow>>> = match run.view().rows(table) {
             Ok(rows) => Box::new(rows),
             Err(error) => Box::new(std::iter::once(Err(error))),
         };
@@ -47,9 +47,10 @@ impl Rows {
 
     /// A page inside the tree that is damaged may lead a lookup astray where a walk through all leaves misses nothing.
     fn look_up(&self, run: &mut Run<'_>, (key, value): &CheckedRow) {
-        let why = match get(&run.view, self.table, key) {
+        let why = match get(&run.view(), self.table, key) {
             Ok(found) if found.as_ref() == value.as_ref().ok() => return,
             Ok(_) => "it is in the table and a lookup does not find it".to_owned(),
+            Err(error) if error.is_refusal() => return run.set_broken(self.table, error),
             Err(error) => sentence(&error),
         };
         let what = format!("row {} of the table {}: {why}", hex(key), self.table.name());
@@ -68,7 +69,7 @@ impl Rows {
                 Some(row)
             }
             Some(Err(error)) => {
-                run.set_broken(self.table, &error);
+                run.set_broken(self.table, error);
                 self.rows = Box::new(std::iter::empty());
                 None
             }

@@ -18,8 +18,10 @@ const BYTES_A_STEP: u64 = 4096;
 /// One check.
 pub(super) struct Run<'a> {
     pub store: &'a Arc<Store>,
-    /// The one moment that is judged.
-    pub view: Arc<ReadView>,
+    /// The one moment that is judged; gone while data is read.
+    view: Option<Arc<ReadView>>,
+    /// The host would not let something be looked at: the check cannot be done.
+    refused: Option<Error>,
     /// Places in packs from here on may have been written to since that moment.
     pub frontier: (PackId, u64),
     pub report: CheckReport,
@@ -48,7 +50,8 @@ impl<'a> Run<'a> {
         Self {
             store,
             frontier,
-            view: store.now().view.clone(),
+            view: Some(store.now().view.clone()),
+            refused: None,
             report: CheckReport { data: options.data, ..CheckReport::default() },
             findings: Findings::default(),
             sums: [0; Counter::ALL.len()],
@@ -62,6 +65,22 @@ impl<'a> Run<'a> {
             total: 0,
             looked: 0,
         }
+    }
+
+    /// The moment that is judged; the newest one where none is held.
+    pub fn view(&self) -> Arc<ReadView> {
+        self.view.clone().unwrap_or_else(|| self.store.now().view.clone())
+    }
+
+    /// Holds no view from here on: while one is held the database cannot use its pages again, and grows by whatever is
+    /// committed. Nobody reads data or waits under one.
+    pub fn let_go(&mut self) {
+        self.view = None;
+    }
+
+    /// Goes on with the newest state.
+    pub fn look_at_newest(&mut self) {
+        self.view = Some(self.store.now().view.clone());
     }
 
     /// Takes from the state row what is to be expected.
@@ -83,10 +102,14 @@ impl<'a> Run<'a> {
     }
 
     /// The engine could not read a table to its end.
-    pub fn set_broken(&mut self, table: Table, error: &Error) {
+    pub fn set_broken(&mut self, table: Table, error: Error) {
         self.set_partial(table);
+        if error.is_refusal() {
+            self.refused.get_or_insert(error);
+            return;
+        }
         if !std::mem::replace(&mut self.broken[table as usize], true) {
-            let what = format!("the table {} cannot be read to its end: {}", table.name(), sentence(error));
+            let what = format!("the table {} cannot be read to its end: {}", table.name(), sentence(&error));
             self.findings.add(Kind::Row, what, Victims::default());
         }
     }
@@ -133,7 +156,7 @@ impl<'a> Run<'a> {
     /// Work that the total knows nothing of was done; asks whether to go on.
     pub fn look(&mut self, steps: u64) -> Result<()> {
         self.looked += steps;
-        if self.looked >= LOOK_EVERY {
+        if self.looked >= LOOK_EVERY || self.refused.is_some() {
             self.looked = 0;
             self.tell();
             self.go_on()?;
@@ -141,12 +164,15 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Fails once the check was cancelled.
-    pub fn go_on(&self) -> Result<()> {
+    /// Fails once the check was cancelled, or cannot look.
+    pub fn go_on(&mut self) -> Result<()> {
+        if let Some(error) = self.refused.take() {
+            return Err(error);
+        }
         if (self.options.cancelled)() { Err(Error::Posix(libc::EINTR)) } else { Ok(()) }
     }
 
-    fn tell(&self) {
+    pub fn tell(&self) {
         let (done, bytes) = (self.done.min(self.total), self.report.bytes_read);
         (self.options.progress)(Progress { done, total: self.total, bytes });
     }

@@ -6,14 +6,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::chunk::ChunkId;
 use crate::error::Result;
 use crate::meta::Table;
-use crate::meta::rows::{RegionRow, SCRUB_KEY, ScrubRow, chunk_of, id_key};
+use crate::meta::rows::{RegionRow, SCRUB_KEY, ScrubRow};
 use crate::store::Store;
 use crate::sync::{Arc, Mutex};
 
-use super::data::{Fault, look};
+use super::data::{Fault, look, next_regions};
 use super::findings::{Findings, Kind, Victims};
 use super::run::Run;
 use super::{Finding, Options, paths};
@@ -91,17 +90,26 @@ impl Scrub {
             return Ok(Vec::new());
         }
         let (regions, mut ended) = self.next_regions(row.position, budget);
-        let mut faults = Vec::new();
+        let (mut faults, mut refused) = (Vec::new(), None);
         let before = row.bytes;
         for region in regions {
             if !go_on() {
                 ended = false;
                 break;
             }
-            row.position = region.end().0;
-            row.bytes += region.live_bytes();
-            faults.extend(self.look(region));
+            let (end, bytes) = (region.end().0, region.live_bytes());
+            match look(&self.store, region) {
+                Ok(found) => faults.extend(found),
+                // Read on from here, once the host lets it be read.
+                Err(error) => {
+                    (ended, refused) = (false, Some(error));
+                    break;
+                }
+            }
+            row.position = end;
+            row.bytes += bytes;
         }
+        let faults = self.settle(faults);
         row.bad += faults.iter().map(|fault| fault.chunks.len() as u64).sum::<u64>();
         if ended {
             (row.position, row.passes, row.ended, row.last_bad) = (0, row.passes + 1, now, row.bad);
@@ -111,7 +119,8 @@ impl Scrub {
         if ended || since >= NOTE_EVERY {
             self.note();
         }
-        self.tell(&faults)
+        let told = self.tell(&faults);
+        refused.map_or(told, Err)
     }
 
     /// Notes in the database how far it is; durable with the next commit.
@@ -126,35 +135,30 @@ impl Scrub {
     /// Region rows from `position` on; true if there are no more. Rows that cannot be read are passed by, so that what
     /// stands behind them is read as well.
     fn next_regions(&self, position: u64, budget: u64) -> (Vec<RegionRow>, bool) {
-        let view = self.store.now().view.clone();
-        let (mut regions, mut bytes, mut behind) = (Vec::new(), 0, position);
-        for row in view.readable_rows(Table::Regions, &id_key(position)) {
-            let (key, value) = match row.and_then(|(key, value)| Ok((key, value?))) {
-                Ok(row) => row,
-                Err(error) => {
-                    tracing::error!("scrub: region rows from chunk {behind} on cannot be read: {error}");
-                    continue;
-                }
-            };
-            // A row that does not decode is the check's business.
-            if let Ok(row) = chunk_of(&key).and_then(|first| RegionRow::decode(ChunkId(first), &value)) {
-                behind = row.end().0;
-                bytes += row.live_bytes();
-                regions.push(row);
-            }
-            if bytes >= budget {
-                return (regions, false);
-            }
-        }
-        (regions, true)
+        let mut bytes = 0;
+        let enough = |row: &RegionRow| {
+            bytes += row.live_bytes();
+            bytes >= budget
+        };
+        let (regions, next) = next_regions(&self.store, position, enough, |behind, error| {
+            tracing::error!("scrub: region rows from chunk {behind} on cannot be read: {error}");
+        });
+        (regions, next.is_none())
     }
 
-    fn look(&self, region: RegionRow) -> Vec<Fault> {
-        let faults = look(&self.store, region);
-        for fault in &faults {
+    /// Looks once more at what the host could not read, now that some time has passed; remembers what is bad.
+    fn settle(&self, faults: Vec<Fault>) -> Vec<Fault> {
+        let mut bad = Vec::new();
+        for fault in faults {
+            match fault.is_unread {
+                true => bad.extend(look(&self.store, fault.row).unwrap_or_default()),
+                false => bad.push(fault),
+            }
+        }
+        for fault in &bad {
             self.store.distrust(fault.chunks.iter().copied(), fault.row.at.pack);
         }
-        faults
+        bad
     }
 
     /// A line in the log for each region, with the files that it hits.

@@ -371,7 +371,7 @@ fn kind_name(kind: u32) -> &'static str {
 fn check_names(run: &mut Run<'_>, inodes: &Inodes) -> Result<()> {
     for ino in inodes.misnamed() {
         run.look(1)?;
-        let row = get(&run.view, Table::Inodes, &id_key(ino));
+        let row = get(&run.view(), Table::Inodes, &id_key(ino));
         let row = match row.and_then(|row| row.map(|row| InodeRow::decode(&row)).transpose()) {
             Ok(Some(row)) => row,
             // It was read as part of the whole table.

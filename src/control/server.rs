@@ -13,7 +13,7 @@ use std::thread::{self, JoinHandle};
 
 use parking_lot::Mutex;
 use rustix::io::Errno;
-use rustix::net::RecvFlags;
+use rustix::net::{RecvFlags, SendFlags};
 
 use super::protocol::{CheckRequest, Progress, Reply, Request, StatusReport, WireError};
 use super::socket;
@@ -201,7 +201,7 @@ fn still_waits(stream: &UnixStream) -> bool {
 }
 
 fn answer(request: &Request, handler: &dyn ControlHandler, out: &mut UnixStream) -> Reply {
-    let mut listens = |p| send(out, &Reply::Progress(p)).is_ok();
+    let mut listens = |p| show(out, &Reply::Progress(p)).is_ok();
     let outcome = match request {
         Request::Status => handler.status().map(|s| Reply::Status(Box::new(s))),
         Request::Gc { dry_run } => handler
@@ -216,6 +216,19 @@ fn answer(request: &Request, handler: &dyn ControlHandler, out: &mut UnixStream)
         Request::AwaitClose => Ok(Reply::Done),
     };
     outcome.unwrap_or_else(|e| Reply::Error((&e).into()))
+}
+
+/// Sends what may be left out: whoever does not read at the moment, a command that was stopped by Ctrl-Z for instance,
+/// must not hold up what it shows.
+fn show(stream: &mut UnixStream, reply: &Reply) -> std::io::Result<()> {
+    let mut line = serde_json::to_string(reply)?;
+    line.push('\n');
+    match rustix::net::send(&*stream, line.as_bytes(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+        Err(Errno::AGAIN) => Ok(()),
+        // A line is sent whole, or the one after it would begin in its middle.
+        Ok(sent) => stream.write_all(&line.as_bytes()[sent.min(line.len())..]),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 fn send(stream: &mut UnixStream, reply: &Reply) -> std::io::Result<()> {

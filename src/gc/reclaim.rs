@@ -23,6 +23,8 @@ use super::sweep::Usage;
 const MOVE_BYTES: u64 = 32 << 20;
 /// Plain bytes of regions that are copied at once, and one region more. Each takes twice as much memory meanwhile.
 const COPIED_TOGETHER: u64 = 8 << 20;
+/// Region rows that are looked at under one view while regions that move are looked for.
+const LOOKED_TOGETHER: usize = 65_536;
 /// Packs whose live regions are held in memory at a time while holes are punched.
 const PACKS_AT_A_TIME: usize = 1024;
 /// Stretches shorter than this are not worth a hole.
@@ -115,23 +117,41 @@ fn move_regions(
     if packs.is_empty() && sparse.is_empty() {
         return Ok(moving.stay);
     }
-    let (mut rows, mut bytes) = (Vec::new(), 0);
+    let is_moving = |row: &RegionRow| {
+        row.at.pack < below && (packs.contains(&row.at.pack) || sparse.contains(&row.first.0))
+    };
+    let mut next = Some(0);
+    while let Some(from) = next {
+        let (rows, behind) = next_rows(store, from, is_moving)?;
+        next = behind;
+        moving.copy(store, rows, record)?;
+    }
+    settle(store, moving.moves)?;
+    Ok(moving.stay)
+}
+
+/// The next rows to move, from the id `from` on, and where those after them begin. The view under which they are read ends
+/// here: under one, the database would grow by all that is committed while regions are copied.
+fn next_rows(
+    store: &Store,
+    from: u64,
+    is_moving: impl Fn(&RegionRow) -> bool,
+) -> Result<(Vec<RegionRow>, Option<u64>)> {
+    let (mut rows, mut bytes, mut looked, mut next) = (Vec::new(), 0, 0, None);
     let view = store.now().view.clone();
-    view.scan(Table::Regions, Bound::Unbounded, Bound::Unbounded, |key, row| {
+    view.scan(Table::Regions, Bound::Included(&id_key(from)), Bound::Unbounded, |key, row| {
         let row = RegionRow::decode(ChunkId(chunk_of(key)?), row)?;
-        if row.at.pack < below && (packs.contains(&row.at.pack) || sparse.contains(&row.first.0)) {
+        let end = row.end().0;
+        looked += 1;
+        if is_moving(&row) {
             bytes += u64::from(row.plain);
             rows.push(row);
         }
-        if bytes >= COPIED_TOGETHER {
-            bytes = 0;
-            moving.copy(store, std::mem::take(&mut rows), record)?;
-        }
-        Ok(true)
+        let is_enough = bytes >= COPIED_TOGETHER || looked >= LOOKED_TOGETHER;
+        next = is_enough.then_some(end);
+        Ok(!is_enough)
     })?;
-    moving.copy(store, rows, record)?;
-    settle(store, moving.moves)?;
-    Ok(moving.stay)
+    Ok((rows, next))
 }
 
 impl Moving {
@@ -231,6 +251,7 @@ fn punch_group(
         }
         Ok(true)
     })?;
+    drop(view);
     for file in group {
         let mut stretches = live.remove(&file.id).unwrap_or_default();
         stretches.sort_unstable();

@@ -143,7 +143,7 @@ impl Store {
                 tracing::error!("chunk {} cannot be read: {error}", id.0);
                 // A chunk without a row was swept after its file let go of it: nothing is bad.
                 if let Ok(Some(row)) = find_region(&self.now(), id) {
-                    self.distrust(row.live().map(|(id, _)| id), row.at.pack);
+                    self.note_unread(&row, error);
                 }
             }),
         }

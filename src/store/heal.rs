@@ -74,6 +74,13 @@ impl BadChunks {
         self.inner.read().packs.is_empty()
     }
 
+    /// What is found in this pack is read before it is used again.
+    fn suspect(&self, pack: PackId) {
+        if !self.has_pack(pack) {
+            self.inner.write().packs.insert(pack);
+        }
+    }
+
     /// True if it was not known before.
     fn add(&self, id: ChunkId, pack: PackId) -> bool {
         let mut known = self.inner.write();
@@ -132,6 +139,22 @@ impl Store {
         }
     }
 
+    /// Chunks of a row did not read back, and `why`. Bytes that are wrong or not there are remembered as bad. What the host
+    /// could not read is bad only once it could not be read at another moment either: until then its pack is suspected, and
+    /// read before anything in it is used again. That the host would not look says nothing.
+    pub(super) fn note_unread(&self, row: &RegionRow, why: &Error) {
+        if why.is_unread() && !out(Protection::HiccupsPass) {
+            self.bad.suspect(row.at.pack);
+        } else if !why.is_refusal() || out(Protection::HiccupsPass) {
+            self.distrust(row.live().map(|(id, _)| id), row.at.pack);
+        }
+    }
+
+    /// What is found in this pack is read before it is used again, until the store is closed.
+    pub fn suspect(&self, pack: PackId) {
+        self.bad.suspect(pack);
+    }
+
     /// Reads the region of a chunk that is about to be referred to anew, where others of its pack were found bad: damage
     /// seldom comes alone.
     pub(super) fn look_before_reuse(&self, id: ChunkId) {
@@ -141,8 +164,10 @@ impl Store {
         if let Ok(Some(row)) = find_region(&self.now(), id)
             && self.bad.has_pack(row.at.pack)
         {
-            // What does not read back is noted in there.
-            let _ = self.region_of(id);
+            // What does not read back is noted in there; and this is the other moment.
+            if self.region_of(id).is_err_and(|error| error.is_unread()) {
+                self.distrust(row.live().map(|(id, _)| id), row.at.pack);
+            }
         }
     }
 

@@ -25,4 +25,6 @@ mod scrub;
 mod structure;
 mod sweep;
 mod twins;
+mod unread;
+mod views;
 mod world;

@@ -66,7 +66,7 @@ pub(super) fn rebuild(
     chunks.next_pack = packs.last().map_or(1, |pack| pack.0 + 1);
     let mut unopened = HashSet::new();
     if let Some(view) = old {
-        let lens = lengths(media.as_ref(), &packs, &mut unopened, report);
+        let lens = lengths(media.as_ref(), &packs, &mut unopened, report)?;
         take_old(view, &lens, &mut chunks, sink, report)?;
         look_at_derived(view, report);
     }
@@ -74,6 +74,7 @@ pub(super) fn rebuild(
         for pack in packs {
             match reader.walk(pack) {
                 Ok(scan) => take_pack(&reader, pack, store, &scan, &mut chunks, sink, report)?,
+                Err(error) if error.is_refusal() => return Err(error),
                 Err(_) if unopened.contains(&pack) => {}
                 Err(error) => {
                     report.unread_parts += u64::from(matches!(error, Error::Io { .. }));
@@ -99,7 +100,7 @@ fn lengths(
     packs: &[PackId],
     unopened: &mut HashSet<PackId>,
     report: &mut RepairReport,
-) -> HashMap<PackId, u64> {
+) -> Result<HashMap<PackId, u64>> {
     let mut lens = HashMap::new();
     for pack in packs {
         match media.open(&pack.path(), false).and_then(|file| file.len()) {
@@ -108,13 +109,18 @@ fn lengths(
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
+                let error = Error::io(pack.path(), error);
+                // Who may not look must not give up what is there.
+                if error.is_refusal() {
+                    return Err(error);
+                }
                 report.unread_parts += 1;
-                report.damaged_packs.add(|| format!("{}: {error}", pack.path()));
+                report.damaged_packs.add(|| error.to_string());
                 unopened.insert(*pack);
             }
         }
     }
-    lens
+    Ok(lens)
 }
 
 /// Takes over what the old database says of regions.
@@ -196,6 +202,9 @@ fn take_pack(
     // An end that is torn is what a crash leaves, unless the host could not read it.
     let torn = scan.torn.iter().filter(|torn| torn.is_of_host());
     for damage in scan.damaged.iter().chain(torn) {
+        if damage.error.is_refusal() {
+            return Err(Error::io(pack.path(), io::Error::other(sentence(&damage.error))));
+        }
         report.unread_parts += u64::from(damage.is_of_host());
         report.damaged_packs.add(|| {
             format!("{}, {} bytes at {}: {}", pack.path(), damage.len, damage.offset, sentence(&damage.error))

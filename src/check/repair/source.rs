@@ -75,9 +75,9 @@ fn open_left(media: &dyn Media, newest: Option<&State>) -> Result<Option<Old>> {
         return Ok(None);
     }
     if media.exists(NEW).map_err(failed)?
-        && let Ok(old) = open(media, NEW)
+        && let Ok(old) = looked(open(media, NEW))?
         && state_of(&old.view).is_some()
-        && check_all(media, NEW).is_ok()
+        && looked(check_all(media, NEW))?.is_ok()
     {
         return Ok(Some(old));
     }
@@ -89,7 +89,7 @@ fn open_left(media: &dyn Media, newest: Option<&State>) -> Result<Option<Old>> {
     let mut numbers: Vec<u64> = names.iter().filter_map(number).collect();
     numbers.sort_unstable();
     for number in numbers.into_iter().rev() {
-        if let Ok(old) = open(media, &aside(number))
+        if let Ok(old) = looked(open(media, &aside(number)))?
             && !is_new(&old.view)
             && newest.is_none_or(|newest| !is_older(&old.view, newest))
         {
@@ -130,6 +130,14 @@ fn check_all(media: &dyn Media, name: &str) -> Result<()> {
     open_kv(media, name)?.check_all()
 }
 
+/// Damage is something to be repaired. Where the host would not look, nothing is known, and nothing is repaired.
+fn looked<T>(found: Result<T>) -> Result<Result<T>> {
+    match found {
+        Err(error) if error.is_refusal() => Err(error),
+        found => Ok(found),
+    }
+}
+
 fn open_kv(media: &dyn Media, name: &str) -> Result<Kv> {
     let failed = |error| Error::io(format!("looking at {name}"), error);
     let file = Overlay::new(media.open(name, false).map_err(failed)?).map_err(failed)?;
@@ -147,8 +155,8 @@ fn open_old(media: &dyn Media, report: &mut RepairReport) -> Result<Option<Old>>
         return Ok(None);
     }
     // What no row needs, the next commit may.
-    let pages = check_all(media, META_FILE);
-    match open(media, META_FILE) {
+    let pages = looked(check_all(media, META_FILE))?;
+    match looked(open(media, META_FILE))? {
         // A program that found none may have made one and left it at that.
         Ok(old) if is_new(&old.view) => {
             if pages.is_ok() && list_packs(media)?.is_empty() && list_backups(media)?.is_empty() {
@@ -194,7 +202,7 @@ fn newest_backup(
             }
             Ok((open_backup(media, number)?, state))
         });
-        match whole {
+        match looked(whole)? {
             Ok((backup, state)) => {
                 report.backup = Some((number, backup.head.generation));
                 return Ok(Some((backup, state)));
