@@ -69,6 +69,10 @@ pub enum Error {
     /// A check found damage; the text is the summary.
     #[error("{0}")]
     CheckFailed(String),
+
+    /// A store works, and somebody should see to it; the text says why.
+    #[error("{0}")]
+    Unwell(String),
 }
 
 impl Error {
@@ -100,7 +104,8 @@ impl Error {
             | Self::Format(_)
             | Self::CycleEnded(_)
             | Self::Environment(_)
-            | Self::CheckFailed(_) => libc::EIO,
+            | Self::CheckFailed(_)
+            | Self::Unwell(_) => libc::EIO,
         }
     }
 
@@ -114,6 +119,7 @@ impl Error {
             Self::Format(_) => 5,
             Self::Damaged(_) | Self::Unusable(_) | Self::CheckFailed(_) => 6,
             Self::Environment(_) => 7,
+            Self::Unwell(_) => 8,
         }
     }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// Something that fails again and again, for people and programs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trouble {
-    /// What it is that fails: `cycle`, `metadata backup` or `scrub`.
+    /// What it is that fails: `cycle`, `metadata backup`, `scrub`, `commit` or `deletion queue`.
     pub what: String,
     /// Why it failed the last time.
     pub error: String,

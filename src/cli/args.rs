@@ -67,23 +67,24 @@ pub(super) struct MkfsArgs {
 /// Mount a store
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Options for -o, separated by commas:
-  ro, rw                     read-only or not
-  noatime                    reading a file does not change its access time
+Options for -o, separated by commas; the default is said where it is not the first:
+  rw, ro                     the mount can be changed, or not
+  relatime, noatime          reading a file changes its access time now and then, or never
   allow_other                other users may use the mount; so it is when root mounts (a plain user needs
                              user_allow_other in /etc/fuse.conf)
-  nodefault_permissions      the kernel does not check modes and owners
+  default_permissions, nodefault_permissions
+                             the kernel checks modes and owners, or nobody does
   commit=SECONDS             how often what was written becomes durable by itself (default 5)
-  cache=SIZE                 memory for decoded data, such as 256M
+  cache=SIZE                 memory for decoded data and metadata (default 192M)
   gc=auto|off                collect by itself, or only on `cairnfs gc`
-  scrub=TIME|off             read and compare all data once in such a time, such as 30d (default) or 12h
-  threads=N                  threads that answer the kernel
+  gc_interval=TIME           collect also when the last cycle is so long ago, such as 12h or 1d (default: none)
+  scrub=TIME|off             read and compare all data once in such a time, such as 12h (default 30d)
+  threads=N                  threads that answer the kernel over /dev/fuse (default: as many as processors, 2 to 4)
   io_uring=auto|on|off       take requests over io_uring: where the kernel offers it; yes (root switches it on); no
-  acl, noacl                 keep POSIX ACLs and let the kernel apply them
-  writeback, nowriteback     let the kernel gather small writes
-  suid, dev                  set-id programs and device nodes in the mount work; their modes are kept in any case
-                             (default: nosuid, nodev)
-  exec, noexec               programs in the mount can be started (default), or not
+  acl, noacl                 keep POSIX ACLs and let the kernel apply them, or not
+  nowriteback, writeback     the kernel hands each write on, or gathers small ones
+  nosuid, suid, nodev, dev   set-id programs and device nodes in the mount do not work, or do; their modes are kept
+  exec, noexec               programs in the mount can be started, or not
 
 Examples:
   cairnfs mount /srv/store /mnt
@@ -307,6 +308,18 @@ mod tests {
             panic!("not a mkfs")
         };
         assert_eq!(args.chunk_size, Some(16 << 10));
+    }
+
+    #[test]
+    fn the_help_and_the_documents_have_every_mount_option() {
+        let help = Cli::command().find_subcommand_mut("mount").unwrap().render_long_help().to_string();
+        let page = include_str!("../../docs/operations.md");
+        for word in super::super::mount_options::KNOWN.split(", ") {
+            assert!(help.contains(word), "--help has no {word}");
+            // The page has the values of a word one by one.
+            let word = word.split('|').next().unwrap();
+            assert!(page.contains(&format!("`{word}`")), "docs/operations.md has no {word}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::progress::Display;
 use super::target::{Target, reach, store_of};
 use super::{output, show};
 use crate::check::{CheckReport, Scrub};
-use crate::control::{CheckRequest, Client, Progress, StatusReport, closed_in_order};
+use crate::control::{CheckRequest, Client, Problem, ProblemKind, Progress, StatusReport, closed_in_order};
 use crate::daemon::{run_check, run_cycle};
 use crate::error::{Error, Result};
 use crate::fs::{Fs, FsOptions};
@@ -22,10 +22,22 @@ pub(super) fn status(args: &StatusArgs) -> Result<()> {
         Target::Live(client) => client.greeting()?,
         Target::Opened(store) => with_close(&store, closed_status)?,
     };
-    if args.json { output::print_json(&report) } else { output::print(&output::status(&report)) }
+    if args.json {
+        output::print_json(&report)?;
+    } else {
+        output::print(&output::status(&report))?;
+    }
+    report.verdict()
 }
 
 fn closed_status(store: &Arc<Store>) -> Result<StatusReport> {
+    // Before the figures, which have what it finds.
+    let looked = store.look_for_packs(&mut || Ok(()));
+    let problem = |kind, error: Error| Problem { kind, text: error.to_string() };
+    let others = [
+        closed_in_order(store.path()).err().map(|error| problem(ProblemKind::Killed, error)),
+        looked.err().map(|error| problem(ProblemKind::Damage, error)),
+    ];
     Ok(StatusReport {
         version: env!("CARGO_PKG_VERSION").into(),
         path: show(store.path()).to_string(),
@@ -34,8 +46,10 @@ fn closed_status(store: &Arc<Store>) -> Result<StatusReport> {
         last_cycle: CycleRecord::last_of(store),
         scrub: Scrub::of(store).status(),
         failing: Vec::new(),
+        problems: Vec::new(),
         store: store.status()?,
-    })
+    }
+    .with_problems(others.into_iter().flatten().collect()))
 }
 
 pub(super) fn gc(args: &GcArgs) -> Result<()> {

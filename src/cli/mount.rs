@@ -5,7 +5,6 @@
 //! ours too. Starting anew and not fork() keeps the daemon free of half-copied threads. Everything is checked in the
 //! process that will serve, so that there is one place for refusals.
 
-mod limits;
 mod refuse;
 
 use std::fs::File;
@@ -35,7 +34,6 @@ const LOCK_WAIT: Duration = Duration::from_secs(15);
 pub(super) fn run(args: &MountArgs) -> Result<()> {
     let wanted = mount_options::parse(&args.options, args.sloppy)?;
     mount_options::refuse_more_than(mount_options::memory_of_this_machine(), &wanted)?;
-    environment::has_proc()?;
     if args.report_ready || args.foreground || args.fake {
         return serve(args, &wanted);
     }
@@ -97,10 +95,9 @@ fn serve(args: &MountArgs, wanted: &Wanted) -> Result<()> {
         return Ok(());
     }
     environment::can_mount()?;
-    let open = open_options(wanted, format!("mounted at {}", show(&places.mountpoint)));
-    limits::suffice(open.cache_bytes)?;
+    let who = format!("mounted at {}", show(&places.mountpoint));
     let setup = Setup {
-        open,
+        open: open_options(wanted, who),
         fs: fs_options(wanted),
         collect: wanted.gc_auto && !wanted.read_only,
         collect_interval: wanted.gc_interval.filter(|_| !wanted.read_only),
@@ -113,7 +110,7 @@ fn serve(args: &MountArgs, wanted: &Wanted) -> Result<()> {
         leave_session()?;
     }
     let ready = |store| if args.report_ready { leave_terminal(&log, store) } else { Ok(()) };
-    daemon::serve(setup, ready).map_err(limits::explained)
+    daemon::serve(setup, ready)
 }
 
 fn open_options(wanted: &Wanted, who: String) -> OpenOptions {

@@ -53,7 +53,7 @@ impl Default for Wanted {
 }
 
 /// The words for people, as the message about an unknown one lists them.
-const KNOWN: &str = "ro, rw, noatime, relatime, allow_other, default_permissions, nodefault_permissions, \
+pub(super) const KNOWN: &str = "ro, rw, noatime, relatime, allow_other, default_permissions, nodefault_permissions, \
                      commit=SECONDS, cache=SIZE, gc=auto|off, gc_interval=TIME, scrub=TIME|off, threads=N, \
                      io_uring=auto|on|off, acl, noacl, writeback, nowriteback, suid, nosuid, dev, nodev, exec, \
                      noexec";

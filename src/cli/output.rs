@@ -9,10 +9,9 @@ use serde::Serialize;
 use super::progress::stage_words;
 use super::size::show_size;
 use crate::check::CheckReport;
-use crate::control::StatusReport;
+use crate::control::{ProblemKind, StatusReport};
 use crate::error::{Error, Result};
 use crate::gc::{CycleRecord, Stage};
-use crate::retry::Trouble;
 
 /// A failure as `--json` shows it.
 #[derive(Serialize)]
@@ -111,8 +110,12 @@ pub(super) fn status(report: &StatusReport) -> String {
     lines.add(
         "stored",
         format!(
-            "{}, compression {}",
+            "{}: packs {}, database {}, backups {}, reserve {}; compression {}",
+            show_size(store.bytes_on_disk()),
             show_size(store.stored_bytes),
+            show_size(store.database_bytes),
+            show_size(store.backup_bytes),
+            if store.reserve_given_up { "given up".to_owned() } else { show_size(store.reserve_bytes) },
             factor(store.plain_bytes, store.stored_bytes)
         ),
     );
@@ -120,14 +123,8 @@ pub(super) fn status(report: &StatusReport) -> String {
         lines.add("deleted", format!("{} files wait to be removed", count(store.deletion_queue)));
     }
     lines.add("disk", format!("{} free of {}", show_size(store.host_free), show_size(store.host_total)));
-    if let Some(why) = &store.read_only_because {
-        lines.add("READ-ONLY", why);
-    }
-    if store.bad_chunks > 0 {
-        lines.add(
-            "DAMAGE",
-            format!("{} chunks did not read back; run `cairnfs check --data`", count(store.bad_chunks)),
-        );
+    for problem in &report.problems {
+        lines.add(problem_name(problem.kind), &problem.text);
     }
     if report.scrub.running {
         let (bytes, bad) = (show_size(report.scrub.bytes), count(report.scrub.bad));
@@ -141,9 +138,6 @@ pub(super) fn status(report: &StatusReport) -> String {
     lines.add("collector", stage_words(report.stage));
     if let Some(record) = &report.last_cycle {
         lines.add("last cycle", cycle_line(record));
-    }
-    for trouble in &report.failing {
-        lines.add("FAILING", failing_line(trouble));
     }
     lines.0
 }
@@ -203,11 +197,15 @@ fn cycle_line(record: &CycleRecord) -> String {
     format!("generation {}{when}: {what}, in {}", record.generation, seconds(total_ms(record)))
 }
 
-fn failing_line(trouble: &Trouble) -> String {
-    let Trouble { what, error, failures, since, retry_in } = trouble;
-    let times = if *failures == 1 { "once".to_owned() } else { format!("{} times", count(*failures)) };
-    let minutes = retry_in.div_ceil(60);
-    format!("{what}, {times}, at first {}, again in {minutes} minutes: {error}", ago(*since))
+fn problem_name(kind: ProblemKind) -> &'static str {
+    match kind {
+        ProblemKind::Damage => "DAMAGE",
+        ProblemKind::ReadOnly => "READ-ONLY",
+        ProblemKind::Killed => "KILLED",
+        ProblemKind::Failing => "FAILING",
+        ProblemKind::NoReserve => "NO RESERVE",
+        ProblemKind::Other => "PROBLEM",
+    }
 }
 
 /// The answer of `cairnfs check`.

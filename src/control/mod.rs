@@ -8,11 +8,13 @@
 //! the lock, which is why a stale socket file can be replaced without asking.
 
 mod client;
+mod problems;
 mod protocol;
 mod server;
 mod socket;
 
 pub use client::{Client, is_silence};
+pub use problems::{Problem, ProblemKind};
 pub use protocol::{CheckRequest, Holder, Progress, Reply, Request, StatusReport, WireError};
 pub use server::{Closing, ControlHandler, Server};
 pub use socket::closed_in_order;

@@ -4,6 +4,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
+use super::problems::Problem;
 use crate::check::{CheckReport, ScrubStatus};
 use crate::error::Error;
 use crate::gc::{CycleRecord, Stage};
@@ -98,6 +99,9 @@ pub struct StatusReport {
     /// What the process does by itself and fails at.
     #[serde(default)]
     pub failing: Vec<Trouble>,
+    /// What somebody should see to.
+    #[serde(default)]
+    pub problems: Vec<Problem>,
     /// The store's figures.
     pub store: StoreStatus,
 }
@@ -130,6 +134,7 @@ pub enum WireError {
     CycleEnded { text: String },
     Environment { text: String },
     CheckFailed { text: String },
+    Unwell { text: String },
 }
 
 impl From<&Error> for WireError {
@@ -150,6 +155,7 @@ impl From<&Error> for WireError {
             Error::CycleEnded(text) => Self::CycleEnded { text: same(text) },
             Error::Environment(text) => Self::Environment { text: same(text) },
             Error::CheckFailed(text) => Self::CheckFailed { text: same(text) },
+            Error::Unwell(text) => Self::Unwell { text: same(text) },
         }
     }
 }
@@ -173,6 +179,7 @@ impl From<WireError> for Error {
             WireError::CycleEnded { text } => Self::CycleEnded(text),
             WireError::Environment { text } => Self::Environment(text),
             WireError::CheckFailed { text } => Self::CheckFailed(text),
+            WireError::Unwell { text } => Self::Unwell(text),
         }
     }
 }
@@ -198,6 +205,7 @@ mod tests {
                 Error::CycleEnded("g".into()),
                 Error::Environment("h".into()),
                 Error::CheckFailed("i".into()),
+                Error::Unwell("k".into()),
             ]
         };
         for error in all() {

@@ -61,7 +61,6 @@ pub struct Server {
 
 /// Those who wait for the store's closing, after the server has stopped.
 #[must_use = "those who wait for the closing have to be told"]
-#[derive(Default)]
 pub struct Closing(Vec<UnixStream>);
 
 impl Server {
@@ -318,6 +317,7 @@ mod tests {
                 last_cycle: None,
                 scrub: Default::default(),
                 failing: Vec::new(),
+                problems: Vec::new(),
                 store: Default::default(),
             })
         }

@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::fs::Fs;
 use crate::fuse::ControlFiles;
 use crate::gc::{Collector, CycleRecord, Stage};
+use crate::retry::Trouble;
 use crate::store::Store;
 
 /// How often the stage of a running cycle is looked at for a command that shows it.
@@ -59,6 +60,14 @@ impl Handler {
         self.closing.store(true, Ordering::SeqCst);
     }
 
+    /// What this process does by itself and fails at.
+    fn failing(&self) -> Vec<Trouble> {
+        let mut all: Vec<Trouble> = self.collector.trouble().into_iter().collect();
+        all.extend(self.tries.troubles());
+        all.extend(self.filesystem.troubles());
+        all
+    }
+
     fn refuse_if_read_only(&self, what: &str) -> Result<()> {
         if self.read_only {
             return Err(Error::Usage(format!(
@@ -84,14 +93,20 @@ impl ControlHandler for Handler {
             stage: self.collector.stage(),
             last_cycle: self.collector.last(),
             scrub: self.scrub.status(),
-            failing: self.collector.trouble().into_iter().chain(self.tries.troubles()).collect(),
+            failing: self.failing(),
+            problems: Vec::new(),
             store: self.store.status()?,
-        })
+        }
+        .with_problems(Vec::new()))
     }
 
     fn gc(&self, dry_run: bool, progress: &mut dyn FnMut(Progress)) -> Result<CycleRecord> {
         if !dry_run {
             self.refuse_if_read_only("run a cycle")?;
+        }
+        // What was copied a moment ago counts as in use. A disk that is full keeps it in memory, and a cycle is the way out.
+        if let Err(error) = self.filesystem.sync() {
+            tracing::warn!("what could not be stored before the cycle is not in its figures: {error}");
         }
         run_cycle(&self.collector, dry_run, progress)
     }

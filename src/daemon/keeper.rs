@@ -105,6 +105,11 @@ struct Keeping {
 
 impl Keeping {
     fn run(&mut self) {
+        if let Err(error) = self.store.look_for_packs(&mut || self.go_on())
+            && !matches!(error, Error::Posix(libc::EINTR))
+        {
+            tracing::warn!("whether all packs are there could not be seen: {error}");
+        }
         while self.ended.recv_timeout(pace::LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
             self.look(Instant::now());
         }

@@ -78,7 +78,9 @@ impl Fs {
     /// A flush whose failure is told to whoever syncs later: the bytes stay staged. True if it did not fail.
     pub(super) fn flush_in_background(self: &Arc<Self>, inode: &Arc<Inode>, how: Flush) -> bool {
         let result = self.flush(inode, how);
-        if let Err(error) = &result {
+        if self.background.wrote_out(&result)
+            && let Err(error) = &result
+        {
             tracing::warn!("inode {} could not be written out, it stays in memory: {error}", inode.ino);
         }
         result.is_ok()

@@ -2,11 +2,14 @@
 //!
 //! Keeps true: after fsync everything written to that file before is durable; after sync everything is; without either,
 //! what was written is durable after the commit interval. The thread that commits large batches takes no lock of an
-//! inode, so whoever waits for it may hold one.
+//! inode, so whoever waits for it may hold one. A commit that fails is tried again at every interval all the same, since
+//! nobody else makes durable what was written; only its line in the log becomes rare.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
+use crate::meta::rows::Timestamp;
+use crate::retry::{Retry, Trouble};
 use crate::sync::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use crate::sync::thread::{Builder, JoinHandle};
 use crate::sync::{Arc, Mutex};
@@ -20,13 +23,52 @@ const BATCH_BYTES: u64 = 16 << 20;
 /// With this many, whoever would add more waits for the commit.
 const BATCH_LIMIT: u64 = 64 << 20;
 
-/// The threads of the background, and how they are woken.
-#[derive(Debug, Default)]
+/// How long the deletion queue waits after it failed, at first and at most.
+const REAP_AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
+
+/// The threads of the background, how they are woken, and what they fail at.
+#[derive(Debug)]
 pub(super) struct Background {
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Gone once the background is to end, as is `stop`.
     commit: Mutex<Option<Sender<()>>>,
     stop: Mutex<Option<Sender<()>>>,
+    committing: Mutex<Retry>,
+    reaping: Mutex<Retry>,
+    writing_out: Mutex<Retry>,
+}
+
+impl Default for Background {
+    fn default() -> Self {
+        let at_once = |what| Mutex::new(Retry::new(what, Duration::ZERO, Duration::ZERO));
+        Self {
+            threads: Mutex::default(),
+            commit: Mutex::default(),
+            stop: Mutex::default(),
+            committing: at_once("commit"),
+            reaping: Mutex::new(Retry::new("deletion queue", REAP_AGAIN.0, REAP_AGAIN.1)),
+            writing_out: at_once("writing out"),
+        }
+    }
+}
+
+impl Background {
+    /// Notes how writing a file out went; true if a failure is worth a line in the log.
+    pub(super) fn wrote_out(&self, result: &Result<()>) -> bool {
+        note(&self.writing_out, Instant::now(), result)
+    }
+}
+
+/// Notes how something of the background went; true if a failure is worth a line in the log.
+fn note(retry: &Mutex<Retry>, now: Instant, result: &Result<()>) -> bool {
+    let mut retry = retry.lock();
+    match result {
+        Ok(()) => {
+            retry.went_well();
+            false
+        }
+        Err(error) => retry.failed(now, Timestamp::now().sec, &error.to_string()),
+    }
 }
 
 impl Fs {
@@ -120,10 +162,17 @@ impl Fs {
         Ok(())
     }
 
+    /// What the background fails at.
+    pub fn troubles(&self) -> Vec<Trouble> {
+        let now = Instant::now();
+        let all = [&self.background.committing, &self.background.reaping];
+        all.into_iter().filter_map(|retry| retry.lock().trouble(now)).collect()
+    }
+
     /// Commits when asked to, until nobody can ask any more.
     fn commit_on_demand(self: &Arc<Self>, wanted: &Receiver<()>) {
         while wanted.recv().is_ok() {
-            report("commit", self.store.commit());
+            self.committed(Instant::now(), self.store.commit());
         }
     }
 
@@ -131,30 +180,51 @@ impl Fs {
     fn commit_on_time(self: &Arc<Self>, stopped: &Receiver<()>) {
         let tick = self.tick();
         while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(tick) {
-            if self.store.writable().is_err() {
-                continue;
-            }
-            if !self.dirty.is_empty() || self.store.batch_bytes() > 0 {
-                report("commit", self.sync());
-            }
+            self.commit_what_there_is(Instant::now());
         }
+    }
+
+    /// Commits at `now`, if there is anything and the store takes it; true if the log has a line about its failure.
+    fn commit_what_there_is(self: &Arc<Self>, now: Instant) -> bool {
+        if self.store.writable().is_err() {
+            return false;
+        }
+        // A batch that could not be committed is sealed and waits, also where nothing was written since.
+        let something = !self.dirty.is_empty() || self.store.settled_batch() < self.store.open_batch();
+        self.committed(now, if something { self.sync() } else { Ok(()) })
+    }
+
+    fn committed(&self, now: Instant, result: Result<()>) -> bool {
+        let says_so = note(&self.background.committing, now, &result);
+        if says_so && let Err(error) = result {
+            tracing::error!("commit: {error}");
+        }
+        says_so
     }
 
     /// Works off the queue of inodes without a name.
     fn reap_on_time(&self, stopped: &Receiver<()>) {
         let mut tick = self.tick();
         while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(tick) {
-            tick = self.tick();
-            if self.store.writable().is_err() || !self.store.has_orphans() {
-                continue;
-            }
-            match self.reap() {
-                // More at once, but not without a look at whether to stop.
-                Ok((_, true)) => tick = Duration::ZERO,
-                Ok(_) => {}
-                Err(error) => tracing::error!("deletion queue: {error}"),
-            }
+            // More at once, but not without a look at whether to stop.
+            tick = if self.reap_what_is_due(Instant::now()) { Duration::ZERO } else { self.tick() };
         }
+    }
+
+    /// A step of the queue at `now`, unless the last one failed a moment ago; true if there is more to do at once.
+    fn reap_what_is_due(&self, now: Instant) -> bool {
+        if self.store.writable().is_err() || !self.background.reaping.lock().may_try(now) {
+            return false;
+        }
+        let outcome = if self.store.has_orphans() { self.reap() } else { Ok((0, false)) };
+        let more = matches!(outcome, Ok((_, true)));
+        let result = outcome.map(drop);
+        if note(&self.background.reaping, now, &result)
+            && let Err(error) = result
+        {
+            tracing::error!("deletion queue: {error}");
+        }
+        more
     }
 
     /// Often enough that what is deleted goes soon, seldom enough that an idle mount costs nothing.
@@ -177,8 +247,27 @@ impl Fs {
     }
 }
 
-fn report(what: &str, result: Result<()>) {
-    if let Err(error) = result {
-        tracing::error!("{what}: {error}");
+#[cfg(all(test, feature = "sim"))]
+mod tests {
+    use super::super::simulated::{close, config, new_disk, new_file, open};
+    use super::*;
+
+    /// On a full disk each interval has its commit, and the log a few lines; the status shows it until there is room.
+    #[test]
+    fn a_commit_that_fails_is_tried_at_every_interval_and_said_rarely() {
+        let (disk, config, begin) = (new_disk(), config(), Instant::now());
+        let fs = open(&disk, &config);
+        let ino = new_file(&fs, "file");
+        fs.write(ino, 0, &[7; 100_000], false).unwrap();
+        // Giving up the reserve does not help.
+        disk.set_capacity(Some(0));
+        let lines = (0..100).filter(|n| fs.commit_what_there_is(begin + Duration::from_secs(5 * n))).count();
+        assert_eq!(lines, 7, "the first time, and each time it has failed twice as often");
+        let troubles = fs.troubles();
+        assert_eq!((troubles.len(), troubles[0].failures), (1, 100), "{troubles:?}");
+        disk.set_capacity(None);
+        assert!(!fs.commit_what_there_is(begin));
+        assert!(fs.troubles().is_empty());
+        close(&fs);
     }
 }

@@ -209,6 +209,11 @@ impl Collector {
             if says_so {
                 tracing::info!("cycle {}", serde_json::to_string(&record).unwrap_or_default());
             }
+            if result.is_ok()
+                && let Err(error) = self.store.note_packs()
+            {
+                tracing::debug!("which packs there are could not be noted: {error}");
+            }
             record.keep(&self.store);
             *self.last.lock() = Some(record.clone());
             *self.tried.lock() = Last { at: ended, whole: result.is_ok() };

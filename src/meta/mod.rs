@@ -9,7 +9,7 @@ pub mod layers;
 pub mod memtable;
 pub mod pages;
 pub mod rows;
-mod varint;
+pub(crate) mod varint;
 
 pub use kv::{Kv, ReadView, Table, WriteTxn};
 pub use layers::{Layers, Meta};

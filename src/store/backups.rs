@@ -55,6 +55,16 @@ pub fn open_backup(media: &dyn crate::media::Media, number: u64) -> Result<Backu
 }
 
 impl Store {
+    /// Bytes that all backups take on the host.
+    pub(super) fn bytes_of_backups(&self) -> Result<u64> {
+        let mut bytes = 0;
+        for number in list_backups(self.media.as_ref())? {
+            // The oldest may be removed at any moment.
+            bytes += self.allocated(&path(number))?.unwrap_or(0);
+        }
+        Ok(bytes)
+    }
+
     /// Bytes of rows that were committed since the last backup.
     pub fn changed_rows(&self) -> u64 {
         self.changed.load(Ordering::Relaxed)

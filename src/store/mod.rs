@@ -2,7 +2,7 @@
 //!
 //! What stands where: [`barrier`] and [`cells`] decide about reuse, [`batch`] says who may still add to a batch,
 //! `cut` makes chunks of bytes, `put` stores them, `commit` makes batches durable (I1, I8), `get` reads, [`heal`] mends
-//! bad chunks, [`space`] knows the disk's free bytes, `collect` is what the collector may do to the store, `backups`
+//! bad chunks, `presence` notices packs that are gone, [`space`] knows the disk's free bytes, `collect` is what the collector may do to the store, `backups`
 //! keeps copies of the metadata.
 
 mod ahead;
@@ -19,6 +19,7 @@ pub mod heal;
 mod locality;
 mod mkfs;
 mod pool;
+mod presence;
 mod put;
 mod region_builder;
 mod space;
@@ -30,11 +31,10 @@ use std::time::Duration;
 
 use crate::chunk::{CutParams, Cutter};
 use crate::error::{Error, Result};
-use crate::media::{HostMedia, Media, StoreLock, most_open_files};
+use crate::media::{HostMedia, Media, StoreLock};
 use crate::meta::rows::{NameHash, STATE_KEY, State};
 use crate::meta::{Counter, Kv, Layers, Memtable, Meta, Table};
 use crate::pack::{Compression, PackId, PackReader, PackWriter};
-use crate::sabotage::{Protection, out};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, OnceLock, Ordering, RwLock};
 
 pub use backups::{BACKUP_DIR, list_backups, open_backup};
@@ -165,8 +165,7 @@ impl Store {
         if !media.exists(META_FILE).map_err(opening)? {
             return Err(without_database(&path));
         }
-        let space = SpaceKeeper::new(media.clone(), config.reserve);
-        let kv = open_database(media.as_ref(), &space, (options.cache_bytes / 3 * 2) as usize)?;
+        let kv = open_database(media.as_ref(), (options.cache_bytes / 3 * 2) as usize)?;
         let state = kv.read().and_then(|view| view.get(Table::State, STATE_KEY)).map_err(unusable)?;
         let state = match state {
             Some(row) => State::decode(&row).map_err(unusable)?,
@@ -196,12 +195,12 @@ impl Store {
             gate: Gate::new(first),
             barrier: Barrier::default(),
             writer: PackWriter::new(media.clone(), *config.uuid.as_bytes(), config.pack_size, next_pack),
-            reader: PackReader::new(media.clone(), open_packs()),
+            reader: PackReader::new(media.clone(), 256),
             regions: RegionCache::new(options.cache_bytes / 3),
             trails: Trails::default(),
             locality: Locality::default(),
             pool,
-            space,
+            space: SpaceKeeper::new(media.clone(), config.reserve),
             // A crash may have left bytes or handles with numbers that no commit recorded; those are not given again.
             next_chunk: AtomicU64::new(state.next_chunk + NUMBER_GAP),
             next_ino: AtomicU64::new(state.next_ino + if fresh { 0 } else { NUMBER_GAP }),
@@ -233,7 +232,7 @@ impl Store {
         }
         let result = match self.latch.get() {
             _ if self.read_only => Ok(()),
-            None => self.commit().and_then(|()| self.writer.seal()).and_then(|()| self.writer.sync()),
+            None => self.finish_closing(),
             // What was acknowledged since the failure, or shortly before it, is in no database.
             Some(why) if self.batch_bytes() > 0 || self.sealed.read().is_some() => {
                 Err(Error::Latched(format!("{why}; what was written since then is lost")))
@@ -246,6 +245,15 @@ impl Store {
         let closed = self.meta.kv().close();
         drop(self.lock.lock().take());
         result.and(closed)
+    }
+
+    fn finish_closing(self: &Arc<Self>) -> Result<()> {
+        self.commit()?;
+        self.writer.seal()?;
+        self.writer.sync()?;
+        // Where that fails, a pack that goes is noticed later; all that matters is durable.
+        let noted = self.note_packs().and_then(|()| self.commit());
+        noted.or_else(|error| if self.writable().is_err() { Err(error) } else { Ok(()) })
     }
 
     /// Joins the open batch. Take the locks of inodes first; see [`batch`].
@@ -339,11 +347,6 @@ impl Store {
         self.space.claim(bytes, promised)
     }
 
-    /// Frees the reserve for something without which the store cannot be used; true if that gave anything.
-    pub fn give_up_reserve(&self) -> bool {
-        self.space.give_up_reserve()
-    }
-
     /// The longest chunk there can be, in bytes.
     pub fn max_chunk(&self) -> u64 {
         self.cutter.params().max.into()
@@ -413,20 +416,8 @@ fn without_database(path: &Path) -> Error {
     ))
 }
 
-/// Opens the database; on a full disk the reserve is given up for it, without which nothing could be deleted either.
-fn open_database(media: &dyn Media, space: &SpaceKeeper, cache_bytes: usize) -> Result<Kv> {
-    let open = || Kv::open(media.open(META_FILE, true).map_err(opening)?, cache_bytes).map_err(unusable);
-    match open() {
-        Err(error) if error.is_no_space() && !out(Protection::ReserveOpens) && space.give_up_reserve() => {
-            open()
-        }
-        opened => opened,
-    }
-}
-
-/// How many packs are kept open: no more than a quarter of the files that may be.
-fn open_packs() -> usize {
-    (most_open_files() / 4).clamp(4, 256) as usize
+fn open_database(media: &dyn Media, cache_bytes: usize) -> Result<Kv> {
+    Kv::open(media.open(META_FILE, true).map_err(opening)?, cache_bytes).map_err(unusable)
 }
 
 /// The database cannot be used: says the way out, unless the host refused to read it.

@@ -1,12 +1,15 @@
 //! The store in numbers, for people and programs.
 
+use std::io::ErrorKind;
+
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::meta::Counter;
 use crate::sync::Ordering;
 
 use super::Store;
+use super::config::{META_FILE, RESERVE_FILE};
 
 /// What `cairnfs status` tells of a store.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +35,18 @@ pub struct StoreStatus {
     pub plain_bytes: u64,
     /// Bytes of all region records.
     pub stored_bytes: u64,
+    /// Bytes that the metadata database takes on the host.
+    #[serde(default)]
+    pub database_bytes: u64,
+    /// Bytes that the backups of the metadata take on the host.
+    #[serde(default)]
+    pub backup_bytes: u64,
+    /// Bytes that the reserve takes on the host.
+    #[serde(default)]
+    pub reserve_bytes: u64,
+    /// True if the reserve was given up on a full disk and is not back.
+    #[serde(default)]
+    pub reserve_given_up: bool,
     /// Free bytes of the host file system.
     pub host_free: u64,
     /// All bytes of the host file system.
@@ -49,6 +64,7 @@ impl Store {
     pub fn status(&self) -> Result<StoreStatus> {
         let space = self.host_space()?;
         let closed = self.closed.load(Ordering::Acquire);
+        let reserve = self.allocated(RESERVE_FILE)?;
         Ok(StoreStatus {
             uuid: self.config.uuid.to_string(),
             path: self.path.display().to_string(),
@@ -60,11 +76,32 @@ impl Store {
             chunks: self.counter(Counter::Chunks),
             plain_bytes: self.counter(Counter::PlainBytes),
             stored_bytes: self.counter(Counter::StoredBytes),
+            database_bytes: self.allocated(META_FILE)?.unwrap_or(0),
+            backup_bytes: self.bytes_of_backups()?,
+            reserve_bytes: reserve.unwrap_or(0),
+            reserve_given_up: reserve.is_none() && self.config.reserve > 0,
             host_free: space.available,
             host_total: space.total,
             cycle_running: self.barrier.is_armed(),
             bad_chunks: self.bad.count(),
             read_only_because: self.latch.get().filter(|_| !closed).cloned(),
         })
+    }
+
+    /// Bytes that one of the store's files takes on the host; none if it is not there.
+    pub(super) fn allocated(&self, name: &str) -> Result<Option<u64>> {
+        let failed = |error| Error::io(format!("looking at {name}"), error);
+        match self.media.open(name, false) {
+            Ok(file) => file.allocated().map(Some).map_err(failed),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed(error)),
+        }
+    }
+}
+
+impl StoreStatus {
+    /// Bytes that the store takes on the host's disk, but for what is dead in packs and waits for a cycle.
+    pub fn bytes_on_disk(&self) -> u64 {
+        self.stored_bytes + self.database_bytes + self.backup_bytes + self.reserve_bytes
     }
 }

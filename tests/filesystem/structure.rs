@@ -1,7 +1,16 @@
 //! Rules about the sources that a compiler does not know: who may import whom, which names are not used where.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use cairnfs::check::repair::RepairReport;
+use cairnfs::check::{CheckReport, Finding, Resumed, ScrubStatus};
+use cairnfs::control::{Holder, StatusReport};
+use cairnfs::gc::{CycleRecord, Stage};
+use cairnfs::retry::Trouble;
+use cairnfs::store::StoreStatus;
+use serde_json::Value;
 
 /// Modules from the bottom up; a module may import those on lines above its own, and what `ALSO` says.
 const LAYERS: [&[&str]; 8] = [
@@ -300,4 +309,67 @@ fn the_messages_that_operations_quotes_are_in_the_sources() {
         }
     }
     assert!(seen > 12, "the section was read");
+}
+
+/// The names of all fields in a value, as docs/json.md writes them.
+fn fields(value: &Value, prefix: &str, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(map) => {
+            let dot = if prefix.is_empty() { "" } else { "." };
+            for (name, value) in map {
+                let name = format!("{prefix}{dot}{name}");
+                fields(value, &name, found);
+                found.insert(name);
+            }
+        }
+        Value::Array(list) => list.iter().for_each(|value| fields(value, &format!("{prefix}[]"), found)),
+        _ => {}
+    }
+}
+
+/// What `status --json` prints if everything there can be is there.
+fn full_status() -> StatusReport {
+    let trouble = Trouble { what: "cycle".into(), error: "no".into(), failures: 1, since: 0, retry_in: 0 };
+    StatusReport {
+        version: String::new(),
+        path: String::new(),
+        holder: Some(Holder { pid: 1, mountpoint: String::new(), read_only: false }),
+        stage: Stage::Idle,
+        last_cycle: None,
+        scrub: ScrubStatus::default(),
+        failing: vec![trouble],
+        problems: Vec::new(),
+        store: StoreStatus::default(),
+    }
+    .with_problems(Vec::new())
+}
+
+#[test]
+fn the_fields_of_json_are_those_that_the_documents_have() {
+    let finding = Finding { what: String::new(), files: Vec::new(), files_total: 0 };
+    let check = CheckReport {
+        resumed: Some(Resumed { chunk: 0, bytes: 0 }),
+        began_anew: Some(String::new()),
+        findings: vec![finding],
+        ..CheckReport::default()
+    };
+    let printed = [
+        ("status", serde_json::to_value(full_status())),
+        ("gc", serde_json::to_value(CycleRecord::default())),
+        ("check", serde_json::to_value(check)),
+        ("repair", serde_json::to_value(RepairReport::default())),
+    ];
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("docs/json.md")).unwrap();
+    for (command, value) in printed {
+        let section = text.split(&format!("\n## {command}\n")).nth(1).expect(command);
+        let section = section.split("\n## ").next().unwrap();
+        let cells = section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+        let documented: BTreeSet<String> = cells.map(str::to_owned).collect();
+        let mut known = BTreeSet::new();
+        fields(&value.unwrap(), "", &mut known);
+        assert!(known.len() > 10, "{command}: {known:?}");
+        let differ: Vec<_> = known.symmetric_difference(&documented).collect();
+        assert!(differ.is_empty(), "docs/json.md and `cairnfs {command} --json` differ in {differ:?}");
+    }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::data::{Tree, noise};
 use crate::sys;
-use crate::world::{World, is_mounted, tool, wait_for};
+use crate::world::{Setup, World, is_mounted, tool, wait_for};
 
 fn control(world: &World, name: &str) -> std::path::PathBuf {
     world.mnt.join(".cairnfs").join(name)
@@ -192,4 +192,64 @@ fn forced_umount_does_not_wait_for_a_daemon_that_does_not_answer() {
     assert_eq!(said.code, 0, "a daemon that answers is waited for: {}", said.said());
     world.forget_daemon();
     world.assert_clean();
+}
+
+/// All that the store takes is in the figures, and the reserve is missed where it is gone.
+#[test]
+fn the_status_has_all_that_the_store_takes() {
+    let Some(world) = World::usual() else { return };
+    Tree::small(0x57a7).write(&world.mnt.join("s0"));
+    fs::write(world.mnt.join("noise"), noise(3, 5 << 20)).unwrap();
+    world.umount();
+    let status = world.ask_json(&["status"]);
+    let figure = |name: &str| status["store"][name].as_u64().unwrap_or_else(|| panic!("no {name}: {status}"));
+    let takes = |name: &str| -> u64 {
+        let said = tool!("du", "-s", "--block-size=1", world.store.join(name));
+        said.split_whitespace().next().and_then(|word| word.parse().ok()).expect("a number")
+    };
+    // It is a little shorter or longer each time it was closed.
+    let database = (figure("database_bytes"), takes("meta/cairnfs.redb"));
+    assert!(database.0 > 0 && database.0.abs_diff(database.1) < 1 << 20, "{database:?}");
+    assert_eq!(figure("reserve_bytes"), takes("reserve"));
+    assert!(figure("backup_bytes") > 0 && figure("backup_bytes") <= takes("meta-backups"));
+    let names = ["stored_bytes", "database_bytes", "backup_bytes", "reserve_bytes"];
+    let sum: u64 = names.iter().map(|name| figure(name)).sum();
+    let all = world.disk_usage();
+    assert!(sum <= all + (1 << 20) && sum * 10 > all * 9, "{sum} of {all}");
+
+    fs::remove_file(world.store.join("reserve")).unwrap();
+    let without = world.ask(&["status"]);
+    assert!(without.code == 8 && without.out.contains("reserve given up"), "{}", without.said());
+    assert!(without.out.contains("NO RESERVE"), "{}", without.said());
+    world.mount();
+    assert_eq!(world.ask(&["status"]).code, 0, "there is room for it again");
+    world.close();
+}
+
+/// A cycle counts what was copied a moment ago, and its record outlives the mount.
+#[test]
+fn a_cycle_counts_what_was_just_copied_and_is_remembered() {
+    let options = "gc=off,commit=3600,cache=16M";
+    let Some(world) = World::new(Setup { options, ..Setup::default() }) else { return };
+    fs::write(world.mnt.join("small"), "x").unwrap();
+    let mut open = File::create(world.mnt.join("grows")).unwrap();
+    open.write_all(&noise(4, 100_000)).unwrap();
+    let record = world.gc();
+    assert_eq!(record["roots"], 2, "{record}");
+    assert!(record["marked"].as_u64() > Some(1), "{record}");
+    drop(open);
+    for mounted in [true, false] {
+        if mounted {
+            world.remount();
+        } else {
+            world.umount();
+        }
+        let status = world.ask_json(&["status"]);
+        assert_eq!(status["last_cycle"], record, "{status}");
+        let text = world.ask(&["status"]).out;
+        let line = text.lines().find(|line| line.starts_with("last cycle")).unwrap();
+        assert!(line.contains("just now") && line.contains("freed"), "{line}");
+    }
+    world.mount();
+    world.close();
 }

@@ -176,10 +176,12 @@ fn a_killed_mount_can_be_unmounted_and_asked() {
     wait_for("the end of the daemon", || !crate::sys::is_alive(pid));
     // Asked through the store and through the dead mount point.
     world.assert_clean();
-    for word in ["status", "check", "gc"] {
+    for (word, code) in [("status", 8), ("check", 0), ("gc", 0), ("status", 8)] {
         let said = crate::world::cairnfs(&[word.as_ref(), world.mnt.as_os_str()]);
-        assert_eq!(said.code, 0, "{word} of a dead mount point: {}", said.said());
+        assert_eq!(said.code, code, "{word} of a dead mount point: {}", said.said());
     }
+    let status = world.ask_json(&["status"]);
+    assert_eq!(status["problems"][0]["kind"], "killed", "{status}");
     // Both would promise with 0 that everything is durable (P6), and nobody has made it so.
     for (word, path) in [("sync", &world.mnt), ("sync", &world.store), ("umount", &world.mnt)] {
         let said = crate::world::cairnfs(&[word.as_ref(), path.as_os_str()]);
@@ -190,6 +192,8 @@ fn a_killed_mount_can_be_unmounted_and_asked() {
     world.mount();
     assert!(fs::read(world.mnt.join("file")).unwrap() == bytes);
     world.umount();
-    assert_eq!(world.ask(&["sync"]).code, 0, "it was closed in order");
+    for word in ["sync", "status"] {
+        assert_eq!(world.ask(&[word]).code, 0, "{word}: it was closed in order");
+    }
     world.assert_clean();
 }

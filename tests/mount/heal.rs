@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use crate::data::Tree;
-use crate::world::{World, command, program, run};
+use crate::world::{World, command, program, run, wait_for};
 
 /// All packs of a store.
 pub fn packs(world: &World) -> Vec<PathBuf> {
@@ -132,4 +132,26 @@ fn a_lost_pack_costs_its_files_and_no_others() {
     world.sync();
     first.assert_at(&lost);
     world.close();
+}
+
+/// A pack that is gone is damage that the status tells of, of a closed store and of a mounted one, before anything is read.
+#[test]
+fn a_pack_that_is_gone_is_told_by_the_status() {
+    let Some(world) = World::usual() else { return };
+    Tree::small(0x90ce).write(&world.mnt.join("s0"));
+    world.umount();
+    assert_eq!(world.ask(&["status"]).code, 0);
+    packs(&world).iter().for_each(|pack| fs::remove_file(pack).unwrap());
+    let closed = world.ask(&["status"]);
+    assert!(closed.code == 6 && closed.out.contains("DAMAGE"), "{}", closed.said());
+    assert!(closed.err.contains("cairnfs check --data"), "{}", closed.said());
+    world.mount();
+    wait_for("the mount to notice it", || world.ask(&["status"]).code == 6);
+    let status = world.ask_json(&["status"]);
+    assert_eq!(status["problems"][0]["kind"], "damage", "{status}");
+    let log = || fs::read_to_string(world.store.join("cairnfs.log")).unwrap();
+    wait_for("a line of the log", || {
+        log().contains(".pack is not there, and chunks that are in use were in it")
+    });
+    world.umount();
 }

@@ -28,8 +28,6 @@ mod full;
 mod handles;
 mod heal;
 mod helpers;
-#[cfg(feature = "sim")]
-mod hosts;
 mod listing;
 mod mapped;
 #[cfg(feature = "sim")]
