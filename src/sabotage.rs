@@ -73,6 +73,14 @@ pub enum Protection {
     NoLinks,
     /// A read that fails once, for a reason that is not in the bytes, is not remembered as damage.
     HiccupsPass,
+    /// Where the host's figures are not the whole truth, what is promised is really taken.
+    PromisesAreBacked,
+    /// The reserve is given up for opening a store.
+    ReserveOpens,
+    /// A lock that somebody else holds is seen. Not a protection of this program: some hosts have none.
+    LockIsSeen,
+    /// Who has got the lock reads whether another process may live.
+    HolderIsRead,
 }
 
 #[cfg(feature = "sim")]
@@ -118,6 +126,10 @@ mod switches {
         ("one-owner", Protection::OneOwner),
         ("no-links", Protection::NoLinks),
         ("hiccups-pass", Protection::HiccupsPass),
+        ("promises-are-backed", Protection::PromisesAreBacked),
+        ("reserve-opens", Protection::ReserveOpens),
+        ("lock-is-seen", Protection::LockIsSeen),
+        ("holder-is-read", Protection::HolderIsRead),
     ];
 
     fn bit(protection: Protection) -> u64 {

@@ -19,6 +19,16 @@ pub(super) fn can_mount() -> Result<()> {
     Ok(())
 }
 
+/// A mount is found, and its daemon started, by what `/proc` tells.
+pub(super) fn has_proc() -> Result<()> {
+    match fs::metadata("/proc/self/mountinfo") {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Error::Environment(format!(
+            "/proc is not mounted here, and a mount needs it ({error}); `mount -t proc proc /proc`"
+        ))),
+    }
+}
+
 fn device(path: &Path) -> Result<()> {
     let shown = path.display();
     let text = match File::options().read(true).write(true).open(path) {

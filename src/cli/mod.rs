@@ -19,6 +19,8 @@ mod umount;
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -29,6 +31,7 @@ use args::{Cli, Command};
 
 /// Runs the program with its command line, name included, and returns its exit code.
 pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    refuse_to_be_killed_by_a_limit();
     let words: Vec<OsString> = words.into_iter().collect();
     let json = words.iter().take_while(|word| *word != "--").any(|word| word == "--json");
     let parsed = Cli::try_parse_from(args::by_program_name(words));
@@ -51,6 +54,15 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
             eprintln!("cairnfs: {e}");
             ExitCode::from(e.exit_code())
         }
+    }
+}
+
+/// A file that may not grow (`ulimit -f`) is an error of that write, and not the end of the process in the middle of it.
+fn refuse_to_be_killed_by_a_limit() {
+    // What the handler notes nobody reads: that there is one is all.
+    let noted = Arc::new(AtomicBool::new(false));
+    if let Err(error) = signal_hook::flag::register(libc::SIGXFSZ, noted) {
+        eprintln!("cairnfs: a limit of the size of files will end this process: {error}");
     }
 }
 

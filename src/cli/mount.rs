@@ -5,6 +5,7 @@
 //! ours too. Starting anew and not fork() keeps the daemon free of half-copied threads. Everything is checked in the
 //! process that will serve, so that there is one place for refusals.
 
+mod limits;
 mod refuse;
 
 use std::fs::File;
@@ -34,6 +35,7 @@ const LOCK_WAIT: Duration = Duration::from_secs(15);
 pub(super) fn run(args: &MountArgs) -> Result<()> {
     let wanted = mount_options::parse(&args.options, args.sloppy)?;
     mount_options::refuse_more_than(mount_options::memory_of_this_machine(), &wanted)?;
+    environment::has_proc()?;
     if args.report_ready || args.foreground || args.fake {
         return serve(args, &wanted);
     }
@@ -95,9 +97,10 @@ fn serve(args: &MountArgs, wanted: &Wanted) -> Result<()> {
         return Ok(());
     }
     environment::can_mount()?;
-    let who = format!("mounted at {}", show(&places.mountpoint));
+    let open = open_options(wanted, format!("mounted at {}", show(&places.mountpoint)));
+    limits::suffice(open.cache_bytes)?;
     let setup = Setup {
-        open: open_options(wanted, who),
+        open,
         fs: fs_options(wanted),
         collect: wanted.gc_auto && !wanted.read_only,
         collect_interval: wanted.gc_interval.filter(|_| !wanted.read_only),
@@ -110,7 +113,7 @@ fn serve(args: &MountArgs, wanted: &Wanted) -> Result<()> {
         leave_session()?;
     }
     let ready = |store| if args.report_ready { leave_terminal(&log, store) } else { Ok(()) };
-    daemon::serve(setup, ready)
+    daemon::serve(setup, ready).map_err(limits::explained)
 }
 
 fn open_options(wanted: &Wanted, who: String) -> OpenOptions {

@@ -61,6 +61,7 @@ pub struct Server {
 
 /// Those who wait for the store's closing, after the server has stopped.
 #[must_use = "those who wait for the closing have to be told"]
+#[derive(Default)]
 pub struct Closing(Vec<UnixStream>);
 
 impl Server {

@@ -92,10 +92,7 @@ fn serve_store(
     let tries = Tries::new();
     let handler = Arc::new(Handler::new(setup, parts, Arc::clone(&tries)));
 
-    let server = match control::Server::start(
-        &setup.store,
-        Arc::clone(&handler) as Arc<dyn control::ControlHandler>,
-    ) {
+    let server = match start_server(setup, store, &handler) {
         Ok(server) => server,
         Err(e) => {
             collector.shutdown();
@@ -119,11 +116,31 @@ fn serve_store(
     if let Ok(keeper) = &mut keeper {
         keeper.stop();
     }
-    let closing = server.stop();
+    let closing = server.map_or_else(control::Closing::default, control::Server::stop);
     collector.shutdown();
     let outcome = first_error(outcome, "ending the filesystem", filesystem.shutdown());
     back_up_at_close(store);
     Ok((closing, outcome))
+}
+
+/// Starts to answer commands. Where the host has no inode for the socket, that of the reserve is taken; a mount without
+/// one still gives the files, and the means to make room.
+fn start_server(setup: &Setup, store: &Store, handler: &Arc<Handler>) -> Result<Option<control::Server>> {
+    let start =
+        || control::Server::start(&setup.store, Arc::clone(handler) as Arc<dyn control::ControlHandler>);
+    let started = match start() {
+        Err(error) if error.is_no_space() && store.give_up_reserve() => start(),
+        started => started,
+    };
+    match started {
+        Err(error) if error.is_no_space() => {
+            tracing::warn!(
+                "{error}; `status`, `gc`, `check` and `sync` do not reach this mount: delete something"
+            );
+            Ok(None)
+        }
+        started => started.map(Some),
+    }
 }
 
 /// Answers the kernel until the mount is gone.
@@ -138,7 +155,16 @@ fn run_session(
     thread::scope(|scope| {
         let handling = signals.unmount_on_signal(mountpoint, session.unmounter(), Arc::clone(filesystem));
         let unmounter = session.unmounter();
-        let greeting = scope.spawn(move || greet(mountpoint, &unmounter, ready));
+        let greet = move || greet(mountpoint, &unmounter, ready);
+        let greeting = match thread::Builder::new().name("greeting".into()).spawn_scoped(scope, greet) {
+            Ok(greeting) => greeting,
+            Err(error) => {
+                // With the session goes the mount.
+                drop(session);
+                handling.finish();
+                return Err(Error::io("starting a thread", error));
+            }
+        };
         let ended = session.run();
         handling.finish();
         let greeted = greeting

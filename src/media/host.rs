@@ -21,6 +21,7 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{Gid, Uid, geteuid};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::kind::{self, Kind};
 use super::{Media, MediaFile, Space};
 use crate::sabotage::{Protection, out};
 
@@ -38,6 +39,9 @@ pub struct HostMedia {
     heir: Option<(Uid, Gid)>,
     /// That something could not be given to him was told.
     told: AtomicBool,
+    kind: Kind,
+    /// The host has a limit that its figures do not show.
+    hidden_limit: bool,
 }
 
 /// A directory of the store: the store's own descriptor, or one opened on the way to a name.
@@ -65,7 +69,18 @@ impl HostMedia {
         let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
         let is_anothers = geteuid().is_root() && !owner.0.is_root() && !out(Protection::OneOwner);
         let heir = is_anothers.then_some(owner);
-        Ok(Self { path: path.to_owned(), dir, heir, told: AtomicBool::new(false) })
+        let (kind, hidden_limit) = (Kind::of(&dir)?, kind::has_hidden_limit(&dir));
+        Ok(Self { path: path.to_owned(), dir, heir, told: AtomicBool::new(false), kind, hidden_limit })
+    }
+
+    /// What kind of file system the store is on.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Whether a lock that somebody else holds is always seen.
+    pub(super) fn sees_all_locks(&self) -> bool {
+        !self.kind.locks_may_be_local()
     }
 
     /// The permission bits of the store's directory.
@@ -263,6 +278,7 @@ impl Media for HostMedia {
             available: stat.f_bavail.saturating_mul(stat.f_frsize),
             files: stat.f_files,
             files_free: stat.f_ffree,
+            hidden_limit: self.hidden_limit,
         })
     }
 }

@@ -1,87 +1,134 @@
 //! One process has a store open at a time.
 //!
-//! The lock is the kernel's (`flock` on `STORE/lock`), so it ends with its holder however that ends. The text in the
-//! file only says who the holder is; it is never what decides. The file is never removed: a second process could
-//! otherwise lock the removed one while a third locks its successor.
+//! The lock is the kernel's (`flock` on `STORE/lock`), so it ends with its holder however that ends. The file is never
+//! removed: a second process could otherwise lock the removed one while a third locks its successor.
+//!
+//! On a file system that several machines reach, or one machine by several ways, the lock may be seen by some of them
+//! only. There the note in the file ([`holder`](super::holder)) is the second guard: who has got the lock and reads that
+//! another process may still live is refused, and where that cannot be found out, until a person says that it does not, by
+//! emptying the file. The note never gives a store to anybody.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use std::{process, thread};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
-use rustix::process::{Pid, test_kill_process};
 
 use crate::error::{Error, Result};
 use crate::sabotage::{Protection, out};
 
 use super::HostMedia;
+use super::holder::{Meaning, NOTE_MAX, Note, Whereabouts};
 
 /// The lock's name in the store.
 const NAME: &str = "lock";
 /// How often a held lock is tried again.
 const POLL: Duration = Duration::from_millis(20);
 /// How long a note that cannot be its holder's is given to be replaced: the holder writes it right after it got the
-/// lock.
+/// lock. And one whose holder is just ending, to be that of nobody.
 const NOTE_GRACE: Duration = Duration::from_millis(100);
-/// More of a note is not read.
-const NOTE_MAX: usize = 256;
+
+/// How the second guard works.
+#[derive(Debug, Clone)]
+struct Guard {
+    here: Whereabouts,
+    /// A lock that could be taken is held by nobody else.
+    trusted: bool,
+    /// How often a holder's beat goes on.
+    beat: Duration,
+    /// How long it is looked at whether one does. Hosts remember what they read for some seconds.
+    watch: Duration,
+}
 
 /// Held while this process has the store open.
 #[derive(Debug)]
 pub struct StoreLock {
     file: File,
     path: PathBuf,
+    here: Whereabouts,
+    beating: Option<Beating>,
+}
+
+/// The thread that shows that the holder lives; it ends when this is dropped.
+#[derive(Debug)]
+struct Beating {
+    /// Dropped first.
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl StoreLock {
     /// Locks the store in `media`, trying until `wait` is over; `who` is what others are told meanwhile.
     pub fn acquire(media: &HostMedia, wait: Duration, who: &str) -> Result<Self> {
+        let guard = Guard {
+            here: Whereabouts::here(),
+            trusted: media.sees_all_locks() && !out(Protection::LockIsSeen),
+            beat: Duration::from_secs(5),
+            watch: Duration::from_secs(25),
+        };
+        Self::acquire_with(media, wait, who, &guard)
+    }
+
+    fn acquire_with(media: &HostMedia, wait: Duration, who: &str, guard: &Guard) -> Result<Self> {
         let dir = media.path();
         let path = dir.join(NAME);
         let file = open_or_make(media).map_err(|error| cannot_open(dir, &path, error))?;
         let begin = Instant::now();
         loop {
             let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
-            match locked {
-                _ if out(Protection::StoreLock) => return Ok(Self { file, path }),
-                Ok(()) => {
-                    let lock = Self { file, path };
-                    lock.note(who)?;
-                    return Ok(lock);
+            let note = read_note(&file);
+            let refusal = match locked {
+                _ if out(Protection::StoreLock) => return Ok(Self::of(file, path, guard)),
+                Err(errno) if !matches!(errno, Errno::WOULDBLOCK | Errno::INTR) => {
+                    return Err(Error::io(format!("locking {}", path.display()), errno.into()));
                 }
-                Err(Errno::WOULDBLOCK | Errno::INTR) => {}
-                Err(errno) => {
-                    let what = format!("locking {}", path.display());
-                    return Err(Error::io(what, errno.into()));
-                }
-            }
+                // As where locks are local.
+                Err(_) if !out(Protection::LockIsSeen) => in_use(&note, dir),
+                _ => match note.meaning(&guard.here, guard.trusted) {
+                    _ if out(Protection::HolderIsRead) => return Self::begin(file, path, who, guard),
+                    Meaning::Free => return Self::begin(file, path, who, guard),
+                    Meaning::Rebooted if !beats(media, &note, guard) => {
+                        return Self::begin(file, path, who, guard);
+                    }
+                    Meaning::Alive => in_use(&note, dir),
+                    Meaning::Rebooted | Meaning::Unseen => unseen(&note, dir),
+                },
+            };
             let waited = begin.elapsed();
-            let holder = Holder::read(&file);
-            if waited >= wait && (holder.seen() || waited >= wait + NOTE_GRACE) {
-                return Err(Error::Busy(holder.refusal(dir)));
+            if waited >= wait && (locked.is_err() && note.seen() || waited >= wait + NOTE_GRACE) {
+                return Err(Error::Busy(refusal));
             }
             thread::sleep(POLL.min(wait.saturating_sub(waited).max(Duration::from_millis(1))));
         }
     }
 
+    fn of(file: File, path: PathBuf, guard: &Guard) -> Self {
+        Self { file, path, here: guard.here.clone(), beating: None }
+    }
+
+    /// The lock is this process's.
+    fn begin(file: File, path: PathBuf, who: &str, guard: &Guard) -> Result<Self> {
+        let mut lock = Self::of(file, path, guard);
+        lock.note(who)?;
+        if !guard.trusted {
+            lock.beating = Some(Beating::start(&lock, who, guard)?);
+        }
+        Ok(lock)
+    }
+
     /// Writes this process and `who` into the file; to be called again after a fork, which the lock outlives but the
     /// process id does not.
     pub fn note(&self, who: &str) -> Result<()> {
-        let mut note = format!("pid {}: {}", process::id(), who.replace('\n', " "));
-        while note.len() >= NOTE_MAX {
-            note.pop();
-        }
-        note.push('\n');
+        let note = Note::new(who, &self.here).encode();
         // A full disk must not keep a store closed: without a note, others are told a little less.
         let written = self.file.set_len(0).and_then(|()| self.file.write_all_at(note.as_bytes(), 0));
-        match written {
-            Err(error) if error.raw_os_error() != Some(libc::ENOSPC) => {
-                Err(Error::io(format!("writing {}", self.path.display()), error))
-            }
+        match written.map_err(|error| Error::io(format!("writing {}", self.path.display()), error)) {
+            Err(error) if !error.is_no_space() => Err(error),
             _ => Ok(()),
         }
     }
@@ -91,10 +138,41 @@ impl Drop for StoreLock {
     /// Takes the note back if it is still this process's: after a fork the child has written its own. The lock itself
     /// ends when the last copy of the descriptor is closed; to unlock here would take it from such a child.
     fn drop(&mut self) {
-        if Holder::read(&self.file).is_this_process()
+        drop(self.beating.take());
+        if read_note(&self.file).is_this_process()
             && let Err(error) = self.file.set_len(0)
         {
             tracing::debug!("emptying {}: {error}", self.path.display());
+        }
+    }
+}
+
+impl Beating {
+    fn start(lock: &StoreLock, who: &str, guard: &Guard) -> Result<Self> {
+        let failed = |error| Error::io("starting the thread that shows that the store is in use", error);
+        let file = lock.file.try_clone().map_err(failed)?;
+        let (mut note, every) = (Note::new(who, &guard.here), guard.beat);
+        let (stop, stopped) = mpsc::channel::<()>();
+        let beat = move || {
+            while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
+                note.beat += 1;
+                // Of the same length each time. One that is not written makes nobody think that the store is free.
+                if let Err(error) = file.write_all_at(note.encode().as_bytes(), 0) {
+                    tracing::debug!("noting that the store is in use: {error}");
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("cairn-beat".into()).spawn(beat).map_err(failed)?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Beating {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // Nothing in it panics, and nothing waits for it but this.
+            let _ = thread.join();
         }
     }
 }
@@ -123,50 +201,62 @@ fn cannot_open(dir: &Path, path: &Path, error: io::Error) -> Error {
     Error::io(format!("opening {}", path.display()), error)
 }
 
-/// The note of whoever has, or had, the lock.
-struct Holder(String);
+fn read_note(file: &File) -> Note {
+    let mut buf = [0; NOTE_MAX];
+    let len = file.read_at(&mut buf, 0).unwrap_or(0);
+    Note::decode(&buf[..len])
+}
 
-impl Holder {
-    fn read(file: &File) -> Self {
-        let mut buf = [0; NOTE_MAX];
-        let len = file.read_at(&mut buf, 0).unwrap_or(0);
-        Self(String::from_utf8_lossy(&buf[..len]).trim().to_owned())
-    }
-
-    fn pid(&self) -> Option<Pid> {
-        let number = self.0.strip_prefix("pid ")?.split(':').next()?;
-        Pid::from_raw(number.parse().ok()?)
-    }
-
-    fn is_this_process(&self) -> bool {
-        self.pid() == Some(rustix::process::getpid())
-    }
-
-    /// Whether the note names a process that lives. One that does not is either a dead holder's, left by a crash and
-    /// about to be replaced, or that of a process in another container.
-    fn seen(&self) -> bool {
-        self.pid().is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH))
-    }
-
-    fn refusal(&self, dir: &Path) -> String {
-        let store = dir.display();
-        let advice = "unmount it there first, or give the command to the process that has it open";
-        if self.seen() {
-            format!("the store {store} is in use by {}; {advice}", self.0)
-        } else if self.0.is_empty() {
-            format!("the store {store} is in use by another process; {advice}")
-        } else {
-            format!(
-                "the store {store} is in use by a process that cannot be seen from here, perhaps in a container; the \
-                 last one to note its name was \"{}\"; {advice}",
-                self.0
-            )
+/// Whether the note's beat goes on. The file is opened anew for each look: a host that remembers what it read looks again
+/// then. A note that changes in another way is somebody's, too.
+fn beats(media: &HostMedia, note: &Note, guard: &Guard) -> bool {
+    let begin = Instant::now();
+    tracing::warn!(
+        "{}: the machine was started anew while the store was open; looking for {} s whether a copy of the machine has \
+         it open",
+        media.path().display(),
+        guard.watch.as_secs()
+    );
+    while begin.elapsed() < guard.watch {
+        thread::sleep(guard.beat / 5);
+        if media.open_file(NAME, false).is_ok_and(|file| read_note(&file) != *note) {
+            return true;
         }
     }
+    false
+}
+
+const ADVICE: &str = "unmount it there first, or give the command to the process that has it open";
+
+fn in_use(note: &Note, dir: &Path) -> String {
+    let store = dir.display();
+    if note.seen() {
+        format!("the store {store} is in use by {}; {ADVICE}", note.text)
+    } else if note.is_empty() {
+        format!("the store {store} is in use by another process; {ADVICE}")
+    } else {
+        format!(
+            "the store {store} is in use by a process that cannot be seen from here, perhaps in a container; the last one \
+             to note its name was \"{}\"; {ADVICE}",
+            note.text
+        )
+    }
+}
+
+fn unseen(note: &Note, dir: &Path) -> String {
+    let store = dir.display();
+    format!(
+        "the store {store} was opened on another machine or in another container (\"{}\") and not closed, and its lock \
+         cannot be seen from here; two processes would destroy it. {ADVICE}. If that process or its machine has ended, say \
+         so with `truncate -s 0 {store}/{NAME}`",
+        note.text
+    )
 }
 
 #[cfg(test)]
 mod tests {
+    use std::process;
+
     use super::*;
 
     fn acquire(dir: &Path, wait: Duration, who: &str) -> Result<StoreLock> {
@@ -212,7 +302,8 @@ mod tests {
         let stale = "pid 2000000000: a mount that crashed and whose note is long enough\n";
         std::fs::write(&path, stale).unwrap();
         let lock = acquire(dir.path(), Duration::ZERO, "new").unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("pid {}: new\n", process::id()));
+        let note = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(note.lines().next(), Some(&*format!("pid {}: new", process::id())));
         // A holder that did not get to write its note.
         std::fs::write(&path, stale).unwrap();
         let text = refusal(dir.path());
@@ -222,13 +313,78 @@ mod tests {
         drop(lock);
     }
 
+    /// A note of a process elsewhere, as it would stand there.
+    fn note_of(boot: &str, machine: &str, beat: u64) -> String {
+        format!("pid 5: mounted at /m\nboot {boot} machine {machine} pids 1 started 9 beat {beat:012}\n")
+    }
+
+    fn guard(trusted: bool) -> Guard {
+        let here = Whereabouts { boot: "b2".into(), machine: "m1".into(), pids: "2".into() };
+        Guard { here, trusted, beat: Duration::from_millis(10), watch: Duration::from_millis(300) }
+    }
+
+    fn guarded(dir: &Path, trusted: bool) -> Result<StoreLock> {
+        StoreLock::acquire_with(&HostMedia::open(dir).unwrap(), Duration::ZERO, "new", &guard(trusted))
+    }
+
     #[test]
-    fn a_long_name_is_cut_between_characters() {
+    fn where_locks_may_be_local_the_note_of_another_machine_refuses_until_a_person_says_otherwise() {
         let dir = tempfile::tempdir().unwrap();
-        let _lock = acquire(dir.path(), Duration::ZERO, &"\n\u{e4}".repeat(500)).unwrap();
-        let note = std::fs::read_to_string(dir.path().join(NAME)).unwrap();
-        assert!(note.len() <= NOTE_MAX && note.ends_with("\u{e4}\n") | note.ends_with(" \n"));
-        assert_eq!(note.lines().count(), 1);
+        let path = dir.path().join(NAME);
+        std::fs::write(&path, note_of("b1", "m2", 3)).unwrap();
+        drop(guarded(dir.path(), true).unwrap());
+        assert_eq!(std::fs::read(&path).unwrap(), b"", "closed in order");
+        drop(guarded(dir.path(), false).unwrap());
+        std::fs::write(&path, note_of("b1", "m2", 3)).unwrap();
+        let error = guarded(dir.path(), false).unwrap_err();
+        let way_out = format!("truncate -s 0 {}", path.display());
+        assert!(error.exit_code() == 4 && error.to_string().contains(&way_out), "{error}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), note_of("b1", "m2", 3));
+        std::fs::write(&path, "").unwrap();
+        guarded(dir.path(), false).unwrap();
+    }
+
+    #[test]
+    fn a_note_from_before_a_reboot_refuses_only_while_its_beat_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(NAME);
+        std::fs::write(&path, note_of("b1", "m1", 3)).unwrap();
+        drop(guarded(dir.path(), false).unwrap());
+        std::fs::write(&path, note_of("b1", "m1", 3)).unwrap();
+        let (stop, stopped) = mpsc::channel::<()>();
+        let beats = thread::spawn({
+            let path = path.clone();
+            move || {
+                for beat in 4.. {
+                    File::options()
+                        .write(true)
+                        .open(&path)
+                        .unwrap()
+                        .write_all_at(note_of("b1", "m1", beat).as_bytes(), 0)
+                        .unwrap();
+                    if stopped.recv_timeout(Duration::from_millis(10)) != Err(RecvTimeoutError::Timeout) {
+                        return;
+                    }
+                }
+            }
+        });
+        let refused = guarded(dir.path(), false);
+        drop(stop);
+        beats.join().unwrap();
+        assert_eq!(refused.unwrap_err().exit_code(), 4);
+    }
+
+    #[test]
+    fn a_holder_beats_where_locks_may_be_local_and_only_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let beat = || read_note(&File::open(dir.path().join(NAME)).unwrap()).beat;
+        let lock = guarded(dir.path(), false).unwrap();
+        while beat() < 3 {
+            thread::yield_now();
+        }
+        drop(lock);
+        let lock = guarded(dir.path(), true).unwrap();
+        assert!(lock.beating.is_none() && beat() == 0);
     }
 
     #[test]

@@ -10,7 +10,10 @@
 //! * what was not synced may be there, partly there or not there, in any combination;
 //! * a sync that failed may have dropped what it should have written, and the next one will not tell.
 
+mod holder;
 pub mod host;
+mod kind;
+mod limits;
 pub mod lock;
 mod overlay;
 #[cfg(any(test, feature = "sim"))]
@@ -21,6 +24,8 @@ use std::io;
 use std::sync::Arc;
 
 pub use host::HostMedia;
+pub use kind::Kind;
+pub use limits::{Limit, most_open_files, raise};
 pub use lock::StoreLock;
 pub use overlay::Overlay;
 
@@ -140,4 +145,6 @@ pub struct Space {
     pub files: u64,
     /// Inodes not in use.
     pub files_free: u64,
+    /// The host may refuse to store something long before these figures say so, as one with a quota does.
+    pub hidden_limit: bool,
 }

@@ -137,6 +137,8 @@ struct State {
     fail_queries: HashMap<u64, i32>,
     fault: Option<Arc<Fault>>,
     capacity: Option<u64>,
+    /// Bytes that may be taken, though more are said to be free.
+    quota: Option<u64>,
 }
 
 impl State {
@@ -146,6 +148,17 @@ impl State {
 
     fn free(&self) -> u64 {
         self.capacity.unwrap_or(UNLIMITED).saturating_sub(self.used())
+    }
+
+    /// Bytes that can still be taken.
+    fn room(&self) -> u64 {
+        self.free().min(self.quota.unwrap_or(UNLIMITED).saturating_sub(self.used()))
+    }
+
+    /// What is said where there are too few.
+    fn full(&self) -> io::Error {
+        let by_quota = self.quota.is_some() && self.room() < self.free();
+        errno(if by_quota { libc::EDQUOT } else { libc::ENOSPC })
     }
 
     fn file(&self, path: &str) -> io::Result<u64> {
@@ -232,6 +245,7 @@ impl SimMedia {
                 fail_queries: HashMap::new(),
                 fault: None,
                 capacity,
+                quota: None,
             })),
         }
     }
@@ -280,6 +294,11 @@ impl SimMedia {
     /// Limits the bytes all files together can take; `None` is no limit.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state.lock().capacity = bytes;
+    }
+
+    /// Limits what all files together may take, which no figure shows.
+    pub fn set_quota(&self, bytes: Option<u64>) {
+        self.state.lock().quota = bytes;
     }
 
     /// The bytes all files together take.
@@ -471,6 +490,7 @@ impl Media for SimMedia {
             available: free,
             files: 1 << 20,
             files_free: (1 << 20) - state.live.names.len() as u64,
+            hidden_limit: state.quota.is_some(),
         })
     }
 }

@@ -86,6 +86,9 @@ fn make_in(
     let failed = |error| Error::io(format!("making {}", dir.display()), error);
     let path = dir.canonicalize().map_err(failed)?;
     let media = Arc::new(HostMedia::open(&path).map_err(failed)?);
+    if let Some(why) = media.kind().refusal() {
+        return Err(Error::Environment(format!("{} {why}", dir.display())));
+    }
     must_be_free(&media)?;
     let lock = StoreLock::acquire(&media, Duration::ZERO, "mkfs")?;
     // Somebody else may have been at work until now.

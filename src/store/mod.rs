@@ -31,10 +31,11 @@ use std::time::Duration;
 
 use crate::chunk::{CutParams, Cutter};
 use crate::error::{Error, Result};
-use crate::media::{HostMedia, Media, StoreLock};
+use crate::media::{HostMedia, Media, StoreLock, most_open_files};
 use crate::meta::rows::{NameHash, STATE_KEY, State};
 use crate::meta::{Counter, Kv, Layers, Memtable, Meta, Table};
 use crate::pack::{Compression, PackId, PackReader, PackWriter};
+use crate::sabotage::{Protection, out};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, OnceLock, Ordering, RwLock};
 
 pub use backups::{BACKUP_DIR, list_backups, open_backup};
@@ -165,7 +166,8 @@ impl Store {
         if !media.exists(META_FILE).map_err(opening)? {
             return Err(without_database(&path));
         }
-        let kv = open_database(media.as_ref(), (options.cache_bytes / 3 * 2) as usize)?;
+        let space = SpaceKeeper::new(media.clone(), config.reserve);
+        let kv = open_database(media.as_ref(), &space, (options.cache_bytes / 3 * 2) as usize)?;
         let state = kv.read().and_then(|view| view.get(Table::State, STATE_KEY)).map_err(unusable)?;
         let state = match state {
             Some(row) => State::decode(&row).map_err(unusable)?,
@@ -195,12 +197,12 @@ impl Store {
             gate: Gate::new(first),
             barrier: Barrier::default(),
             writer: PackWriter::new(media.clone(), *config.uuid.as_bytes(), config.pack_size, next_pack),
-            reader: PackReader::new(media.clone(), 256),
+            reader: PackReader::new(media.clone(), open_packs()),
             regions: RegionCache::new(options.cache_bytes / 3),
             trails: Trails::default(),
             locality: Locality::default(),
             pool,
-            space: SpaceKeeper::new(media.clone(), config.reserve),
+            space,
             // A crash may have left bytes or handles with numbers that no commit recorded; those are not given again.
             next_chunk: AtomicU64::new(state.next_chunk + NUMBER_GAP),
             next_ino: AtomicU64::new(state.next_ino + if fresh { 0 } else { NUMBER_GAP }),
@@ -347,6 +349,11 @@ impl Store {
         self.space.claim(bytes, promised)
     }
 
+    /// Frees the reserve for something without which the store cannot be used; true if that gave anything.
+    pub fn give_up_reserve(&self) -> bool {
+        self.space.give_up_reserve()
+    }
+
     /// The longest chunk there can be, in bytes.
     pub fn max_chunk(&self) -> u64 {
         self.cutter.params().max.into()
@@ -416,8 +423,20 @@ fn without_database(path: &Path) -> Error {
     ))
 }
 
-fn open_database(media: &dyn Media, cache_bytes: usize) -> Result<Kv> {
-    Kv::open(media.open(META_FILE, true).map_err(opening)?, cache_bytes).map_err(unusable)
+/// Opens the database; on a full disk the reserve is given up for it, without which nothing could be deleted either.
+fn open_database(media: &dyn Media, space: &SpaceKeeper, cache_bytes: usize) -> Result<Kv> {
+    let open = || Kv::open(media.open(META_FILE, true).map_err(opening)?, cache_bytes).map_err(unusable);
+    match open() {
+        Err(error) if error.is_no_space() && !out(Protection::ReserveOpens) && space.give_up_reserve() => {
+            open()
+        }
+        opened => opened,
+    }
+}
+
+/// How many packs are kept open: no more than a quarter of the files that may be.
+fn open_packs() -> usize {
+    (most_open_files() / 4).clamp(4, 256) as usize
 }
 
 /// The database cannot be used: says the way out, unless the host refused to read it.

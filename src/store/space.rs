@@ -2,10 +2,18 @@
 //!
 //! Keeps true: a write is acknowledged only if the host has room for it beside everything acknowledged before, so that
 //! ENOSPC is told at write time; should others fill the disk meanwhile, the reserve takes what was acknowledged. The
-//! reserve also lets deletes and cycles run on a disk with 0 bytes free.
+//! reserve also lets a store be opened, and deletes and cycles run, on a disk with 0 bytes free; and where the host has
+//! no free inode, its file is one.
+//!
+//! A host may refuse long before its figures say so: a quota shows in none of them. There a promise is *backed*: as many
+//! bytes are really taken, behind the reserve in its file, and what cannot be backed is not promised. They are given back
+//! when the host first refuses what was promised, which then finds its place.
+
+use std::io;
 
 use crate::error::{Error, Result};
-use crate::media::Media;
+use crate::media::{Media, MediaFile, open_or_create};
+use crate::sabotage::{Protection, out};
 use crate::sync::{Arc, AtomicBool, AtomicI64, Mutex, Ordering};
 
 use super::config::RESERVE_FILE;
@@ -14,6 +22,8 @@ use super::config::RESERVE_FILE;
 const MARGIN: u64 = 8 << 20;
 /// Promised at most between two looks at the host.
 const STEP: u64 = 32 << 20;
+/// The reserve takes an inode again only if the host has more than these.
+const INODES_LEFT: u64 = 16;
 
 /// Keeps account of the space of one store.
 #[derive(Debug)]
@@ -24,18 +34,23 @@ pub(super) struct SpaceKeeper {
     budget: AtomicI64,
     /// The reserve was given up and is not back.
     without_reserve: AtomicBool,
-    /// Held while the reserve's file is made or removed.
-    reserve_file: Mutex<()>,
+    /// Promises are backed: the host's figures do not say how much there is for this store.
+    backs: AtomicBool,
+    /// Bytes of the reserve's file behind the reserve. Held while that file is made, changed or removed.
+    backing: Mutex<u64>,
 }
 
 impl SpaceKeeper {
     pub fn new(media: Arc<dyn Media>, reserve: u64) -> Self {
+        let has_reserve = media.exists(RESERVE_FILE).unwrap_or(false);
+        let hidden = media.space().is_ok_and(|space| space.hidden_limit);
         Self {
             media,
             reserve,
             budget: AtomicI64::new(0),
-            without_reserve: AtomicBool::new(true),
-            reserve_file: Mutex::new(()),
+            without_reserve: AtomicBool::new(!has_reserve),
+            backs: AtomicBool::new(hidden && !out(Protection::PromisesAreBacked)),
+            backing: Mutex::new(0),
         }
     }
 
@@ -48,13 +63,16 @@ impl SpaceKeeper {
         // A reserve that was given up is not room for new data: it is for deletes, cycles and what was promised.
         let missing = if self.without_reserve.load(Ordering::Acquire) { self.reserve } else { 0 };
         let needed = promised + bytes + MARGIN + missing;
-        if space.available < needed {
+        // No more than the reserve could make good, should others take the room meanwhile.
+        let budget =
+            (space.available.saturating_sub(needed) / 2).min(STEP).min((self.reserve / 4).max(256 << 10));
+        // What is promised goes into packs, and a pack takes an inode.
+        let full = space.available < needed || space.files > 0 && space.files_free == 0;
+        if full || self.backs.load(Ordering::Acquire) && !self.back(promised + bytes + budget) {
             self.budget.store(0, Ordering::Relaxed);
             return Err(Error::Posix(libc::ENOSPC));
         }
-        let spare = (space.available - needed) / 2;
-        // No more than the reserve could make good, should others take the room meanwhile.
-        self.budget.store(spare.min(STEP).min((self.reserve / 4).max(256 << 10)) as i64, Ordering::Relaxed);
+        self.budget.store(budget as i64, Ordering::Relaxed);
         Ok(())
     }
 
@@ -62,19 +80,39 @@ impl SpaceKeeper {
     pub fn prepare(&self, rows: u64) {
         // A B-tree that is copied on write needs a multiple of what is put in.
         let needed = rows * 4 + MARGIN / 2;
-        if self.media.space().is_ok_and(|space| space.available < needed) {
-            self.give_up_reserve();
+        let is_short = || {
+            self.media.space().is_ok_and(|space| space.available < needed)
+                || self.backs.load(Ordering::Acquire) && !self.could_take(needed)
+        };
+        // First what backs promises goes, which find their place now, and then the reserve.
+        if is_short() && self.give_up() && is_short() {
+            self.give_up();
         }
     }
 
-    /// Frees the reserve; true if that gave anything.
+    /// Frees the reserve, or what is taken beside it; true if that gave anything.
     pub fn give_up_reserve(&self) -> bool {
-        let _held = self.reserve_file.lock();
+        if self.media.space().is_ok_and(|space| space.available > self.reserve + MARGIN && has_inodes(&space))
+        {
+            // The host has refused although its figures say that there is room.
+            self.backs.store(!out(Protection::PromisesAreBacked), Ordering::Release);
+        }
+        self.give_up()
+    }
+
+    fn give_up(&self) -> bool {
+        let mut backing = self.backing.lock();
+        self.budget.store(0, Ordering::Relaxed);
+        if *backing > 0 {
+            *backing = 0;
+            return self.reserve_file().and_then(|file| file.set_len(self.reserve)).is_ok();
+        }
         if self.without_reserve.swap(true, Ordering::AcqRel) {
             return false;
         }
-        self.budget.store(0, Ordering::Relaxed);
         tracing::warn!("the disk is full; the reserve of {} bytes is given up", self.reserve);
+        // Some hosts free the bytes of a removed file later, those of one that is cut off at once.
+        let _ = self.reserve_file().and_then(|file| file.set_len(0).and_then(|()| file.sync()));
         self.media.remove(RESERVE_FILE).is_ok()
     }
 
@@ -85,23 +123,103 @@ impl SpaceKeeper {
         }
     }
 
-    /// Claims the reserve if it is missing and the host has twice its size.
+    /// Claims the reserve if it is missing and the host has twice its size. A file that only claims to be that long, as a
+    /// copy that left out its zeros is, gets its bytes.
     pub fn restore_reserve(&self) {
-        let _held = self.reserve_file.lock();
-        if self.media.exists(RESERVE_FILE).unwrap_or(false) {
-            self.without_reserve.store(false, Ordering::Release);
+        let backing = self.backing.lock();
+        let (found, room) = (self.reserve_file(), self.media.space());
+        if let Ok(file) = &found {
+            let taken = file.allocated().unwrap_or(0);
+            let whole = taken >= self.reserve || self.reserve == 0;
+            if whole || self.take(file).is_ok() {
+                // What backed the promises of a process that was killed.
+                if file.len().is_ok_and(|len| len > self.reserve + *backing) {
+                    let _ = file.set_len(self.reserve + *backing);
+                }
+                if !whole && file.allocated().is_ok_and(|now| now > taken) {
+                    tracing::info!(
+                        "the reserve had no bytes of its own (the store was copied?) and has them now"
+                    );
+                }
+                self.without_reserve.store(false, Ordering::Release);
+                return;
+            }
+            if !self.without_reserve.swap(true, Ordering::AcqRel) {
+                tracing::warn!("the reserve has no bytes of its own, and there is no room for them");
+            }
             return;
         }
-        if !self.media.space().is_ok_and(|space| space.available > self.reserve * 2 + MARGIN) {
+        let has_room =
+            |space: &crate::media::Space| space.available > self.reserve * 2 + MARGIN && has_inodes(space);
+        if !room.is_ok_and(|space| has_room(&space)) {
             return;
         }
-        let made = self.media.create(RESERVE_FILE).and_then(|file| file.allocate(0, self.reserve));
+        let made = self.media.create(RESERVE_FILE).and_then(|file| self.take(&file));
         match made {
             Ok(()) => self.without_reserve.store(false, Ordering::Release),
             Err(error) => {
-                tracing::warn!("the reserve could not be claimed again: {error}");
+                // With a quota this is so after each commit until something was deleted.
+                if !self.backs.load(Ordering::Acquire) {
+                    tracing::warn!("the reserve could not be claimed again: {error}");
+                }
                 let _ = self.media.remove(RESERVE_FILE);
             }
         }
     }
+
+    /// Takes the reserve's bytes. Where the figures say little, twice as many are tried for.
+    fn take(&self, file: &Arc<dyn MediaFile>) -> io::Result<()> {
+        if !self.backs.load(Ordering::Acquire) {
+            return file.allocate(0, self.reserve);
+        }
+        file.allocate(0, self.reserve * 2 + MARGIN).and_then(|()| file.set_len(self.reserve))
+    }
+
+    fn reserve_file(&self) -> io::Result<Arc<dyn MediaFile>> {
+        self.media.open(RESERVE_FILE, true)
+    }
+
+    /// Sees to it that `bytes` and the margin are really taken; false where the host refuses.
+    fn back(&self, bytes: u64) -> bool {
+        let mut backing = self.backing.lock();
+        let wanted = bytes + MARGIN;
+        if (wanted..wanted + STEP).contains(&*backing) {
+            return true;
+        }
+        let (have, want) = (self.reserve + *backing, self.reserve + wanted);
+        let changed = open_or_create(self.media.as_ref(), RESERVE_FILE).and_then(|file| {
+            // Without a reserve there is nothing of it yet.
+            let from = if self.without_reserve.load(Ordering::Acquire) { 0 } else { have.min(want) };
+            let taken = file.allocate(from, want - from).and_then(|()| file.set_len(want));
+            // Of a range that is refused some hosts take a part.
+            taken.inspect_err(|_| drop(file.set_len(have)))
+        });
+        match changed {
+            Ok(()) => {
+                *backing = wanted;
+                self.without_reserve.store(false, Ordering::Release);
+            }
+            Err(_) if self.without_reserve.load(Ordering::Acquire) => {
+                let _ = self.media.remove(RESERVE_FILE);
+            }
+            Err(_) => {}
+        }
+        changed.is_ok()
+    }
+
+    /// Whether the host would give so many bytes now.
+    fn could_take(&self, bytes: u64) -> bool {
+        let backing = self.backing.lock();
+        if self.without_reserve.load(Ordering::Acquire) {
+            return false;
+        }
+        let have = self.reserve + *backing;
+        let Ok(file) = self.reserve_file() else { return false };
+        let could = file.allocate(have, bytes).is_ok();
+        file.set_len(have).is_ok() && could
+    }
+}
+
+fn has_inodes(space: &crate::media::Space) -> bool {
+    space.files == 0 || space.files_free > INODES_LEFT
 }

@@ -8,11 +8,12 @@ use cairnfs::check::repair::repair;
 use cairnfs::error::{Error, Result};
 use cairnfs::fs::ROOT_INO;
 use cairnfs::media::sim::SimMedia;
+use cairnfs::sabotage::Protection;
 use cairnfs::store::{StoreConfig, list_backups, open_backup};
 
 use crate::random;
 use crate::repair::{DB, Files, assert_clean, media, mend, right, store};
-use crate::world::{World, protected};
+use crate::world::{CALLER, World, protected, without};
 
 /// The same disk with nothing on it that is not durable, no faults, and a log of its own.
 fn settled(disk: &SimMedia) -> SimMedia {
@@ -209,6 +210,101 @@ fn a_repair_on_a_disk_that_gets_full_changes_nothing_and_works_with_room() {
     );
     println!("a repair: {outcomes:?}");
     assert!(outcomes.refused > 0, "{outcomes:?}");
+}
+
+/// Writes without a sync until that is refused, under a limit that no figure shows, and has everything stored. Then the
+/// files are deleted, and a cycle gives their bytes back. The first error that is not that refusal.
+fn use_up_a_quota(room: u64) -> Result<()> {
+    let (start, config, files) = store();
+    let disk = settled(&start);
+    disk.set_quota(Some(disk.used() + room));
+    let world = World::open(&disk, &config)?;
+    let (mut kept, mut refused) = (BTreeMap::new(), false);
+    for number in 0..200 {
+        let (name, bytes) = (format!("new{number}"), random::content(9_000 + number, 400_000));
+        let made = world.fs.mknod(ROOT_INO, name.as_bytes(), CALLER, libc::S_IFREG | 0o644, 0, 0);
+        match made.and_then(|made| world.fs.write(made.ino, 0, &bytes, false)) {
+            Ok(_) => kept.insert(name, bytes),
+            Err(error) => {
+                assert_eq!(error.errno(), libc::ENOSPC, "{error}");
+                refused = true;
+                break;
+            }
+        };
+    }
+    world.fs.sync()?;
+    assert!(refused && !kept.is_empty() && world.store.host_space()?.available > room * 100);
+    for (name, bytes) in &kept {
+        assert!(world.read(world.find(name)?)? == *bytes, "{name}");
+        world.remove(ROOT_INO, name);
+    }
+    let before = disk.used();
+    world.fs.sync()?;
+    world.fs.drain_orphans()?;
+    world.collector.run_cycle(false)?;
+    assert!(disk.used() + room / 4 < before, "{} of {before} bytes are still there", disk.used());
+    world.close()?;
+    assert_eq!(right(&disk, &config, &files, ""), files.len());
+    Ok(())
+}
+
+#[test]
+fn under_a_quota_what_was_acknowledged_is_stored_and_deleting_leads_out() {
+    let _all = protected();
+    for room in [16 << 20, 24 << 20, 40 << 20] {
+        use_up_a_quota(room).unwrap_or_else(|error| panic!("{room}: {error}"));
+    }
+}
+
+#[test]
+fn promises_that_nothing_backs_are_noticed() {
+    let _out = without(&[Protection::PromisesAreBacked]);
+    assert!(use_up_a_quota(24 << 20).unwrap_err().is_no_space());
+}
+
+/// As on hosts on which writing over something takes space.
+fn open_without_room() -> Result<()> {
+    let (start, config, files) = store();
+    let disk = settled(&start);
+    let (full, has_room) = (disk.clone(), AtomicBool::new(false));
+    disk.set_fault(Box::new(move |op| {
+        has_room.fetch_or(full.contents("reserve").is_none(), Ordering::SeqCst);
+        let refused = op.kind.is_change() && op.path == DB && !has_room.load(Ordering::SeqCst);
+        refused.then_some(libc::ENOSPC)
+    }));
+    let world = World::open(&disk, &config)?;
+    for name in files.keys() {
+        world.read(world.find(name)?)?;
+    }
+    world.close()?;
+    disk.clear_faults();
+    assert_eq!(right(&disk, &config, &files, ""), files.len());
+    Ok(())
+}
+
+#[test]
+fn a_store_is_opened_on_a_full_disk_with_its_reserve() {
+    let _all = protected();
+    open_without_room().unwrap();
+}
+
+#[test]
+fn a_store_that_keeps_its_reserve_cannot_be_opened() {
+    let _out = without(&[Protection::ReserveOpens]);
+    assert!(open_without_room().unwrap_err().is_no_space());
+}
+
+#[test]
+fn a_reserve_without_bytes_gets_them_at_an_opening() {
+    let _all = protected();
+    let (start, config, _) = store();
+    let disk = settled(&start);
+    let reserve = media(&disk).open("reserve", true).unwrap();
+    for len in [0, config.reserve, config.reserve * 3] {
+        reserve.set_len(0).and_then(|()| reserve.set_len(len)).unwrap();
+        World::open(&disk, &config).unwrap().close().unwrap();
+        assert_eq!((reserve.len().unwrap(), reserve.allocated().unwrap()), (config.reserve, config.reserve));
+    }
 }
 
 /// The same looks at a disk that does lose something see it.

@@ -28,6 +28,8 @@ mod full;
 mod handles;
 mod heal;
 mod helpers;
+#[cfg(feature = "sim")]
+mod hosts;
 mod listing;
 mod mapped;
 #[cfg(feature = "sim")]

@@ -9,7 +9,7 @@ use super::super::show;
 use crate::control::Client;
 use crate::error::{Error, Result};
 use crate::fuse::{Detach, MountTable, detach, real_path};
-use crate::store::StoreConfig;
+use crate::store::{StoreConfig, open_dir};
 
 /// A store and a mount point that fit together; absolute and without symbolic links.
 pub(super) struct Places {
@@ -19,7 +19,11 @@ pub(super) struct Places {
 
 pub(super) fn checked(store: &Path, mountpoint: &Path) -> Result<Places> {
     // Says itself what is wrong with a directory that is not there or not a store.
-    StoreConfig::load(store)?;
+    let dir = open_dir(store)?;
+    StoreConfig::read(&dir)?;
+    if let Some(why) = dir.kind().refusal() {
+        return Err(Error::Environment(format!("{} {why}", show(store))));
+    }
     let store = fs::canonicalize(store).map_err(|e| Error::io(format!("resolving {}", show(store)), e))?;
     let mountpoint = usable_mountpoint(mountpoint)?;
     refuse_self(&store, &mountpoint)?;

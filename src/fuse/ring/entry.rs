@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use zerocopy::{FromBytes, IntoBytes};
@@ -32,7 +33,7 @@ pub(super) struct Entry {
     /// Dropped before the memory it names.
     ring: Ring,
     /// The connection.
-    connection: OwnedFd,
+    connection: Arc<OwnedFd>,
     queue: u16,
     /// What was submitted last, to be submitted again if a signal came between.
     last: (u32, u64),
@@ -61,7 +62,7 @@ pub(super) fn new_ring() -> io::Result<Ring> {
 
 impl Entry {
     /// A new entry for the queue of one processor, to be used by the calling thread.
-    pub(super) fn new(connection: OwnedFd, queue: u16) -> io::Result<Self> {
+    pub(super) fn new(connection: Arc<OwnedFd>, queue: u16) -> io::Result<Self> {
         // Zeroed memory of this size costs nothing until it is touched.
         let mut memory = vec![0_u8; 3 * PAGE + MAX_WRITE as usize];
         let start = memory.as_mut_ptr();

@@ -27,6 +27,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use super::adapter::Adapter;
 use super::options::IoUring;
 use crate::error::{Error, Result};
+use crate::media::most_open_files;
 use entry::Entry;
 
 /// The switch of the kernel's module.
@@ -41,11 +42,16 @@ const MANY_QUEUES: usize = 8;
 pub(super) fn wanted(wish: IoUring) -> Result<bool> {
     match wish {
         IoUring::Off => Ok(false),
-        IoUring::Auto => Ok(is_switched_on() && entry::new_ring().is_ok()),
+        IoUring::Auto => Ok(is_switched_on() && has_descriptors() && entry::new_ring().is_ok()),
         IoUring::On => {
             if !is_switched_on() {
                 fs::write(SWITCH, "Y")
                     .map_err(|error| refused(&format!("{SWITCH} cannot be set ({error})")))?;
+            }
+            if !has_descriptors() {
+                return Err(refused(
+                    "each thread takes a file descriptor, and there are too few (`ulimit -n`)",
+                ));
             }
             entry::new_ring().map_err(|error| refused(&format!("io_uring cannot be used ({error})")))?;
             Ok(true)
@@ -55,6 +61,16 @@ pub(super) fn wanted(wish: IoUring) -> Result<bool> {
 
 fn is_switched_on() -> bool {
     fs::read_to_string(SWITCH).is_ok_and(|text| text.trim() == "Y")
+}
+
+fn depth(queues: usize) -> usize {
+    if queues > MANY_QUEUES { 2 } else { THREADS_PER_QUEUE }
+}
+
+/// Whether a descriptor for each thread leaves at least as many for everything else.
+fn has_descriptors() -> bool {
+    let queues = possible_processors();
+    most_open_files() / 2 >= (queues * depth(queues)) as u64
 }
 
 fn refused(why: &str) -> Error {
@@ -76,14 +92,15 @@ impl Rings {
         connection: &OwnedFd,
         failed: impl Fn() + Clone + Send + 'static,
     ) -> Result<Self> {
+        let connection = Arc::new(connection.try_clone().map_err(not_started)?);
         let queues = possible_processors();
-        let depth = if queues > MANY_QUEUES { 2 } else { THREADS_PER_QUEUE };
+        let depth = depth(queues);
         let (offered, answers) = mpsc::channel();
         let mut threads = Vec::with_capacity(queues * depth);
         for number in 0..queues * depth {
             let queue = (number % queues) as u16;
-            let connection = connection.try_clone().map_err(not_started)?;
-            let (adapter, offered, failed) = (Arc::clone(adapter), offered.clone(), failed.clone());
+            let (adapter, connection) = (Arc::clone(adapter), Arc::clone(&connection));
+            let (offered, failed) = (offered.clone(), failed.clone());
             let serve = move || {
                 let outcome = serve(&adapter, connection, queue, &offered);
                 if let Err(error) = &outcome {
@@ -128,7 +145,7 @@ fn not_started(error: io::Error) -> Error {
 /// One thread: offers its entry, says so, and serves what comes until the connection ends.
 fn serve(
     adapter: &Adapter,
-    connection: OwnedFd,
+    connection: Arc<OwnedFd>,
     queue: u16,
     offered: &mpsc::Sender<io::Result<()>>,
 ) -> io::Result<()> {

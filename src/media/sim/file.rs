@@ -77,7 +77,7 @@ impl MediaFile for SimFile {
     /// On a full disk the blocks that still fit are written, as a host does.
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
         let written = self.change(OpKind::Write, (offset, data.len() as u64), |state| {
-            let free = state.free();
+            let free = state.room();
             let blocks = &state.live.files[&self.ino];
             let mut fits = data.len() as u64;
             while blocks.needed(offset, fits) > free {
@@ -88,7 +88,7 @@ impl MediaFile for SimFile {
                 state.edit(self.ino, Edit::Write { offset, data });
             }
             if fits < data.len() as u64 {
-                return Err(errno(libc::ENOSPC));
+                return Err(state.full());
             }
             Ok(())
         });
@@ -116,8 +116,8 @@ impl MediaFile for SimFile {
 
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
         self.change(OpKind::Allocate, (offset, len), |state| {
-            if state.live.files[&self.ino].needed(offset, len) > state.free() {
-                return Err(errno(libc::ENOSPC));
+            if state.live.files[&self.ino].needed(offset, len) > state.room() {
+                return Err(state.full());
             }
             state.edit(self.ino, Edit::Allocate { offset, len });
             Ok(())
