@@ -164,6 +164,7 @@ fn hand_out(run: &mut Run<'_>, lost: &Lost, pass: &mut Pass, readers: Readers<'_
             pass.handed_out_below(row.first.0.saturating_add(1));
             if lost.has(&row.at) {
                 pass.is_gone(row.first.0);
+                run.skip_bytes(row.live_bytes())?;
                 continue;
             }
             match pass.due(&row) {

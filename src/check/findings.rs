@@ -7,7 +7,7 @@ use crate::error::Error;
 
 /// Findings of one kind that are told one by one.
 const ONE_BY_ONE: u64 = 50;
-/// Files named in one finding.
+/// Files named in one finding, unless all are asked for.
 pub(super) const NAMED: usize = 100;
 
 /// What a finding is about.
@@ -24,6 +24,7 @@ pub(super) enum Kind {
     Pack,
     Data,
     Counter,
+    Backup,
 }
 
 impl Kind {
@@ -40,6 +41,7 @@ impl Kind {
             Kind::Pack => "packs",
             Kind::Data => "chunks that do not read back",
             Kind::Counter => "counters",
+            Kind::Backup => "metadata backups",
         }
     }
 }
@@ -90,9 +92,9 @@ impl Victims {
         });
     }
 
-    fn add(&mut self, other: Self) {
+    fn add(&mut self, other: Self, named: usize) {
         self.inodes.extend(other.inodes);
-        let room = NAMED.saturating_sub(self.names.len()).min(other.names.len());
+        let room = named.saturating_sub(self.names.len()).min(other.names.len());
         self.more_names += other.more_names + (other.names.len() - room) as u64;
         self.names.extend(other.names.into_iter().take(room));
         // Joined once, at the end.
@@ -108,8 +110,10 @@ pub(super) struct Pending {
 }
 
 /// Everything found so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Findings {
+    /// So many names are kept for one finding.
+    named: usize,
     list: Vec<Pending>,
     counts: BTreeMap<Kind, u64>,
     /// What is told together.
@@ -117,13 +121,17 @@ pub(super) struct Findings {
 }
 
 impl Findings {
+    pub fn new(named: usize) -> Self {
+        Self { named, list: Vec::new(), counts: BTreeMap::new(), others: BTreeMap::new() }
+    }
+
     pub fn add(&mut self, kind: Kind, what: String, victims: Victims) {
         let count = self.counts.entry(kind).or_default();
         *count += 1;
         if *count <= ONE_BY_ONE {
             self.list.push(Pending { what, victims });
         } else if let Some(others) = self.others.get_mut(&kind) {
-            others.victims.add(victims);
+            others.victims.add(victims, self.named);
         } else {
             self.others.insert(kind, Pending { what, victims });
         }
@@ -164,7 +172,7 @@ mod tests {
 
     #[test]
     fn findings_of_one_kind_are_bounded_and_no_victim_is_lost() {
-        let mut findings = Findings::default();
+        let mut findings = Findings::new(NAMED);
         for ino in 0..1000 {
             findings.add(Kind::Inode, format!("inode {ino}"), Victims::inode(ino));
         }

@@ -13,11 +13,13 @@
 //! references and sums (25 MB for a hundred million chunks); if anything is found, about 100 bytes a directory once
 //! more to name the files.
 
+mod backups;
 mod chunks;
 mod data;
 mod extents;
 mod findings;
 mod ids;
+pub mod names;
 mod packs;
 mod paths;
 mod position;
@@ -40,16 +42,18 @@ use crate::sync::Arc;
 pub use report::{CheckReport, Finding, Resumed};
 pub use scrub::{Scrub, ScrubStatus};
 
-use findings::{Kind, Victims, sentence};
+use findings::{Findings, Kind, Victims, sentence};
 use run::Run;
 
-/// How far a check is.
+/// How far a check is: first with the structure, then with the data, each from 0 to its own total.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// Work done, in steps: about one a row, and one for each 4 KiB of plain data.
+    /// Work done: about one a row of the structure; plain bytes of the data, those included that need not be read.
     pub done: u64,
-    /// All the work, as far as it can be known before.
+    /// All of it, as far as it can be known before.
     pub total: u64,
+    /// True once it is the data.
+    pub reads_data: bool,
     /// Plain bytes read so far.
     pub bytes: u64,
 }
@@ -60,6 +64,8 @@ pub struct Options<'a> {
     pub data: bool,
     /// Go on with the data where an interrupted check stopped; the structure is looked at anew.
     pub resume: bool,
+    /// Name every file that is hit, and not at most 100 for each finding. Takes about 100 bytes for each.
+    pub all_names: bool,
     /// Told now and then how far the check is.
     pub progress: &'a dyn Fn(Progress),
     /// Asked now and then; once it says true, the check ends with EINTR.
@@ -87,7 +93,9 @@ pub fn check(store: &Arc<Store>, options: &Options<'_>) -> Result<CheckReport> {
     }
     run.go_on()?;
     run.let_go();
+    backups::check(&mut run)?;
     let pass = if options.data {
+        run.begin_data(state.as_ref());
         Some(data::read(&mut run, &lost)?)
     } else {
         data::known_bad(&mut run)?;
@@ -96,7 +104,7 @@ pub fn check(store: &Arc<Store>, options: &Options<'_>) -> Result<CheckReport> {
     // Whoever keeps to a pace waits here, before a view is held again.
     run.tell();
     run.look_at_newest();
-    let findings = std::mem::take(&mut run.findings);
+    let findings = std::mem::replace(&mut run.findings, Findings::new(0));
     let findings = paths::resolve(&mut run, findings);
     if let Some(mut pass) = pass {
         // What was found and not told is looked at once more by who goes on.

@@ -10,7 +10,8 @@ use crate::meta::Table;
 use crate::meta::rows::{DirentRow, Extent, ROOT_INO, dirent_name, ino_of, split_extent_key};
 
 use super::Finding;
-use super::findings::{Findings, NAMED, Pending, Victims};
+use super::findings::{Findings, Pending, Victims};
+use super::names::{shown_name, without_path};
 use super::rows::Rows;
 use super::run::Run;
 
@@ -58,16 +59,18 @@ fn find_referring(run: &mut Run<'_>, pending: &mut [Pending]) -> Result<()> {
 struct Names {
     /// Directory and name of each directory and of each inode to be told; of several names, the first.
     of: HashMap<u64, (u64, Box<[u8]>)>,
+    /// So many are told of a finding.
+    named: usize,
 }
 
 impl Names {
     fn read(run: &mut Run<'_>, pending: &[Pending]) -> Result<Self> {
-        let told = pending.iter().flat_map(|pending| pending.victims.inodes.iter().take(NAMED));
+        let told = pending.iter().flat_map(|pending| pending.victims.inodes.iter().take(run.named()));
         let wanted: HashSet<u64> = told.copied().collect();
-        let mut of = HashMap::new();
+        let (mut of, named) = (HashMap::new(), run.named());
         let is_needed = !wanted.is_empty() || pending.iter().any(|pending| !pending.victims.names.is_empty());
         if !is_needed {
-            return Ok(Self { of });
+            return Ok(Self { of, named });
         }
         let mut rows = Rows::open(run, Table::Dirents);
         while let Some((key, value)) = rows.next(run)? {
@@ -77,15 +80,15 @@ impl Names {
                 of.entry(entry.ino).or_insert_with(|| (dir, name.into()));
             }
         }
-        Ok(Self { of })
+        Ok(Self { of, named })
     }
 
     fn tell(&self, pending: Pending) -> Finding {
         let Pending { what, victims } = pending;
         let files_total = (victims.inodes.len() + victims.names.len()) as u64 + victims.more_names;
-        let inodes = victims.inodes.iter().take(NAMED).map(|ino| self.path(*ino, None));
+        let inodes = victims.inodes.iter().take(self.named).map(|ino| self.path(*ino, None));
         let names = victims.names.iter().map(|(dir, name)| self.path(*dir, Some(name)));
-        let mut files: Vec<String> = inodes.chain(names).take(NAMED).collect();
+        let mut files: Vec<String> = inodes.chain(names).take(self.named).collect();
         files.sort_unstable();
         Finding { what, files, files_total }
     }
@@ -93,16 +96,15 @@ impl Names {
     /// The path of an inode, or of a name in it.
     fn path(&self, mut ino: u64, name: Option<&[u8]>) -> String {
         let mut parts: Vec<String> = Vec::new();
-        let part = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
-        parts.extend(name.map(part));
+        parts.extend(name.map(shown_name));
         while ino != ROOT_INO {
             match self.of.get(&ino).filter(|_| parts.len() < DEEPEST) {
                 Some((dir, name)) => {
-                    parts.push(part(name));
+                    parts.push(shown_name(name));
                     ino = *dir;
                 }
                 None => {
-                    parts.push(format!("(inode {ino}, without a path)"));
+                    parts.push(without_path(ino));
                     break;
                 }
             }

@@ -7,10 +7,25 @@ use serde::{Deserialize, Serialize};
 pub struct Finding {
     /// What is wrong, in one sentence.
     pub what: String,
-    /// The files that are hit, as paths from the mount's root; at most 100 are named.
+    /// The files that are hit, as paths from the mount's root ([`names`](super::names)); at most 100 are named, unless all
+    /// were asked for.
     pub files: Vec<String>,
     /// How many files are hit in all.
     pub files_total: u64,
+}
+
+/// Files named in one line of the log.
+const LOGGED: usize = 20;
+
+impl Finding {
+    /// A line in the log.
+    pub(super) fn log(&self, of: &str) {
+        let named = self.files.iter().take(LOGGED).map(String::as_str).collect::<Vec<_>>().join(", ");
+        match self.files_total {
+            0 => tracing::error!("{of}: {}", self.what),
+            total => tracing::error!("{of}: {}; {total} files: {named}", self.what),
+        }
+    }
 }
 
 /// Where a check of the data went on that an earlier one had begun.
@@ -37,6 +52,9 @@ pub struct CheckReport {
     pub chunks: u64,
     /// Packs looked at.
     pub packs: u64,
+    /// Metadata backups that are whole.
+    #[serde(default)]
+    pub backups: u64,
     /// Plain bytes read and compared with their digests.
     pub bytes_read: u64,
     /// Where it went on, if it was asked to and an earlier check had been interrupted.
@@ -56,6 +74,18 @@ pub struct CheckReport {
 }
 
 impl CheckReport {
+    /// A line in the log for each finding.
+    pub fn log(&self) {
+        self.findings.iter().for_each(|finding| finding.log("check"));
+    }
+
+    /// The files of all findings, each once, as the bytes of their paths from the mount's root. What has no path is not
+    /// among them.
+    pub fn damaged_files(&self) -> std::collections::BTreeSet<Vec<u8>> {
+        let files = self.findings.iter().flat_map(|finding| &finding.files);
+        files.filter(|file| *file != ".").filter_map(|file| super::names::bytes_of(file)).collect()
+    }
+
     /// True if nothing is wrong.
     pub fn is_clean(&self) -> bool {
         self.findings.is_empty()

@@ -7,13 +7,11 @@ use crate::pack::PackId;
 use crate::store::Store;
 use crate::sync::Arc;
 
-use super::findings::{Findings, Kind, Victims, sentence};
+use super::findings::{Findings, Kind, NAMED, Victims, sentence};
 use super::{CheckReport, Options, Progress};
 
 /// Steps between two looks at whether to go on.
 const LOOK_EVERY: u64 = 4096;
-/// Plain bytes that count as one step.
-const BYTES_A_STEP: u64 = 4096;
 
 /// One check.
 pub(super) struct Run<'a> {
@@ -40,6 +38,7 @@ pub(super) struct Run<'a> {
     seen: [bool; Table::ALL.len()],
     done: u64,
     total: u64,
+    reads_data: bool,
     looked: u64,
 }
 
@@ -53,7 +52,7 @@ impl<'a> Run<'a> {
             view: Some(store.now().view.clone()),
             refused: None,
             report: CheckReport { data: options.data, ..CheckReport::default() },
-            findings: Findings::default(),
+            findings: Findings::new(if options.all_names { usize::MAX } else { NAMED }),
             sums: [0; Counter::ALL.len()],
             next_chunk: u64::MAX,
             next_ino: u64::MAX,
@@ -63,6 +62,7 @@ impl<'a> Run<'a> {
             seen: [false; Table::ALL.len()],
             done: 0,
             total: 0,
+            reads_data: false,
             looked: 0,
         }
     }
@@ -90,10 +90,13 @@ impl<'a> Run<'a> {
             self.next_ino = state.next_ino;
             // Each inode is met twice and has a name; each chunk has an entry and a digest.
             self.total = 3 * state.counter(Counter::Inodes) + 2 * state.counter(Counter::Chunks);
-            if self.report.data {
-                self.total += state.counter(Counter::PlainBytes) / BYTES_A_STEP;
-            }
         }
+    }
+
+    /// From here on it is the data that is worked off.
+    pub fn begin_data(&mut self, state: Option<&State>) {
+        (self.done, self.reads_data) = (0, true);
+        self.total = state.map_or(0, |state| state.counter(Counter::PlainBytes));
     }
 
     /// Notes that not every row of a table could be read.
@@ -135,22 +138,26 @@ impl<'a> Run<'a> {
 
     /// Plain bytes were read and compared.
     pub fn read_bytes(&mut self, bytes: u64) -> Result<()> {
-        let before = self.report.bytes_read / BYTES_A_STEP;
         self.report.bytes_read += bytes;
-        self.step(self.report.bytes_read / BYTES_A_STEP - before)?;
+        self.step(bytes)?;
         // Each time, and not only now and then: whoever keeps to a pace does so when it is told.
         self.tell();
         Ok(())
     }
 
-    /// Plain bytes need not be read, since an earlier check has.
+    /// Plain bytes need not be read, since an earlier check has; or cannot be, since their pack is gone.
     pub fn skip_bytes(&mut self, bytes: u64) -> Result<()> {
-        self.step(bytes / BYTES_A_STEP)
+        self.step(bytes)
     }
 
     /// True if the data is to be gone on with where an interrupted check stopped.
     pub fn resumes(&self) -> bool {
         self.options.resume
+    }
+
+    /// How many files are told of a finding.
+    pub fn named(&self) -> usize {
+        if self.options.all_names { usize::MAX } else { NAMED }
     }
 
     /// Work that the total knows nothing of was done; asks whether to go on.
@@ -174,7 +181,7 @@ impl<'a> Run<'a> {
 
     pub fn tell(&self) {
         let (done, bytes) = (self.done.min(self.total), self.report.bytes_read);
-        (self.options.progress)(Progress { done, total: self.total, bytes });
+        (self.options.progress)(Progress { done, total: self.total, reads_data: self.reads_data, bytes });
     }
 
     /// Everything is done.

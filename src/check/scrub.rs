@@ -13,14 +13,12 @@ use crate::store::Store;
 use crate::sync::{Arc, Mutex};
 
 use super::data::{Fault, look, next_regions};
-use super::findings::{Findings, Kind, Victims};
+use super::findings::{Findings, Kind, NAMED, Victims};
 use super::run::Run;
 use super::{Finding, Options, paths};
 
 /// Plain bytes after which the position is noted in the database.
 const NOTE_EVERY: u64 = 256 << 20;
-/// Files named in one line of the log.
-const NAMED: usize = 20;
 
 /// The scrub in numbers, for people and programs. Times are seconds since 1970.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,18 +164,16 @@ impl Scrub {
         if faults.is_empty() {
             return Ok(Vec::new());
         }
-        let options = Options { data: false, resume: false, progress: &|_| {}, cancelled: &|| false };
+        let options =
+            Options { data: false, resume: false, all_names: false, progress: &|_| {}, cancelled: &|| false };
         let mut run = Run::new(&self.store, &options);
-        let mut findings = Findings::default();
+        let mut findings = Findings::new(NAMED);
         for fault in faults {
             let ids = fault.chunks.iter().map(|id| (id.0, id.0 + 1));
             findings.add(Kind::Data, fault.sentence(), Victims::chunks(ids));
         }
         let findings = paths::resolve(&mut run, findings)?;
-        for finding in &findings {
-            let named = finding.files.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
-            tracing::error!("scrub: {}; {} files: {named}", finding.what, finding.files_total);
-        }
+        findings.iter().for_each(|finding| finding.log("scrub"));
         Ok(findings)
     }
 }

@@ -30,7 +30,11 @@ fn a_sound_store_is_clean_and_counted() {
 fn a_store_that_was_never_mounted_is_clean() {
     let (dir, store) = place::empty_store();
     let run = |data| {
-        check(&store, &Options { data, resume: false, progress: &|_| {}, cancelled: &|| false }).unwrap()
+        check(
+            &store,
+            &Options { data, resume: false, all_names: false, progress: &|_| {}, cancelled: &|| false },
+        )
+        .unwrap()
     };
     assert_eq!(run(true), CheckReport { data: true, ..CheckReport::default() });
     store.close().unwrap();
@@ -80,5 +84,5 @@ fn a_cancelled_check_ends_and_says_so() {
 
 /// A check of the data from the beginning.
 fn whole<'a>(progress: &'a dyn Fn(Progress), cancelled: &'a dyn Fn() -> bool) -> Options<'a> {
-    Options { data: true, resume: false, progress, cancelled }
+    Options { data: true, resume: false, all_names: false, progress, cancelled }
 }

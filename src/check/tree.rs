@@ -16,6 +16,7 @@ use super::chunks::Regions;
 use super::extents::{FileExtents, References};
 use super::findings::{Kind, Victims, sentence};
 use super::ids::{Directory, IdSet, Inodes};
+use super::names::shown_name;
 use super::rows::{Rows, get};
 use super::run::Run;
 
@@ -211,9 +212,9 @@ impl Walk<'_> {
                 return;
             }
         };
-        let shown = String::from_utf8_lossy(name);
+        let shown = shown_name(name);
         let mut wrong = |kind, what: String| {
-            let what = format!("the name {shown:?} in directory {dir} {what}");
+            let what = format!("the name \"{shown}\" in directory {dir} {what}");
             run.findings.add(kind, what, Victims::name(dir, name));
         };
         let odd = name.len() > NAME_MAX || name.contains(&b'/') || name.contains(&0);
@@ -276,8 +277,8 @@ fn take_attribute(run: &mut Run<'_>, ino: u64, key: &[u8], value: Result<Vec<u8>
     has.attributes += 1;
     has.default_acl |= name == DEFAULT_ACL;
     if let Err(error) = value {
-        let (name, why) = (String::from_utf8_lossy(name), sentence(&error));
-        let what = format!("the extended attribute {name:?} of inode {ino} cannot be read: {why}");
+        let (name, why) = (shown_name(name), sentence(&error));
+        let what = format!("the extended attribute \"{name}\" of inode {ino} cannot be read: {why}");
         run.findings.add(Kind::Row, what, Victims::inode(ino));
     }
 }

@@ -190,7 +190,13 @@ pub(super) struct GcArgs {
 #[command(after_help = "\
 A check of the data that is interrupted (by Ctrl-C, by unmounting, by a power cut) leaves a note of how far it was in
 the store; --resume goes on there and says so. What had been found bad is read once more and told. Without --resume all
-data is read, and the note is removed.")]
+data is read, and the note is removed.
+
+A byte of a name that is no text is shown as \\xHH, a backslash as two. A damaged file is whole again once its content is
+written again, in any place. For files that the source still has, of a snapshot S of /home in MNT:
+    cairnfs check --data --list-damaged list MNT
+    grep -z '^S/' list | sed -z 's|^S/||' | rsync -a --from0 --files-from=- /home/ MNT/again/
+    rm -rf MNT/again")]
 pub(super) struct CheckArgs {
     #[arg(help = PATH_HELP)]
     pub path: PathBuf,
@@ -203,6 +209,9 @@ pub(super) struct CheckArgs {
     /// Go on with the data where a check that was interrupted stopped; the structure is looked at anew
     #[arg(long, requires = "data")]
     pub resume: bool,
+    /// Write the paths of all files that are hit to FILE, from the mount's root, each ended by a NUL
+    #[arg(long, value_name = "FILE")]
+    pub list_damaged: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

@@ -13,6 +13,9 @@ use crate::error::{Error, Result};
 use crate::fs::{Fs, FsOptions};
 use crate::gc::{CycleRecord, Stage};
 use crate::store::Store;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -112,7 +115,12 @@ fn closed_gc(
 }
 
 pub(super) fn check(args: &CheckArgs) -> Result<()> {
+    // Before hours of work: a list that cannot be written.
+    let list = args.list_damaged.as_deref().map(DamagedList::begin).transpose()?;
     let report = checked(args)?;
+    if let Some(list) = list {
+        list.write(&report)?;
+    }
     if args.json {
         output::print_json(&report)?;
     } else {
@@ -124,6 +132,31 @@ pub(super) fn check(args: &CheckArgs) -> Result<()> {
     Err(Error::CheckFailed(format!("{}: {}", show(&args.path), output::summary(&report))))
 }
 
+/// The list of the files that are hit: paths from the mount's root, each ended by a NUL, as `rsync --from0` and
+/// `xargs -0` take them.
+struct DamagedList<'a> {
+    path: &'a Path,
+    file: File,
+}
+
+impl<'a> DamagedList<'a> {
+    fn begin(path: &'a Path) -> Result<Self> {
+        let file =
+            File::create(path).map_err(|error| Error::io(format!("making {}", path.display()), error))?;
+        Ok(Self { path, file })
+    }
+
+    fn write(mut self, report: &CheckReport) -> Result<()> {
+        let mut bytes = Vec::new();
+        for file in report.damaged_files() {
+            bytes.extend_from_slice(&file);
+            bytes.push(0);
+        }
+        let written = self.file.write_all(&bytes);
+        written.map_err(|error| Error::io(format!("writing {}", self.path.display()), error))
+    }
+}
+
 fn checked(args: &CheckArgs) -> Result<CheckReport> {
     let sentence = if args.data {
         "`cairnfs check --data --resume` goes on from here"
@@ -132,7 +165,8 @@ fn checked(args: &CheckArgs) -> Result<CheckReport> {
     };
     let interrupt = Interrupt::told(args.json, sentence)?;
     let display = Display::with_lines("checking");
-    let request = CheckRequest { data: args.data, limit: args.limit, resume: args.resume };
+    let all_names = args.json || args.list_damaged.is_some();
+    let request = CheckRequest { data: args.data, limit: args.limit, resume: args.resume, all_names };
     match reach(&args.path, true, "check")? {
         Target::Live(mut client) => client.check(request, &mut |p| display.update(p)),
         Target::Opened(store) => {

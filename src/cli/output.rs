@@ -208,6 +208,9 @@ fn problem_name(kind: ProblemKind) -> &'static str {
     }
 }
 
+/// Files that people are shown for one finding; programs, and the list of `--list-damaged`, have them all.
+const NAMED: usize = 100;
+
 /// The answer of `cairnfs check`.
 pub(super) fn check(report: &CheckReport) -> String {
     let mut lines = Lines::default();
@@ -225,6 +228,7 @@ pub(super) fn check(report: &CheckReport) -> String {
         );
     }
     lines.add("packs", count(report.packs));
+    lines.add("backups", format!("{} of the metadata, whole", count(report.backups)));
     lines.add(
         "data",
         if report.data {
@@ -250,10 +254,10 @@ pub(super) fn check(report: &CheckReport) -> String {
     lines.add("result", summary(report));
     for finding in &report.findings {
         let _ = writeln!(lines.0, "\n{}", finding.what);
-        for file in &finding.files {
+        for file in finding.files.iter().take(NAMED) {
             let _ = writeln!(lines.0, "    {file}");
         }
-        let named = finding.files.len() as u64;
+        let named = finding.files.len().min(NAMED) as u64;
         if finding.files_total > named {
             let more = count(finding.files_total - named);
             let _ = writeln!(lines.0, "    and {more} more");

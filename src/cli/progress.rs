@@ -24,6 +24,8 @@ pub(super) struct Display {
     /// When the last plain line was written; none where there are none.
     plain: Option<Cell<Instant>>,
     begin: Instant,
+    /// When a check began to read data.
+    data: Cell<Option<Instant>>,
 }
 
 impl Display {
@@ -31,13 +33,13 @@ impl Display {
     pub(super) fn new(text: &str) -> Self {
         let begin = Instant::now();
         if !std::io::stderr().is_terminal() {
-            return Self { bar: ProgressBar::hidden(), plain: None, begin };
+            return Self { bar: ProgressBar::hidden(), plain: None, begin, data: Cell::new(None) };
         }
         let bar = ProgressBar::new_spinner();
         bar.set_style(style(PLAIN));
         bar.set_message(text.to_owned());
         bar.enable_steady_tick(Duration::from_millis(120));
-        Self { bar, plain: None, begin }
+        Self { bar, plain: None, begin, data: Cell::new(None) }
     }
 
     /// The same, with plain lines where no terminal is.
@@ -64,15 +66,19 @@ impl Display {
     pub(super) fn update(&self, progress: Progress) {
         match progress {
             Progress::Stage(stage) => self.bar.set_message(stage_words(stage)),
-            Progress::Check { done, total, bytes } => {
+            Progress::Check { done, total, bytes, reads_data } => {
+                if reads_data && self.data.get().is_none() {
+                    // Another kind of work: how fast the structure was looked at says nothing of it.
+                    self.data.set(Some(Instant::now()));
+                    self.bar.reset();
+                }
                 self.bar.set_style(style(PERCENT));
                 self.bar.set_length(total);
                 self.bar.set_position(done);
-                let rate = bytes / self.begin.elapsed().as_secs().max(1);
-                if bytes > 0 {
-                    self.bar.set_message(format!("{} read, {}/s", show_size(bytes), show_size(rate)));
-                }
-                self.line(done, total, (bytes, rate));
+                let begin = self.data.get().unwrap_or(self.begin);
+                let at = At { done, total, bytes, reads_data, elapsed: begin.elapsed() };
+                self.bar.set_message(at.what());
+                self.line(&at);
             }
         }
     }
@@ -80,21 +86,53 @@ impl Display {
 
 impl Display {
     /// A plain line, if one is due.
-    fn line(&self, done: u64, total: u64, (bytes, rate): (u64, u64)) {
+    fn line(&self, at: &At) {
         let Some(last) = &self.plain else { return };
         if last.get().elapsed() >= PLAIN_EVERY {
             last.set(Instant::now());
-            eprintln!("{}", plain_line(done, total, (bytes, rate), self.begin.elapsed()));
+            eprintln!("{}", at.plain_line());
         }
     }
 }
 
-fn plain_line(done: u64, total: u64, (bytes, rate): (u64, u64), elapsed: Duration) -> String {
-    let percent = u128::from(done) * 100 / u128::from(total.max(1));
-    let left =
-        u128::from(total.saturating_sub(done)) * u128::from(elapsed.as_secs()) / u128::from(done.max(1));
-    let minutes = left.div_ceil(60);
-    format!("{percent}%, {} read, {}/s, about {minutes} minutes left", show_size(bytes), show_size(rate))
+/// Where a check is, with the time since it began with the structure, or with the data.
+struct At {
+    done: u64,
+    total: u64,
+    /// Plain bytes read.
+    bytes: u64,
+    reads_data: bool,
+    elapsed: Duration,
+}
+
+impl At {
+    fn rate(&self) -> u64 {
+        let rate = u128::from(self.bytes) * 1000 / self.elapsed.as_millis().max(1);
+        u64::try_from(rate).unwrap_or(u64::MAX)
+    }
+
+    fn what(&self) -> String {
+        match self.reads_data {
+            true => format!("{} read, {}/s", show_size(self.bytes), show_size(self.rate())),
+            false => "the structure".to_owned(),
+        }
+    }
+
+    fn plain_line(&self) -> String {
+        let percent = u128::from(self.done) * 100 / u128::from(self.total.max(1));
+        // What need not be read went by in no time.
+        let worked = if self.reads_data { self.bytes } else { self.done };
+        let left = u128::from(self.total.saturating_sub(self.done)) * self.elapsed.as_millis()
+            / u128::from(worked.max(1));
+        let minutes = left.div_ceil(60_000);
+        format!(
+            "{percent}% of {}, about {minutes} minutes left",
+            match self.reads_data {
+                true => format!("the data, {}", self.what()),
+                false => self.what(),
+            }
+        )
+    }
 }
 
 impl Drop for Display {
@@ -128,9 +166,24 @@ mod tests {
 
     #[test]
     fn a_plain_line_has_rate_and_time_left() {
-        let line = plain_line(250, 1000, (1 << 30, 1 << 20), Duration::from_secs(1024));
-        assert_eq!(line, "25%, 1.00 GiB read, 1.00 MiB/s, about 52 minutes left");
-        assert_eq!(plain_line(0, 0, (0, 0), Duration::ZERO), "0%, 0 B read, 0 B/s, about 0 minutes left");
+        let seconds = Duration::from_secs(1024);
+        let line = |done, total, bytes, reads_data, elapsed| {
+            At { done, total, bytes, reads_data, elapsed }.plain_line()
+        };
+        assert_eq!(
+            line(1 << 30, 4 << 30, 1 << 30, true, seconds),
+            "25% of the data, 1.00 GiB read, 1.00 MiB/s, about 52 minutes left"
+        );
+        // Half was read by an earlier check.
+        assert_eq!(
+            line(3 << 30, 4 << 30, 1 << 30, true, seconds),
+            "75% of the data, 1.00 GiB read, 1.00 MiB/s, about 18 minutes left"
+        );
+        assert_eq!(line(250, 1000, 0, false, seconds), "25% of the structure, about 52 minutes left");
+        assert_eq!(
+            line(0, 0, 0, true, Duration::ZERO),
+            "0% of the data, 0 B read, 0 B/s, about 0 minutes left"
+        );
     }
 
     #[test]

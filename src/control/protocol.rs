@@ -43,6 +43,9 @@ pub struct CheckRequest {
     /// Go on with the data where an interrupted check stopped.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub resume: bool,
+    /// Name every file that is hit.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all_names: bool,
 }
 
 /// What the daemon answers. All but `Progress` are final.
@@ -77,6 +80,9 @@ pub enum Progress {
         total: u64,
         /// Plain bytes read so far.
         bytes: u64,
+        /// True once the data is read: then `done` and `total` are of it, in plain bytes.
+        #[serde(default)]
+        reads_data: bool,
     },
 }
 
@@ -225,7 +231,7 @@ mod tests {
         assert_eq!(word(&Request::GcSoon), r#""gc_soon""#);
         let structure = CheckRequest::default();
         assert_eq!(word(&Request::Check(structure)), r#"{"check":{"data":false}}"#);
-        let resumed = CheckRequest { data: true, limit: Some(7), resume: true };
+        let resumed = CheckRequest { data: true, limit: Some(7), resume: true, all_names: false };
         assert_eq!(word(&Request::Check(resumed)), r#"{"check":{"data":true,"limit":7,"resume":true}}"#);
         assert_eq!(word(&Request::Sync), r#""sync""#);
         assert_eq!(word(&Request::AwaitClose), r#""await_close""#);

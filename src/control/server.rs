@@ -264,7 +264,7 @@ mod tests {
             progress: &mut dyn FnMut(Progress) -> bool,
         ) -> Result<CheckReport> {
             let mut done = 0;
-            while data && progress(Progress::Check { done, total: 0, bytes: 0 }) {
+            while data && progress(Progress::Check { done, total: 0, bytes: 0, reads_data: true }) {
                 done += 1;
             }
             Ok(CheckReport { data, ..CheckReport::default() })

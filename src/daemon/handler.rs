@@ -123,7 +123,8 @@ impl ControlHandler for Handler {
         progress: &mut dyn FnMut(Progress) -> bool,
     ) -> Result<CheckReport> {
         let closing = || self.closing.load(Ordering::SeqCst);
-        run_check(&self.store, request, progress, &closing)
+        // Whoever asked may be gone when it ends, and the next one to look is told by the log.
+        run_check(&self.store, request, progress, &closing).inspect(CheckReport::log)
     }
 
     fn sync(&self) -> Result<()> {
@@ -187,14 +188,14 @@ pub(crate) fn run_cycle(
 /// Runs a check and tells how far it is, until `progress` or `closing` say that it is in vain.
 pub(crate) fn run_check(
     store: &Arc<Store>,
-    CheckRequest { data, limit, resume }: CheckRequest,
+    CheckRequest { data, limit, resume, all_names }: CheckRequest,
     progress: &mut dyn FnMut(Progress) -> bool,
     closing: &dyn Fn() -> bool,
 ) -> Result<CheckReport> {
     let (progress, in_vain, begin) = (RefCell::new(progress), Cell::new(false), Instant::now());
     let tell = |p: check::Progress| {
-        let listens =
-            || (progress.borrow_mut())(Progress::Check { done: p.done, total: p.total, bytes: p.bytes });
+        let check::Progress { done, total, reads_data, bytes } = p;
+        let listens = || (progress.borrow_mut())(Progress::Check { done, total, bytes, reads_data });
         let is_ahead = || limit.is_some_and(|limit| pace::is_ahead(p.bytes, limit, begin.elapsed()));
         in_vain.set(!listens());
         // Whoever reads waits for this thread to hand out more.
@@ -204,5 +205,5 @@ pub(crate) fn run_check(
         }
     };
     let cancelled = || in_vain.get() || closing();
-    check::check(store, &check::Options { data, resume, progress: &tell, cancelled: &cancelled })
+    check::check(store, &check::Options { data, resume, all_names, progress: &tell, cancelled: &cancelled })
 }

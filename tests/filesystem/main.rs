@@ -24,6 +24,7 @@ mod resume;
 mod scrub;
 mod structure;
 mod sweep;
+mod told;
 mod twins;
 mod unread;
 mod views;

@@ -56,7 +56,13 @@ impl Place {
         let (store, read) = (self.open(read_only), Cell::new(0));
         let progress = |at: check::Progress| read.set(at.bytes);
         let cancelled = || read.get() >= stop;
-        let options = check::Options { data: true, resume, progress: &progress, cancelled: &cancelled };
+        let options = check::Options {
+            data: true,
+            resume,
+            all_names: false,
+            progress: &progress,
+            cancelled: &cancelled,
+        };
         let report = check::check(&store, &options);
         store.close().unwrap();
         report.map_err(|error| assert_eq!(error.errno(), libc::EINTR)).ok()

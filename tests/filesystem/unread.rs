@@ -51,7 +51,13 @@ fn all_read(world: &World, name: &str) -> bool {
 }
 
 fn check_data(world: &World) -> Result<CheckReport> {
-    let options = check::Options { data: true, resume: false, progress: &|_| {}, cancelled: &|| false };
+    let options = check::Options {
+        data: true,
+        resume: false,
+        all_names: false,
+        progress: &|_| {},
+        cancelled: &|| false,
+    };
     check::check(&world.store, &options)
 }
 

@@ -115,7 +115,13 @@ impl World {
     }
 
     pub fn check(&self) -> CheckReport {
-        let options = check::Options { data: true, resume: false, progress: &|_| {}, cancelled: &|| false };
+        let options = check::Options {
+            data: true,
+            resume: false,
+            all_names: false,
+            progress: &|_| {},
+            cancelled: &|| false,
+        };
         check::check(&self.store, &options).unwrap()
     }
 

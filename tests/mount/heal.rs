@@ -155,3 +155,35 @@ fn a_pack_that_is_gone_is_told_by_the_status() {
     });
     world.umount();
 }
+
+/// The files that a check lists, copied once more from where they came from, are whole again in every snapshot; and the
+/// check is in the log of the mounted store.
+#[test]
+fn what_a_check_lists_is_copied_again_and_heals() {
+    let Some(world) = World::usual() else { return };
+    let tree = Tree::small(0x4eb2);
+    tree.write(&world.mnt.join("s0"));
+    world.umount();
+    damage(&world);
+    world.mount();
+    let list = world.host().join("list");
+    let found = world.ask(&["check", "--data", "--list-damaged", list.to_str().unwrap()]);
+    assert_eq!(found.code, 6, "{}", found.said());
+    let log = fs::read_to_string(world.store.join("cairnfs.log")).unwrap();
+    assert!(log.contains("check: ") && log.contains("s0/d0/f00"), "{log}");
+    let listed = fs::read_to_string(&list).unwrap();
+    let names: Vec<&str> = listed.split_terminator('\0').collect();
+    assert_eq!(names.len(), tree.0.len(), "{names:?}");
+    fs::create_dir(world.mnt.join("again")).unwrap();
+    for (number, name) in names.into_iter().enumerate() {
+        let content = &tree.0[&PathBuf::from(name.strip_prefix("s0/").unwrap())];
+        fs::write(world.mnt.join(format!("again/{number}")), content).unwrap();
+    }
+    world.sync();
+    tree.assert_at(&world.mnt.join("s0"));
+    fs::remove_dir_all(world.mnt.join("again")).unwrap();
+    world.gc();
+    world.remount();
+    tree.assert_at(&world.mnt.join("s0"));
+    world.close();
+}

@@ -18,6 +18,7 @@ use crate::meta::rows::{
 use crate::meta::{Counter, Kv, Table};
 
 use super::super::ids::IdSet;
+use super::super::names::shown;
 use super::packs::Chunks;
 use super::report::RepairReport;
 use super::sink::Sink;
@@ -232,7 +233,7 @@ impl<'a, 's> Mend<'a, 's> {
             Ok(true)
         })?;
         for (key, dir, name) in dropped {
-            let path = show(&self.path(dir, &name));
+            let path = shown(&self.path(dir, &name));
             self.report.names_lost.add(|| path);
             self.sink.remove(Table::Dirents, &key)?;
         }
@@ -281,7 +282,7 @@ impl<'a, 's> Mend<'a, 's> {
             let to = self.path(dir, &name);
             if to.first().is_some_and(|first| first.starts_with(b"lost+found")) {
                 // An earlier repair moved it.
-                self.report.hurt_files.add(|| show(&to));
+                self.report.hurt_files.add(|| shown(&to));
                 self.report.hurt_before += 1;
                 continue;
             }
@@ -290,7 +291,7 @@ impl<'a, 's> Mend<'a, 's> {
             } else {
                 &mut self.report.nameless
             };
-            lists.add(|| show(&to));
+            lists.add(|| shown(&to));
             self.moves.push(Move { from: Some((dir, name)), ino, to });
         }
         let is_lost = |(ino, node): &(&u64, &Node)| **ino != ROOT_INO && node.names == 0 && !node.is_orphan;
@@ -310,7 +311,7 @@ impl<'a, 's> Mend<'a, 's> {
             return Ok(());
         }
         let top = self.free_name()?;
-        self.report.lost_found = Some(String::from_utf8_lossy(&top).into_owned());
+        self.report.lost_found = Some(shown(&[top.as_slice()]));
         let top_ino = self.new_dir(ROOT_INO, &top)?;
         let mut made: BTreeMap<Vec<Vec<u8>>, u64> = BTreeMap::from([(Vec::new(), top_ino)]);
         for step in std::mem::take(&mut self.moves) {
@@ -447,9 +448,4 @@ impl<'a, 's> Mend<'a, 's> {
         }
         Ok(())
     }
-}
-
-fn show(parts: &[Vec<u8>]) -> String {
-    let parts: Vec<_> = parts.iter().map(|part| String::from_utf8_lossy(part)).collect();
-    parts.join("/")
 }

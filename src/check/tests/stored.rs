@@ -1,5 +1,6 @@
 //! Damage of what is stored: regions, digests, packs, bytes; and what a cycle may change meanwhile.
 
+use super::super::findings::{Findings, NAMED};
 use super::super::packs::settled;
 use super::place::{Place, noise};
 use super::*;
@@ -242,7 +243,7 @@ fn rest_of_check(run: &mut Run<'_>) -> Vec<Finding> {
     let lost = packs::look(run, &regions).unwrap();
     tree::check(run, &regions).unwrap();
     data::read(run, &lost).unwrap();
-    let findings = std::mem::take(&mut run.findings);
+    let findings = std::mem::replace(&mut run.findings, Findings::new(NAMED));
     paths::resolve(run, findings).unwrap()
 }
 
@@ -252,7 +253,8 @@ fn a_cycle_that_moves_and_frees_under_the_check_is_no_damage() {
     // So that regions move into a pack of their own.
     place.store.flip().unwrap();
     place.store.end_cycle().unwrap();
-    let options = Options { data: true, resume: false, progress: &|_| {}, cancelled: &|| false };
+    let options =
+        Options { data: true, resume: false, all_names: false, progress: &|_| {}, cancelled: &|| false };
     let mut run = Run::new(&place.store, &options);
     move_all(&place);
     assert_eq!(rest_of_check(&mut run), []);
@@ -270,13 +272,14 @@ fn a_cycle_that_moves_and_frees_under_the_check_is_no_damage() {
 #[test]
 fn a_pack_lost_after_the_look_at_it_is_damage() {
     let place = Place::new();
-    let options = Options { data: true, resume: false, progress: &|_| {}, cancelled: &|| false };
+    let options =
+        Options { data: true, resume: false, all_names: false, progress: &|_| {}, cancelled: &|| false };
     let mut run = Run::new(&place.store, &options);
     let regions = chunks::regions(&mut run).unwrap();
     let lost = packs::look(&mut run, &regions).unwrap();
     place.store.remove_pack(place.regions()[0].at.pack).unwrap();
     data::read(&mut run, &lost).unwrap();
-    let findings = std::mem::take(&mut run.findings);
+    let findings = std::mem::replace(&mut run.findings, Findings::new(NAMED));
     let findings = paths::resolve(&mut run, findings).unwrap();
     assert_eq!(findings.len(), place.regions().len(), "{findings:#?}");
     assert!(findings.iter().all(|finding| finding.what.contains("not read back")), "{findings:#?}");

@@ -1,0 +1,42 @@
+//! The metadata backups: is each of them whole? Nobody else reads them before they are needed.
+
+use std::io;
+
+use crate::error::{Error, Result};
+use crate::store::{list_backups, open_backup};
+
+use super::findings::{Kind, Victims, sentence};
+use super::run::Run;
+
+/// Reads every backup to its end and compares its sums.
+pub(super) fn check(run: &mut Run<'_>) -> Result<()> {
+    let store = run.store.clone();
+    for number in list_backups(store.media())? {
+        match read(run, number) {
+            Ok(()) => run.report.backups += 1,
+            // A newer one has taken its place.
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(error @ Error::Posix(_)) => return Err(error),
+            Err(error) if error.is_refusal() => return Err(error),
+            Err(error) => {
+                let what = format!(
+                    "the metadata backup {number:08}.cmb is of no use, the next one takes its place: {}",
+                    sentence(&error)
+                );
+                run.findings.add(Kind::Backup, what, Victims::default());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn read(run: &mut Run<'_>, number: u64) -> Result<()> {
+    let mut backup = open_backup(run.store.media(), number)?;
+    if backup.head.store != *run.store.config().uuid.as_bytes() {
+        return Err(Error::damaged("it belongs to another store"));
+    }
+    while backup.next_row()?.is_some() {
+        run.look(1)?;
+    }
+    Ok(())
+}
