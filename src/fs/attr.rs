@@ -26,8 +26,7 @@ impl Fs {
         let inode = self.inode(ino)?;
         // A change of size must not meet a flush half way.
         let mut state = self.lock_free(&inode, set.size.is_some())?;
-        let only_times = set.mode.is_none() && set.uid.is_none() && set.gid.is_none() && set.size.is_none();
-        let held = if only_times { IMMUTABLE } else { IMMUTABLE | APPEND_ONLY };
+        let held = if set.may_be_of_append_only() { IMMUTABLE } else { IMMUTABLE | APPEND_ONLY };
         if state.row.flags & held != 0 {
             return posix(libc::EPERM);
         }
@@ -79,6 +78,26 @@ impl Fs {
         state.row.size = size;
         state.settle_size();
         Ok(())
+    }
+
+    /// Takes the set-id bits of a file away, since somebody without the right to keep them is about to change it: also
+    /// set-group-id that the group may not execute, unless `is_in` says that they are in this group. True if there were
+    /// any. Whoever may write the file may do so, though it be append-only.
+    pub fn drop_set_ids(&self, ino: u64, is_in: impl Fn(u32) -> bool) -> Result<bool> {
+        let inode = self.inode(ino)?;
+        let lost = |row: &InodeRow| if row.is_dir() { 0 } else { set_ids(row, &is_in) };
+        if lost(&inode.lock().row) == 0 {
+            return Ok(false);
+        }
+        let mut state = self.lock_free(&inode, false)?;
+        if state.row.flags & IMMUTABLE != 0 {
+            return posix(libc::EPERM);
+        }
+        let member = self.join()?;
+        state.row.mode &= !lost(&state.row);
+        state.row.ctime = Timestamp::now();
+        state.save(ino, &member.rows);
+        Ok(true)
     }
 
     /// The flags of chattr(1).
@@ -141,9 +160,10 @@ fn check_size(state: &InodeState, size: u64) -> Result<()> {
     Ok(())
 }
 
-/// chown(2), with the set-id bits that it takes away from anything but directories.
+/// chown(2), with the set-id bits that it takes away from anything but directories. One that changes neither owner nor
+/// group does so, too; it comes as a request that sets nothing.
 fn set_owner(row: &mut InodeRow, set: &SetAttr) {
-    if set.uid.is_none() && set.gid.is_none() {
+    if set.uid.is_none() && set.gid.is_none() && !set.is_empty() {
         return;
     }
     row.uid = set.uid.unwrap_or(row.uid);
@@ -155,10 +175,15 @@ fn set_owner(row: &mut InodeRow, set: &SetAttr) {
 
 /// Takes set-user-id away, and set-group-id where the group may execute.
 pub(super) fn clear_set_ids(row: &mut InodeRow) {
-    row.mode &= !libc::S_ISUID;
-    if row.mode & libc::S_IXGRP != 0 {
-        row.mode &= !libc::S_ISGID;
-    }
+    row.mode &= !set_ids(row, |_| true);
+}
+
+/// The set-id bits that go with a change by somebody without the right to keep them. Set-group-id without the right to
+/// execute for the group once meant mandatory locking: whoever is in the group may keep it.
+fn set_ids(row: &InodeRow, is_in: impl Fn(u32) -> bool) -> u32 {
+    let group = row.mode & libc::S_ISGID;
+    let stays = group == 0 || row.mode & libc::S_IXGRP == 0 && is_in(row.gid);
+    row.mode & libc::S_ISUID | if stays { 0 } else { group }
 }
 
 #[cfg(all(test, feature = "sim"))]
@@ -186,6 +211,55 @@ mod tests {
             assert_eq!(set(ROOT, NO_DUMP), Ok(()));
         }
         assert_eq!(fs.inode_flags(ino).unwrap(), NO_DUMP);
+        close(&fs);
+    }
+
+    #[test]
+    fn set_gid_without_execute_stays_for_the_group_alone() {
+        let fs = open(&new_disk(), &config());
+        let ino = fs.mknod(ROOT_INO, b"file", OWNER, libc::S_IFREG | 0o666, 0, 0).unwrap().ino;
+        for (mode, is_in, left) in [
+            (0o6755, true, 0o755),
+            (0o6745, true, 0o2745),
+            (0o6745, false, 0o745),
+            (0o2644, true, 0o2644),
+            (0o2644, false, 0o644),
+            (0o1644, false, 0o1644),
+        ] {
+            fs.setattr(ino, ROOT, &SetAttr { mode: Some(mode), ..SetAttr::default() }).unwrap();
+            let changed = fs.drop_set_ids(ino, |gid| is_in && gid == 1000).unwrap();
+            assert_eq!(fs.getattr(ino).unwrap().mode & 0o7777, left, "{mode:o}");
+            assert_eq!(changed, mode != left, "{mode:o}");
+        }
+        close(&fs);
+    }
+
+    #[test]
+    fn only_now_is_a_time_for_what_is_append_only() {
+        let fs = open(&new_disk(), &config());
+        let ino = fs.mknod(ROOT_INO, b"file", OWNER, libc::S_IFREG | 0o666, 0, 0).unwrap().ino;
+        let (now, then) = (Some(SetTime::Now), Some(SetTime::At(Timestamp { sec: 7, nsec: 0 })));
+        let (written, of_it) =
+            (Some(Timestamp { sec: 9, nsec: 1 }), Some(SetTime::At(Timestamp { sec: 9, nsec: 1 })));
+        fs.set_inode_flags(ino, ROOT, APPEND_ONLY).unwrap();
+        for (atime, mtime, ctime, expected) in [
+            (None, None, None, 0),
+            (now, now, None, 0),
+            (now, None, None, libc::EPERM),
+            (None, now, None, libc::EPERM),
+            (now, then, None, libc::EPERM),
+            (then, now, None, libc::EPERM),
+            (then, then, None, libc::EPERM),
+            (None, then, None, libc::EPERM),
+            // With the writeback cache the kernel sets the time of changes itself.
+            (None, of_it, written, 0),
+            (now, of_it, written, 0),
+            (now, then, written, libc::EPERM),
+        ] {
+            let set = SetAttr { atime, mtime, ctime, ..SetAttr::default() };
+            let errno = fs.setattr(ino, OWNER, &set).err().map_or(0, |error| error.errno());
+            assert_eq!(errno, expected, "{set:?}");
+        }
         close(&fs);
     }
 

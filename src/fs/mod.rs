@@ -39,8 +39,8 @@ use crate::store::{Member, Store};
 use crate::sync::{Arc, Mutex};
 
 pub use types::{
-    Attr, Caller, DirEntry, FsStat, LINK_MAX, NAME_MAX, ROOT_INO, RenameFlags, SIZE_MAX, SetAttr, SetTime,
-    Timestamp,
+    Access, Attr, Caller, DirEntry, FsStat, LINK_MAX, NAME_MAX, ROOT_INO, RenameFlags, SIZE_MAX, SetAttr,
+    SetTime, Timestamp,
 };
 
 use dirty::Dirty;

@@ -10,7 +10,7 @@ use crate::sync::Arc;
 use super::flush::Flush;
 use super::inode::InodeState;
 use super::staging::{Run, copy_part};
-use super::types::Timestamp;
+use super::types::{Access, Timestamp};
 use super::{Fs, extents, posix};
 
 /// Each time a sequential reader has come this much further, so much more is brought in ahead of it.
@@ -38,8 +38,13 @@ struct Gathered {
 impl Fs {
     /// Up to `size` bytes from `offset`; fewer only at the end of the file.
     pub fn read(self: &Arc<Self>, ino: u64, offset: u64, size: u32) -> Result<Vec<u8>> {
+        self.read_as(ino, offset, size, Access::Counts)
+    }
+
+    /// The same, and whether it counts as an access.
+    pub fn read_as(self: &Arc<Self>, ino: u64, offset: u64, size: u32, access: Access) -> Result<Vec<u8>> {
         twice(|| {
-            let gathered = self.gather(ino, offset, size)?;
+            let gathered = self.gather(ino, offset, size, access)?;
             let mut out = vec![0; gathered.len];
             self.fill(&gathered, offset, &mut out)?;
             Ok(out)
@@ -48,10 +53,16 @@ impl Fs {
 
     /// Reads from `offset` into `out`, which may hold anything before; how much. Less than there is room only at the end
     /// of the file.
-    pub fn read_into(self: &Arc<Self>, ino: u64, offset: u64, out: &mut [u8]) -> Result<usize> {
+    pub fn read_into(
+        self: &Arc<Self>,
+        ino: u64,
+        offset: u64,
+        out: &mut [u8],
+        access: Access,
+    ) -> Result<usize> {
         let size = u32::try_from(out.len()).unwrap_or(u32::MAX);
         twice(|| {
-            let gathered = self.gather(ino, offset, size)?;
+            let gathered = self.gather(ino, offset, size, access)?;
             self.fill(&gathered, offset, &mut out[..gathered.len])?;
             Ok(gathered.len)
         })
@@ -69,7 +80,7 @@ impl Fs {
         Ok(())
     }
 
-    fn gather(self: &Arc<Self>, ino: u64, offset: u64, size: u32) -> Result<Gathered> {
+    fn gather(self: &Arc<Self>, ino: u64, offset: u64, size: u32, access: Access) -> Result<Gathered> {
         let inode = self.inode(ino)?;
         let mut state = inode.lock();
         if state.row.is_dir() {
@@ -91,7 +102,9 @@ impl Fs {
             let near = if offset < AHEAD { 0 } else { far - AHEAD };
             self.read_ahead(ino, &state, end + near, end + far)?;
         }
-        self.touch_atime(ino, &mut state)?;
+        if access == Access::Counts {
+            self.touch_atime(ino, &mut state)?;
+        }
         let small = state.row.size <= AHEAD;
         Ok(Gathered { len: (end - offset) as usize, small, pieces, flushing, staged })
     }

@@ -16,6 +16,15 @@ pub struct Caller {
     pub gid: u32,
 }
 
+/// Whether a read moves the access time, where the mount and the file have one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// It does.
+    Counts,
+    /// The reader has said O_NOATIME.
+    Unnoticed,
+}
+
 /// A time to set.
 #[derive(Debug, Clone, Copy)]
 pub enum SetTime {
@@ -78,6 +87,36 @@ pub struct SetAttr {
 }
 
 impl SetAttr {
+    /// True if nothing is set. With the writeback cache the kernel gives the time of such a change.
+    pub(super) fn is_empty(&self) -> bool {
+        let times = self.atime.is_some() || self.mtime.is_some();
+        !times && self.mode.is_none() && self.uid.is_none() && self.gid.is_none() && self.size.is_none()
+    }
+
+    /// True if set-id bits go with it, as far as whoever asks may not keep them: a change of owner, also one that changes
+    /// nothing, or of the size.
+    pub fn takes_set_ids(&self) -> bool {
+        self.uid.is_some() || self.gid.is_some() || self.size.is_some() || self.is_empty()
+    }
+
+    /// True if an append-only inode allows it: nothing, or both times set to now, as touch(1) does.
+    pub(super) fn may_be_of_append_only(&self) -> bool {
+        if self.mode.is_some() || self.uid.is_some() || self.gid.is_some() || self.size.is_some() {
+            return false;
+        }
+        // With the writeback cache the kernel gives its own time for now, and the times of what it has gathered.
+        let is_now = match (self.mtime, self.ctime) {
+            (Some(SetTime::Now), _) => true,
+            (Some(SetTime::At(mtime)), Some(ctime)) => mtime == ctime,
+            _ => false,
+        };
+        match self.atime {
+            None => self.mtime.is_none() || self.ctime.is_some(),
+            Some(SetTime::Now) => is_now,
+            Some(SetTime::At(_)) => false,
+        }
+    }
+
     /// True if each time is one that an inode's row can hold.
     pub(super) fn times_are_possible(&self) -> bool {
         let given = |time: &Option<SetTime>| match time {

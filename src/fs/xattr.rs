@@ -49,8 +49,16 @@ impl Fs {
         Ok(names)
     }
 
-    /// Sets an attribute; `flags` are XATTR_CREATE and XATTR_REPLACE.
-    pub fn setxattr(&self, ino: u64, name: &[u8], value: &[u8], flags: i32) -> Result<()> {
+    /// Sets an attribute; `flags` are XATTR_CREATE and XATTR_REPLACE. Whoever sets an access ACL and, as `is_in` says, is
+    /// not in the group of the file, takes set-group-id away, as chmod(2) would.
+    pub fn setxattr(
+        &self,
+        ino: u64,
+        name: &[u8],
+        value: &[u8],
+        flags: i32,
+        is_in: impl Fn(u32) -> bool,
+    ) -> Result<()> {
         check_xattr_name(name)?;
         if value.len() > VALUE_MAX {
             return posix(libc::E2BIG);
@@ -75,7 +83,8 @@ impl Fs {
         let member = self.join()?;
         match acl {
             Some(acl) if name == ACCESS => {
-                state.row.mode = state.row.mode & !0o777 | acl.mode();
+                let lost = if is_in(state.row.gid) { 0o777 } else { 0o777 | libc::S_ISGID };
+                state.row.mode = state.row.mode & !lost | acl.mode();
                 if acl.is_minimal() {
                     member.rows.delete(Table::Xattrs, &key);
                 } else {
@@ -116,16 +125,16 @@ impl Fs {
         Acl::parse(value).map(Some)
     }
 
-    /// Removes an attribute. A capability goes from an append-only file as well: the kernel asks for that before each
-    /// write, in the same words as a user.
+    /// Removes an attribute. An ACL that is not there is as good as removed; so comes an empty one, too. A capability goes
+    /// from an append-only file as well: the kernel asks for that before each write, in the same words as a user.
     pub fn removexattr(&self, ino: u64, name: &[u8]) -> Result<()> {
         let inode = self.inode(ino)?;
         let mut state = self.lock_free(&inode, false)?;
-        if !self.has_xattr(&state, ino, name)? {
-            return posix(libc::ENODATA);
-        }
         if name != CAPABILITY || state.row.flags & IMMUTABLE != 0 {
             may_change(&state)?;
+        }
+        if !self.has_xattr(&state, ino, name)? {
+            return if name == ACCESS || name == DEFAULT { Ok(()) } else { posix(libc::ENODATA) };
         }
         self.delete_xattr(&mut state, ino, name)
     }

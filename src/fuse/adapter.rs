@@ -5,12 +5,13 @@ use std::sync::{Arc, OnceLock};
 use fuser::{INodeNo, Notifier};
 
 use super::ControlFiles;
+use super::asker::Asker;
 use super::control_dir::{self, ControlDir};
 use super::init::Agreed;
 use super::options::MountOptions;
 use super::protect::Pages;
 use crate::error::{Error, Result};
-use crate::fs::{Attr, Caller, Fs, ROOT_INO, SetAttr};
+use crate::fs::{Attr, Fs, ROOT_INO};
 
 /// What stands between the kernel and `Fs`. Immutable while it runs.
 pub(super) struct Adapter {
@@ -77,21 +78,15 @@ impl Adapter {
         if control_dir::owns(ino) { self.control.getattr(ino) } else { self.fs.getattr(ino) }
     }
 
-    /// The set-id bits of an inode which are lost when somebody without privilege changes its content.
-    pub(super) fn set_ids(&self, ino: u64) -> u32 {
-        self.fs.getattr(ino).map_or(0, |attr| set_ids(attr.mode))
-    }
-
     /// The kernel leaves set-id bits to us on every change of content, and says on WRITE whether they have to go.
     /// FALLOCATE and COPY_FILE_RANGE have no such flag: there everybody but root loses them.
-    pub(super) fn drop_set_ids(&self, ino: u64, caller: Caller) -> Result<()> {
-        if caller.uid == 0 {
-            return Ok(());
-        }
-        let mode = self.fs.getattr(ino)?.mode;
-        if set_ids(mode) != 0 {
-            let set = SetAttr { mode: Some(mode & 0o7777 & !set_ids(mode)), ..SetAttr::default() };
-            self.fs.setattr(ino, caller, &set)?;
+    pub(super) fn drop_set_ids(&self, ino: u64, asker: Asker) -> Result<()> {
+        if asker.caller.uid == 0 { Ok(()) } else { self.take_set_ids(ino, asker) }
+    }
+
+    /// Takes the set-id bits away that `asker` has not the right to keep, and tells the kernel.
+    pub(super) fn take_set_ids(&self, ino: u64, asker: Asker) -> Result<()> {
+        if self.fs.drop_set_ids(ino, |gid| asker.is_in(gid))? {
             self.attributes_changed(ino);
         }
         Ok(())
@@ -108,23 +103,5 @@ impl Adapter {
         if !control_dir::owns(ino) {
             self.fs.file_closed(ino);
         }
-    }
-}
-
-/// Set-gid without the right to execute for the group once meant mandatory locking, and stays.
-fn set_ids(mode: u32) -> u32 {
-    let group = if mode & libc::S_IXGRP != 0 { libc::S_ISGID } else { 0 };
-    mode & (libc::S_ISUID | group)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn set_gid_goes_only_with_execute_for_the_group() {
-        assert_eq!(set_ids(0o6755), 0o6000);
-        assert_eq!(set_ids(0o6745), 0o4000);
-        assert_eq!(set_ids(0o1777), 0);
     }
 }

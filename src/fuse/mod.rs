@@ -13,6 +13,7 @@
 
 mod adapter;
 mod answer;
+mod asker;
 mod control_dir;
 mod convert;
 mod init;

@@ -6,10 +6,11 @@
 use fuser::WriteFlags;
 
 use super::adapter::Adapter;
+use super::asker::Asker;
 use super::control_dir::{self, may_create, may_remove, not_ours};
 use super::{ioctl, xattr};
 use crate::error::{Error, Result};
-use crate::fs::{self, Attr, Caller, DirEntry, SetAttr};
+use crate::fs::{self, Access, Attr, Caller, DirEntry, SetAttr};
 
 /// The longest copy_file_range in one request: the reply has 32 bits for the length, and the kernel wants pages.
 const MAX_COPY: u64 = 0xffff_f000;
@@ -37,12 +38,15 @@ impl Adapter {
         }
     }
 
-    pub(super) fn setattr(&self, ino: u64, caller: Caller, set: &SetAttr) -> Result<Attr> {
+    pub(super) fn setattr(&self, ino: u64, asker: Asker, set: &SetAttr) -> Result<Attr> {
         if control_dir::owns(ino) {
-            self.control.setattr(ino, set)
-        } else {
-            self.fs.setattr(ino, caller, set)
+            return self.control.setattr(ino, set);
         }
+        if asker.caller.uid != 0 && set.takes_set_ids() {
+            // The reply tells the kernel.
+            self.fs.drop_set_ids(ino, |gid| asker.is_in(gid))?;
+        }
+        self.fs.setattr(ino, asker.caller, set)
     }
 
     pub(super) fn readlink(&self, ino: u64) -> Result<Vec<u8>> {
@@ -132,38 +136,47 @@ impl Adapter {
         self.mknod(parent, name, caller, libc::S_IFREG | mode & 0o7777, umask, 0)
     }
 
-    pub(super) fn read(&self, ino: u64, offset: u64, size: u32) -> Result<Vec<u8>> {
+    /// `flags` are those of open(2), here and in the next.
+    pub(super) fn read(&self, ino: u64, offset: u64, size: u32, flags: i32) -> Result<Vec<u8>> {
         if control_dir::owns(ino) {
             self.control.read(ino, offset, size)
         } else {
-            self.fs.read(ino, offset, size)
+            self.fs.read_as(ino, offset, size, access(flags))
         }
     }
 
     /// The same into a buffer, without a copy between; how many bytes.
-    pub(super) fn read_into(&self, ino: u64, offset: u64, out: &mut [u8]) -> Result<usize> {
+    pub(super) fn read_into(&self, ino: u64, offset: u64, out: &mut [u8], flags: i32) -> Result<usize> {
         if !control_dir::owns(ino) {
-            return self.fs.read_into(ino, offset, out);
+            return self.fs.read_into(ino, offset, out, access(flags));
         }
         let data = self.control.read(ino, offset, out.len() as u32)?;
         out.get_mut(..data.len()).ok_or(Error::Posix(libc::EIO))?.copy_from_slice(&data);
         Ok(data.len())
     }
 
-    /// Writes all of `data`. With `kill_priv` set-id bits go. The flag comes with every write of a plain user; only
-    /// where it takes bits away is the kernel told, which would go on with the old mode, since a WRITE changes size and
-    /// times in its eyes. A refused write of pages that the kernel has changed already takes the pages along.
-    pub(super) fn write(&self, ino: u64, offset: u64, data: &[u8], flags: WriteFlags) -> Result<u32> {
+    /// Writes all of `data`. The flag for set-id bits comes with every write of a plain user; only where it takes bits
+    /// away is the kernel told, which would go on with the old mode, since a WRITE changes size and times in its eyes. A
+    /// refused write of pages that the kernel has changed already takes the pages along.
+    pub(super) fn write(
+        &self,
+        ino: u64,
+        asker: Asker,
+        offset: u64,
+        data: &[u8],
+        flags: WriteFlags,
+    ) -> Result<u32> {
         let kill_priv = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let loses_set_ids = kill_priv && self.set_ids(ino) != 0;
-        let result = if control_dir::owns(ino) {
-            self.control.write(ino, data)
-        } else {
+        let write = || {
+            if control_dir::owns(ino) {
+                return self.control.write(ino, data);
+            }
+            if kill_priv {
+                self.take_set_ids(ino, asker)?;
+            }
             self.fs.write(ino, offset, data, kill_priv)
         };
-        if loses_set_ids {
-            self.attributes_changed(ino);
-        }
+        let result = write();
         if result.is_err() && flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
             self.drop_pages(ino);
         }
@@ -206,10 +219,18 @@ impl Adapter {
         if rows > 0 { Ok(()) } else { result }
     }
 
-    pub(super) fn setxattr(&self, ino: u64, name: &[u8], value: &[u8], flags: i32) -> Result<()> {
+    pub(super) fn setxattr(
+        &self,
+        ino: u64,
+        asker: Asker,
+        name: &[u8],
+        value: &[u8],
+        flags: i32,
+    ) -> Result<()> {
         xattr::check(name, self.opts.posix_acl)?;
         not_ours(ino, libc::EPERM)?;
-        self.fs.setxattr(ino, name, value, flags)
+        // The kernel asks for the attributes again after it has set an ACL.
+        self.fs.setxattr(ino, name, value, flags, |gid| asker.is_in(gid))
     }
 
     pub(super) fn getxattr(&self, ino: u64, name: &[u8]) -> Result<Vec<u8>> {
@@ -244,9 +265,9 @@ impl Adapter {
         result
     }
 
-    pub(super) fn fallocate(&self, ino: u64, caller: Caller, offset: u64, len: u64, mode: i32) -> Result<()> {
+    pub(super) fn fallocate(&self, ino: u64, asker: Asker, offset: u64, len: u64, mode: i32) -> Result<()> {
         not_ours(ino, libc::EPERM)?;
-        self.drop_set_ids(ino, caller)?;
+        self.drop_set_ids(ino, asker)?;
         self.fs.fallocate(ino, offset, len, mode)
     }
 
@@ -262,7 +283,7 @@ impl Adapter {
     /// Between our files and the store's the kernel copies by reading and writing after EXDEV.
     pub(super) fn copy_file_range(
         &self,
-        caller: Caller,
+        asker: Asker,
         from: (u64, u64),
         to: (u64, u64),
         len: u64,
@@ -274,8 +295,13 @@ impl Adapter {
         // Between our files and the store's the kernel copies by reading and writing after EXDEV.
         not_ours(from.0, libc::EXDEV)?;
         not_ours(to.0, libc::EXDEV)?;
-        self.drop_set_ids(to.0, caller)?;
+        self.drop_set_ids(to.0, asker)?;
         let copied = self.fs.copy_file_range(from.0, from.1, to.0, to.1, len.min(MAX_COPY))?;
         Ok(copied as u32)
     }
+}
+
+/// Whether a read through a descriptor with these flags counts as an access.
+fn access(flags: i32) -> Access {
+    if flags & libc::O_NOATIME != 0 { Access::Unnoticed } else { Access::Counts }
 }

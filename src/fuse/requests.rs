@@ -20,6 +20,7 @@ use fuser::{
 
 use super::adapter::Adapter;
 use super::answer::{Asked, KEEP, keep};
+use super::asker::Asker;
 use super::{convert, init, ioctl, protect, xattr};
 use crate::fs::{Attr, Caller, DirEntry, SetAttr};
 
@@ -45,6 +46,10 @@ impl DevFuse {
 
 fn caller(req: &Request) -> Caller {
     Caller { uid: req.uid(), gid: req.gid() }
+}
+
+fn asker(req: &Request) -> Asker {
+    Asker { caller: caller(req), pid: req.pid() }
 }
 
 fn asked(what: &'static str, ino: INodeNo) -> Asked {
@@ -111,7 +116,7 @@ impl Filesystem for DevFuse {
             mtime: mtime.map(convert::set_time),
             ctime: ctime.map(convert::timestamp),
         };
-        asked("setattr", ino).attr(self.adapter.setattr(ino.0, caller(req), &set), reply);
+        asked("setattr", ino).attr(self.adapter.setattr(ino.0, asker(req), &set), reply);
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
@@ -212,16 +217,16 @@ impl Filesystem for DevFuse {
         _fh: FileHandle,
         offset: u64,
         size: u32,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        asked("read", ino).data(self.adapter.read(ino.0, offset, size), reply);
+        asked("read", ino).data(self.adapter.read(ino.0, offset, size, flags.0), reply);
     }
 
     fn write(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -231,7 +236,8 @@ impl Filesystem for DevFuse {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        asked("write", ino).written(self.adapter.write(ino.0, offset, data, write_flags), reply);
+        let result = self.adapter.write(ino.0, asker(req), offset, data, write_flags);
+        asked("write", ino).written(result, reply);
     }
 
     fn flush(
@@ -311,7 +317,7 @@ impl Filesystem for DevFuse {
 
     fn setxattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -319,7 +325,8 @@ impl Filesystem for DevFuse {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        asked("setxattr", ino).empty(self.adapter.setxattr(ino.0, name.as_bytes(), value, flags), reply);
+        let result = self.adapter.setxattr(ino.0, asker(req), name.as_bytes(), value, flags);
+        asked("setxattr", ino).empty(result, reply);
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -381,7 +388,7 @@ impl Filesystem for DevFuse {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let result = self.adapter.fallocate(ino.0, caller(req), offset, length, mode);
+        let result = self.adapter.fallocate(ino.0, asker(req), offset, length, mode);
         asked("fallocate", ino).empty(result, reply);
     }
 
@@ -415,6 +422,6 @@ impl Filesystem for DevFuse {
     ) {
         let (from, to) = ((ino_in.0, offset_in), (ino_out.0, offset_out));
         asked("copy_file_range", ino_out)
-            .written(self.adapter.copy_file_range(caller(req), from, to, len), reply);
+            .written(self.adapter.copy_file_range(asker(req), from, to, len), reply);
     }
 }

@@ -85,7 +85,7 @@ impl Store {
             let ino = world.find(&format!("s{snapshot}/file1")).unwrap();
             world.fs.link(ino, dir, b"linked").unwrap();
             contents.insert(format!("s{snapshot}/linked"), contents[&format!("s{snapshot}/file1")].clone());
-            world.fs.setxattr(ino, b"user.kept", b"attribute", 0).unwrap();
+            world.fs.setxattr(ino, b"user.kept", b"attribute", 0, |_| true).unwrap();
             world.fs.symlink(dir, b"symlink", CALLER, b"file1").unwrap();
             world.fs.sync().unwrap();
         }

@@ -106,7 +106,7 @@ fn a_small_file_goes_at_once_and_a_large_one_by_the_queue() {
     let file = |name: &str, kind: u64, attributes: usize| {
         let ino = world.save(name, &random::content(kind, LEN));
         for number in 0..attributes {
-            world.fs.setxattr(ino, format!("user.{number}").as_bytes(), b"value", 0).unwrap();
+            world.fs.setxattr(ino, format!("user.{number}").as_bytes(), b"value", 0, |_| true).unwrap();
         }
         ino
     };

@@ -289,7 +289,7 @@ impl Hostile<'_> {
             17 => {
                 let attribute = self.attribute();
                 let value = random::content(x, (y % 70_000) as usize);
-                let _ = fs.setxattr(a, &attribute, &value, (z % 4) as i32);
+                let _ = fs.setxattr(a, &attribute, &value, (z % 4) as i32, |_| z % 5 != 0);
             }
             18 => {
                 let attribute = self.attribute();

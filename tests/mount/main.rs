@@ -18,6 +18,7 @@ mod world;
 #[cfg(feature = "sim")]
 mod advisory;
 mod backup;
+mod beside;
 #[cfg(feature = "sim")]
 mod classes;
 mod clones;

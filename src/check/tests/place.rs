@@ -69,7 +69,7 @@ impl Place {
         let sub = fs.mkdir(dir, b"sub", ME, 0o755, 0).unwrap().ino;
         let a = file(&fs, dir, b"a", &noise(300_000, 1));
         fs.link(a, sub, b"c").unwrap();
-        fs.setxattr(a, b"user.note", b"value", 0).unwrap();
+        fs.setxattr(a, b"user.note", b"value", 0, |_| true).unwrap();
         let b = file(&fs, dir, b"b", &noise(200_000, 2));
         let copy = file(&fs, ROOT_INO, b"copy", &noise(300_000, 1));
         let small = file(&fs, ROOT_INO, b"small", b"a few bytes");

@@ -33,14 +33,14 @@ fn what_a_buffer_held_before_does_not_show() {
         [(0, 900_000), (0, 50_000), (99_990, 20), (299_999, 200_010), (640_000, 260_000), (899_999, 9)]
     {
         let mut out = vec![0xaa; len];
-        let got = fs.read_into(ino, from as u64, &mut out).unwrap();
+        let got = fs.read_into(ino, from as u64, &mut out, Access::Counts).unwrap();
         let expected = &content[from..content.len().min(from + len)];
         assert_eq!(got, expected.len());
         assert!(out[..got] == *expected, "{len} bytes from {from}");
         assert!(out[got..].iter().all(|byte| *byte == 0xaa), "nothing is written behind them");
         assert!(fs.read(ino, from as u64, len as u32).unwrap() == expected, "{len} bytes from {from}");
     }
-    assert_eq!(fs.read_into(ino, 900_000, &mut [0; 10]).unwrap(), 0);
+    assert_eq!(fs.read_into(ino, 900_000, &mut [0; 10], Access::Counts).unwrap(), 0);
     simulated::close(&fs);
 }
 

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::fs::{Attr, Caller, DirEntry, SetAttr, SetTime, Timestamp};
 use crate::fuse::adapter::Adapter;
 use crate::fuse::answer::Asked;
+use crate::fuse::asker::Asker;
 use crate::fuse::xattr::{self, Fitted};
 use fuser::{FopenFlags, WriteFlags};
 
@@ -100,6 +101,10 @@ impl Call<'_> {
         Ok(header)
     }
 
+    fn asker(&self) -> Asker {
+        Asker { caller: self.caller, pid: self.request.header.pid }
+    }
+
     /// What came in the payload.
     fn came<'p>(&self, payload: &'p [u8]) -> &'p [u8] {
         &payload[..self.request.payload.min(payload.len())]
@@ -131,7 +136,7 @@ impl Call<'_> {
             mtime: time(fattr::MTIME, fattr::MTIME_NOW, asked.mtime, asked.mtimensec),
             ctime: has(fattr::CTIME).then_some(Timestamp { sec: asked.ctime, nsec: asked.ctimensec }),
         };
-        put(payload, &abi::AttrOut::from(&self.adapter.setattr(self.ino, self.caller, &set)?))
+        put(payload, &abi::AttrOut::from(&self.adapter.setattr(self.ino, self.asker(), &set)?))
     }
 
     fn readlink(&self, payload: &mut [u8]) -> Result<usize> {
@@ -195,14 +200,14 @@ impl Call<'_> {
     fn read(&self, payload: &mut [u8]) -> Result<usize> {
         let asked: abi::ReadIn = self.operation()?;
         let out = payload.get_mut(..asked.size as usize).ok_or(Error::Posix(libc::EIO))?;
-        self.adapter.read_into(self.ino, asked.offset, out)
+        self.adapter.read_into(self.ino, asked.offset, out, asked.flags as i32)
     }
 
     fn write(&self, payload: &mut [u8]) -> Result<usize> {
         let asked: abi::WriteIn = self.operation()?;
         let data = self.came(payload).get(..asked.size as usize).ok_or(Error::Posix(libc::EIO))?;
         let flags = WriteFlags::from_bits_retain(asked.write_flags);
-        let size = self.adapter.write(self.ino, asked.offset, data, flags)?;
+        let size = self.adapter.write(self.ino, self.asker(), asked.offset, data, flags)?;
         put(payload, &abi::WriteOut { size, ..Default::default() })
     }
 
@@ -219,7 +224,7 @@ impl Call<'_> {
         let asked: abi::SetxattrIn = self.operation()?;
         let (name, value) = name(self.came(payload))?;
         let value = value.get(..asked.size as usize).ok_or(Error::Posix(libc::EIO))?;
-        self.adapter.setxattr(self.ino, name, value, asked.flags).map(|()| 0)
+        self.adapter.setxattr(self.ino, self.asker(), name, value, asked.flags).map(|()| 0)
     }
 
     fn getxattr(&self, payload: &mut [u8]) -> Result<usize> {
@@ -265,7 +270,7 @@ impl Call<'_> {
 
     fn fallocate(&self) -> Result<usize> {
         let asked: abi::FallocateIn = self.operation()?;
-        self.adapter.fallocate(self.ino, self.caller, asked.offset, asked.length, asked.mode).map(|()| 0)
+        self.adapter.fallocate(self.ino, self.asker(), asked.offset, asked.length, asked.mode).map(|()| 0)
     }
 
     fn lseek(&self, payload: &mut [u8]) -> Result<usize> {
@@ -277,7 +282,7 @@ impl Call<'_> {
     fn copy_file_range(&self, payload: &mut [u8]) -> Result<usize> {
         let asked: abi::CopyFileRangeIn = self.operation()?;
         let (from, to) = ((self.ino, asked.off_in), (asked.nodeid_out, asked.off_out));
-        let size = self.adapter.copy_file_range(self.caller, from, to, asked.len)?;
+        let size = self.adapter.copy_file_range(self.asker(), from, to, asked.len)?;
         put(payload, &abi::WriteOut { size, ..Default::default() })
     }
 }

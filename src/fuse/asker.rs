@@ -1,0 +1,55 @@
+//! Who makes a request, and which groups they are in.
+
+use std::fs;
+
+use crate::fs::Caller;
+
+/// Who makes a request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asker {
+    /// User, and the group that new files get.
+    pub caller: Caller,
+    /// The thread that asks; 0 for the kernel itself and for one that cannot be seen from here.
+    pub pid: u32,
+}
+
+impl Asker {
+    /// True for root and for whoever is in this group. The protocol names one group of each caller, the others are told by
+    /// `/proc`; where that does not show the caller, those do not count.
+    pub(super) fn is_in(&self, gid: u32) -> bool {
+        let Caller { uid, gid: first } = self.caller;
+        uid == 0 || first == gid || self.has_other(gid)
+    }
+
+    fn has_other(&self, gid: u32) -> bool {
+        // A thread that is not its process's first has a directory of its own as well, though no listing shows it.
+        let path = format!("/proc/{}/status", self.pid);
+        self.pid != 0 && fs::read_to_string(path).is_ok_and(|status| lists(&status, gid))
+    }
+}
+
+/// Is a group among the further ones of a `/proc/PID/status`?
+fn lists(status: &str, gid: u32) -> bool {
+    let groups = status.lines().find_map(|line| line.strip_prefix("Groups:"));
+    groups.is_some_and(|groups| groups.split_whitespace().any(|word| word.parse() == Ok(gid)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn further_groups_are_found() {
+        let status = "Name:\tx\nGid:\t7\t7\t7\t7\nGroups:\t4 24 1000 \nVmPeak:\t 30 kB\n";
+        assert!([4, 24, 1000].into_iter().all(|gid| lists(status, gid)));
+        assert!([7, 2, 30, 100].into_iter().all(|gid| !lists(status, gid)));
+        assert!(!lists("Groups:\t\n", 0) && !lists("", 0));
+    }
+
+    #[test]
+    fn who_cannot_be_seen_is_in_one_group() {
+        let asker = |uid, pid| Asker { caller: Caller { uid, gid: 5 }, pid };
+        assert!(asker(1, 0).is_in(5) && !asker(1, 0).is_in(6) && !asker(1, u32::MAX).is_in(6));
+        assert!(asker(0, 0).is_in(6), "root may do so everywhere");
+    }
+}
