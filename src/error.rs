@@ -86,6 +86,11 @@ impl Error {
         Self::Damaged(what.into())
     }
 
+    /// A panic in the middle of what was being done; the panic itself was told where it happened.
+    pub fn panicked(what: &str) -> Self {
+        Self::io(what, io::Error::other("it panicked; please report this"))
+    }
+
     /// The errno a program sees when this error ends its request.
     pub fn errno(&self) -> i32 {
         match self {

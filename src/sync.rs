@@ -12,7 +12,13 @@ pub use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLoc
 
 /// Threads.
 pub mod thread {
-    pub use std::thread::{Builder, JoinHandle};
+    pub use std::thread::{Builder, JoinHandle, panicking};
+
+    /// Does `work`; `None` if it panicked, which the panic has told. For work that others wait for: they are told that it
+    /// failed then, and the thread goes on. Whatever it left half done has to be seen to.
+    pub fn caught<R>(work: impl FnOnce() -> R) -> Option<R> {
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).ok()
+    }
 }
 
 /// Channels.

@@ -69,7 +69,9 @@ pub(super) struct MkfsArgs {
 #[command(after_help = "\
 Options for -o, separated by commas; the default is said where it is not the first:
   rw, ro                     the mount can be changed, or not
-  relatime, noatime          reading a file changes its access time now and then, or never
+  remount                    with ro or rw: changes a mount that is there, as root
+  relatime, noatime, strictatime
+                             reading a file changes its access time now and then, never, or each time it is opened
   allow_other                other users may use the mount; so it is when root mounts (a plain user needs
                              user_allow_other in /etc/fuse.conf)
   default_permissions, nodefault_permissions

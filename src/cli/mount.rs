@@ -7,6 +7,7 @@
 
 mod limits;
 mod refuse;
+mod remount;
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
@@ -21,7 +22,7 @@ use super::mount_options::{self, Wanted};
 use super::{environment, output, show};
 use crate::daemon::{self, Setup, SharedLog, start_logging};
 use crate::error::{Error, Result};
-use crate::fs::FsOptions;
+use crate::fs::{AccessTimes, FsOptions};
 use crate::fuse::MountOptions;
 use crate::media::Media;
 use crate::store::OpenOptions;
@@ -34,6 +35,9 @@ const LOCK_WAIT: Duration = Duration::from_secs(15);
 
 pub(super) fn run(args: &MountArgs) -> Result<()> {
     let wanted = mount_options::parse(&args.options, args.sloppy)?;
+    if wanted.remount {
+        return remount::run(args, &wanted);
+    }
     mount_options::refuse_more_than(mount_options::memory_of_this_machine(), &wanted)?;
     environment::has_proc()?;
     if args.report_ready || args.foreground || args.fake {
@@ -126,7 +130,7 @@ fn open_options(wanted: &Wanted, who: String) -> OpenOptions {
 }
 
 fn fs_options(wanted: &Wanted) -> FsOptions {
-    let mut options = FsOptions { noatime: wanted.noatime, ..FsOptions::default() };
+    let mut options = FsOptions { atime: wanted.atime, ..FsOptions::default() };
     if let Some(interval) = wanted.commit {
         options.commit_interval = interval;
     }
@@ -139,7 +143,7 @@ fn fuse_options(wanted: &Wanted, store: &Path) -> MountOptions {
         read_only: wanted.read_only,
         allow_other: wanted.allow_other.unwrap_or(usual.allow_other),
         default_permissions: wanted.default_permissions,
-        noatime: wanted.noatime,
+        atime: wanted.atime,
         suid: wanted.suid.unwrap_or(usual.suid),
         dev: wanted.dev.unwrap_or(usual.dev),
         exec: wanted.exec.unwrap_or(usual.exec),
@@ -148,6 +152,8 @@ fn fuse_options(wanted: &Wanted, store: &Path) -> MountOptions {
         writeback: wanted.writeback.unwrap_or(usual.writeback),
         threads: wanted.threads.unwrap_or(usual.threads),
         io_uring: wanted.io_uring,
+        // Who reads a file anew has to be heard of, though the kernel has its pages.
+        no_open: usual.no_open && wanted.atime != AccessTimes::Always,
         fsname: store.display().to_string(),
         ..usual
     }

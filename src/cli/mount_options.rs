@@ -5,13 +5,16 @@ use std::time::Duration;
 
 use super::size::{parse_size, show_size};
 use crate::error::{Error, Result};
+use crate::fs::AccessTimes;
 use crate::fuse::IoUring;
 
 /// What the words of `-o` ask for. None where nothing was said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wanted {
+    /// A mount that is there is to be changed.
+    pub remount: bool,
     pub read_only: bool,
-    pub noatime: bool,
+    pub atime: AccessTimes,
     pub allow_other: Option<bool>,
     /// Without it ACLs are not applied either.
     pub default_permissions: bool,
@@ -32,8 +35,9 @@ pub(super) struct Wanted {
 impl Default for Wanted {
     fn default() -> Self {
         Self {
+            remount: false,
             read_only: false,
-            noatime: false,
+            atime: AccessTimes::Relative,
             allow_other: None,
             default_permissions: true,
             suid: None,
@@ -53,7 +57,8 @@ impl Default for Wanted {
 }
 
 /// The words for people, as the message about an unknown one lists them.
-pub(super) const KNOWN: &str = "ro, rw, noatime, relatime, allow_other, default_permissions, nodefault_permissions, \
+pub(super) const KNOWN: &str = "ro, rw, remount, noatime, relatime, strictatime, allow_other, default_permissions, \
+                     nodefault_permissions, \
                      commit=SECONDS, cache=SIZE, gc=auto|off, gc_interval=TIME, scrub=TIME|off, threads=N, \
                      io_uring=auto|on|off, acl, noacl, writeback, nowriteback, suid, nosuid, dev, nodev, exec, \
                      noexec";
@@ -76,11 +81,8 @@ const NOT_OURS: &[&str] = &[
     "dirsync",
     "silent",
     "loud",
-    "atime",
     "nodiratime",
     "diratime",
-    "strictatime",
-    "nostrictatime",
     "lazytime",
     "nolazytime",
     "norelatime",
@@ -93,6 +95,9 @@ const NOT_OURS: &[&str] = &[
 
 /// The same with a value or a rest.
 const NOT_OURS_PREFIXES: &[&str] = &["x-", "X-", "comment=", "user=", "helper=", "uhelper="];
+
+/// With `remount`, mount(8) also hands over what the table of mounts has.
+const FROM_THE_TABLE: &[&str] = &["user_id=", "group_id=", "max_read=", "blksize=", "subtype=", "fsname="];
 
 /// Less would hold hardly a few regions.
 const SMALLEST_CACHE: u64 = 1 << 20;
@@ -116,11 +121,14 @@ const MOST_THREADS: usize = 64;
 /// Reads all words in order; a later one overrides an earlier one. With `sloppy` unknown words are ignored.
 pub(super) fn parse(lists: &[String], sloppy: bool) -> Result<Wanted> {
     let mut wanted = Wanted::default();
+    let remounts = lists.iter().flat_map(|list| list.split(',')).any(|word| word == "remount");
+    let of_the_table = if remounts { FROM_THE_TABLE } else { &[] };
     for word in lists.iter().flat_map(|list| list.split(',')) {
         if word.is_empty() || is_not_ours(word) {
             continue;
         }
-        if !apply(&mut wanted, word)? && !sloppy {
+        let is_known = apply(&mut wanted, word)? || of_the_table.iter().any(|p| word.starts_with(p));
+        if !is_known && !sloppy {
             return Err(Error::Usage(format!("the mount option `{word}` is not known; known are {KNOWN}")));
         }
     }
@@ -163,8 +171,9 @@ fn apply(wanted: &mut Wanted, word: &str) -> Result<bool> {
     match word {
         "ro" => wanted.read_only = true,
         "rw" => wanted.read_only = false,
-        "noatime" => wanted.noatime = true,
-        "relatime" => wanted.noatime = false,
+        "noatime" => wanted.atime = AccessTimes::Never,
+        "relatime" | "atime" | "nostrictatime" => wanted.atime = AccessTimes::Relative,
+        "strictatime" => wanted.atime = AccessTimes::Always,
         "allow_other" => wanted.allow_other = Some(true),
         "default_permissions" => wanted.default_permissions = true,
         "nodefault_permissions" => wanted.default_permissions = false,
@@ -178,12 +187,7 @@ fn apply(wanted: &mut Wanted, word: &str) -> Result<bool> {
         "noacl" => wanted.acl = Some(false),
         "writeback" => wanted.writeback = Some(true),
         "nowriteback" => wanted.writeback = Some(false),
-        "remount" => {
-            return Err(Error::Usage(
-                "a mounted store cannot be remounted with other options; unmount it and mount it again"
-                    .into(),
-            ));
-        }
+        "remount" => wanted.remount = true,
         _ => return apply_value(wanted, word),
     }
     Ok(true)
@@ -309,7 +313,8 @@ mod tests {
             wanted,
             Wanted {
                 read_only: true,
-                noatime: true,
+                remount: false,
+                atime: AccessTimes::Never,
                 allow_other: Some(true),
                 default_permissions: false,
                 suid: Some(false),
@@ -352,6 +357,24 @@ mod tests {
     }
 
     #[test]
+    fn the_last_word_on_access_times_counts() {
+        for (text, atime) in [
+            ("noatime,strictatime", AccessTimes::Always),
+            ("strictatime,nostrictatime", AccessTimes::Relative),
+            ("noatime,atime", AccessTimes::Relative),
+            ("strictatime,noatime,nodiratime,lazytime", AccessTimes::Never),
+        ] {
+            assert_eq!(words(text).unwrap().atime, atime, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_remount_takes_the_words_of_the_table_of_mounts() {
+        let wanted = words("rw,nosuid,user_id=0,group_id=0,allow_other,max_read=131072,remount,ro").unwrap();
+        assert!(wanted.remount && wanted.read_only && wanted.suid == Some(false));
+    }
+
+    #[test]
     fn several_lists_are_one() {
         let wanted = parse(&["ro,commit=9".into(), "rw".into()], false).unwrap();
         assert!(!wanted.read_only);
@@ -381,7 +404,7 @@ mod tests {
             ("scrub=é", "such as scrub=30d"),
             ("threads=0", "from 1 to 64"),
             ("io_uring=yes", "io_uring=auto, io_uring=on or io_uring=off"),
-            ("remount,ro", "unmount it and mount it again"),
+            ("user_id=0", "`user_id=0` is not known"),
             ("acl,nodefault_permissions", "exclude each other"),
         ] {
             let error = words(text).unwrap_err();

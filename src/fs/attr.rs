@@ -1,11 +1,12 @@
 //! Getting and setting attributes, sizes included.
 
 use crate::error::Result;
+use crate::meta::Table;
 use crate::meta::rows::{APPEND_ONLY, IMMUTABLE, InodeRow};
 
 use super::inode::InodeState;
 use super::types::{Attr, Caller, SIZE_MAX, SetAttr, SetTime, Timestamp};
-use super::{Fs, extents, posix};
+use super::{Fs, posix};
 
 /// The flags of chattr(1) that are kept: append-only, immutable, no-dump, no-atime.
 const KEPT_FLAGS: u32 = APPEND_ONLY | IMMUTABLE | 0x40 | 0x80;
@@ -18,7 +19,7 @@ impl Fs {
         Ok(state.attr(ino))
     }
 
-    /// Changes attributes; all of them or none.
+    /// Changes attributes; all of them or none, but that a file of very many extents may have become a part shorter.
     pub fn setattr(&self, ino: u64, caller: Caller, set: &SetAttr) -> Result<Attr> {
         if !set.times_are_possible() {
             return posix(libc::EINVAL);
@@ -33,10 +34,17 @@ impl Fs {
         if let Some(size) = set.size {
             check_size(&state, size)?;
         }
+        let acl = match set.mode {
+            Some(mode) => self.acl_after_chmod(ino, &state, mode)?,
+            None => None,
+        };
         let now = Timestamp::now();
-        let member = self.join()?;
-        if let Some(size) = set.size {
-            self.set_size(&member, ino, &mut state, size)?;
+        let member = match set.size {
+            Some(size) => self.set_size(ino, &mut state, size)?,
+            None => self.join()?,
+        };
+        // Nothing fails from here on.
+        if set.size.is_some() {
             state.row.mtime = now;
             if caller.uid != 0 {
                 clear_set_ids(&mut state.row);
@@ -45,7 +53,9 @@ impl Fs {
         set_owner(&mut state.row, set);
         if let Some(mode) = set.mode {
             state.row.mode = state.row.kind() | mode & 0o7777;
-            self.follow_chmod(ino, &state, &member.rows)?;
+        }
+        if let Some((key, acl)) = acl {
+            member.rows.put(Table::Xattrs, &key, &acl);
         }
         let time = |set: Option<SetTime>, old| match set {
             None => old,
@@ -57,27 +67,6 @@ impl Fs {
         state.row.ctime = set.ctime.unwrap_or(now);
         state.save(ino, &member.rows);
         Ok(state.attr(ino))
-    }
-
-    fn set_size(
-        &self,
-        member: &crate::store::Member,
-        ino: u64,
-        state: &mut InodeState,
-        size: u64,
-    ) -> Result<()> {
-        if size < state.row.size {
-            let staged = state.staging.bytes();
-            state.staging.discard(size, u64::MAX);
-            self.dirty.sub(staged - state.staging.bytes());
-            if size < state.disk_size {
-                extents::replace(member, &self.now(), ino, state, (size, u64::MAX), Vec::new())?;
-                state.disk_size = size;
-            }
-        }
-        state.row.size = size;
-        state.settle_size();
-        Ok(())
     }
 
     /// Takes the set-id bits of a file away, since somebody without the right to keep them is about to change it: also

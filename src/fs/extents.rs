@@ -14,18 +14,59 @@ use super::inode::InodeState;
 
 /// The extents that touch `[from, to)`, in file order.
 pub(super) fn touching(layers: &Layers, ino: u64, from: u64, to: u64) -> Result<Vec<Extent>> {
-    let mut found = Vec::new();
+    touching_first(layers, ino, (from, to), usize::MAX).map(|(found, _)| found)
+}
+
+/// The first extents that touch `[from, to)`, no more than `most`, which is not 0, and where the one behind them begins;
+/// `to` if there is none.
+pub(super) fn touching_first(
+    layers: &Layers,
+    ino: u64,
+    (from, to): (u64, u64),
+    most: usize,
+) -> Result<(Vec<Extent>, u64)> {
+    let reaches_in = match from.checked_sub(1) {
+        Some(before) if from < to => at_or_before(layers, ino, before)?.filter(|extent| extent.end() > from),
+        _ => None,
+    };
+    beginning_first(layers, ino, (from, to), reaches_in.into_iter().collect(), most)
+}
+
+/// The same where nothing that begins before `from` reaches behind it, or only what is in `found`. Does not look at what
+/// was taken out before `from`.
+pub(super) fn beginning_first(
+    layers: &Layers,
+    ino: u64,
+    (from, to): (u64, u64),
+    mut found: Vec<Extent>,
+    most: usize,
+) -> Result<(Vec<Extent>, u64)> {
+    let mut next = to;
     if from >= to {
-        return Ok(found);
-    }
-    if let Some(extent) = at_or_before(layers, ino, from)?
-        && extent.end() > from
-    {
-        found.push(extent);
+        return Ok((found, next));
     }
     let (start, end) = (extent_key(ino, from), extent_key(ino, to));
-    layers.scan(Table::Extents, Bound::Excluded(&start), Bound::Excluded(&end), |key, row| {
-        found.push(Extent::decode(split_extent_key(key)?.1, row)?);
+    layers.scan(Table::Extents, Bound::Included(&start), Bound::Excluded(&end), |key, row| {
+        let offset = split_extent_key(key)?.1;
+        if found.len() >= most {
+            next = offset;
+            return Ok(false);
+        }
+        found.push(Extent::decode(offset, row)?);
+        Ok(true)
+    })?;
+    Ok((found, next))
+}
+
+/// Where every `most`-th extent from the one at `from` on begins, that one included, in file order.
+pub(super) fn every(layers: &Layers, ino: u64, from: u64, most: usize) -> Result<Vec<u64>> {
+    let (mut found, mut number) = (Vec::new(), 0);
+    let (start, end) = (extent_key(ino, from), extent_key(ino, u64::MAX));
+    layers.scan(Table::Extents, Bound::Included(&start), Bound::Excluded(&end), |key, _| {
+        if number % most == 0 {
+            found.push(split_extent_key(key)?.1);
+        }
+        number += 1;
         Ok(true)
     })?;
     Ok(found)
@@ -63,21 +104,33 @@ pub(super) fn pieces(layers: &Layers, ino: u64, from: u64, to: u64) -> Result<Ve
     Ok(clipped.flat_map(|extent| extent.pieces().collect::<Vec<_>>()).collect())
 }
 
-/// Puts `new` in the place of whatever stands in `[from, to)`; what of it is not covered by `new` becomes a hole.
+/// Puts `new` in the place of whatever stands in `[from, to)`; what of it is not covered by `new` becomes a hole. With an
+/// error nothing was changed.
 pub(super) fn replace(
     member: &Member,
     layers: &Layers,
     ino: u64,
     state: &mut InodeState,
+    range: (u64, u64),
+    new: Vec<Piece>,
+) -> Result<()> {
+    let old = touching(layers, ino, range.0, range.1)?;
+    replace_these(member, layers, (ino, state), range, &old, new)
+}
+
+/// The same, where `old` is all that touches the range.
+pub(super) fn replace_these(
+    member: &Member,
+    layers: &Layers,
+    (ino, state): (u64, &mut InodeState),
     (from, to): (u64, u64),
+    old: &[Extent],
     mut new: Vec<Piece>,
 ) -> Result<()> {
-    state.recent = None;
     let added: u64 = new.iter().map(|piece| u64::from(piece.len)).sum();
     let mut removed = 0u64;
     let mut keep = Vec::new();
-    let old = touching(layers, ino, from, to)?;
-    for extent in &old {
+    for extent in old {
         removed += extent.clip(from, to).map_or(0, |part| part.len);
         keep.extend(extent.clip(0, from));
         keep.extend(extent.clip(to, u64::MAX));
@@ -92,16 +145,17 @@ pub(super) fn replace(
     {
         new.splice(0..0, extent.pieces().collect::<Vec<_>>());
     }
-    for extent in &old {
+    let sum = (state.row.allocated + added).checked_sub(removed);
+    state.row.allocated =
+        sum.ok_or_else(|| Error::damaged(format!("inode {ino} has fewer bytes than were taken out of it")))?;
+    state.recent = None;
+    for extent in old {
         member.rows.delete(Table::Extents, &extent_key(ino, extent.offset));
     }
     let joined = Extent::join(new);
     for extent in keep.iter().chain(&joined) {
         member.rows.put(Table::Extents, &extent_key(ino, extent.offset), &extent.encode());
     }
-    let sum = (state.row.allocated + added).checked_sub(removed);
-    state.row.allocated =
-        sum.ok_or_else(|| Error::damaged(format!("inode {ino} has fewer bytes than were taken out of it")))?;
     member.rows.count(Counter::ReferencedBytes, added as i64 - removed as i64);
     member.rows.count(Counter::Deleted, removed as i64);
     Ok(())

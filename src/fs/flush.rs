@@ -7,11 +7,12 @@
 //! A change inside a chunk is cut again together with the rest of that chunk, so that the chunks around it stay as they
 //! are and a file that was changed in place shares all the others.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::meta::Layers;
 use crate::meta::rows::Piece;
 use crate::store::Cut;
 use crate::sync::Arc;
+use crate::sync::thread::caught;
 
 use super::inode::{Inode, InodeState};
 use super::staging::Run;
@@ -95,6 +96,14 @@ impl Fs {
         let Some(blocks) = begun? else {
             return Ok(());
         };
+        // Whoever waits for the inode waits for the end of this flush.
+        caught(|| self.store_blocks(inode, blocks, how)).unwrap_or_else(|| {
+            self.end_flush(inode, &mut inode.lock(), false);
+            Err(Error::panicked("storing what was written"))
+        })
+    }
+
+    fn store_blocks(self: &Arc<Self>, inode: &Arc<Inode>, blocks: Vec<Block>, how: Flush) -> Result<()> {
         let last = blocks.len().saturating_sub(1);
         let mut carried = None;
         for (number, block) in blocks.into_iter().enumerate() {
@@ -127,7 +136,8 @@ impl Fs {
         let layers = self.now();
         // What is planned before the bytes are taken cannot strand them.
         let runs = state.staging.take();
-        match self.plan(&layers, inode.ino, &state, &runs) {
+        let planned = caught(|| self.plan(&layers, inode.ino, &state, &runs));
+        match planned.unwrap_or_else(|| Err(Error::panicked("storing what was written"))) {
             Ok(blocks) => {
                 state.flushing = runs;
                 self.dirty.flushing(inode);
@@ -348,5 +358,7 @@ fn cut_to(pieces: &[Piece], end: u64) -> u64 {
     inside.map_or(end, |piece| piece.offset + u64::from(piece.len))
 }
 
+#[cfg(all(test, feature = "sim"))]
+mod panics;
 #[cfg(all(test, feature = "sim"))]
 mod tests;

@@ -2,7 +2,7 @@
 //!
 //! Which file has what: `names` and `rename` change directories, `dir` reads them, `attr` sets attributes, `write`,
 //! `dirty`, `flush` and `sync` take bytes to the store, `read` brings them back, `range` works on stretches of files,
-//! `extents` on their rows, `xattr` on attributes, `orphans` removes what has no name any more, `guard` refuses what a
+//! `holes` takes some out, `extents` works on their rows, `xattr` on attributes, `orphans` removes what has no name any more, `guard` refuses what a
 //! protected directory forbids, `links` knows the way up.
 //!
 //! Lock order: the lock of names, then inodes by rising number, then membership in a batch. Nothing waits for an inode
@@ -15,6 +15,7 @@ mod dirty;
 mod extents;
 mod flush;
 mod guard;
+mod holes;
 mod inode;
 mod links;
 mod names;
@@ -39,8 +40,8 @@ use crate::store::{Member, Store};
 use crate::sync::{Arc, Mutex};
 
 pub use types::{
-    Access, Attr, Caller, DirEntry, FsStat, LINK_MAX, NAME_MAX, ROOT_INO, RenameFlags, SIZE_MAX, SetAttr,
-    SetTime, Timestamp,
+    Access, AccessTimes, Attr, Caller, DirEntry, FsStat, LINK_MAX, NAME_MAX, ROOT_INO, RenameFlags, SIZE_MAX,
+    SetAttr, SetTime, Timestamp,
 };
 
 use dirty::Dirty;
@@ -54,12 +55,14 @@ use sync::Background;
 pub struct FsOptions {
     /// After this long, what was written is durable.
     pub commit_interval: Duration,
-    /// Reading leaves the access time as it is.
-    pub noatime: bool,
+    /// What reading does to access times.
+    pub atime: AccessTimes,
     /// Bytes that may be staged before writers wait.
     pub staging_limit: u64,
     /// Extents and attributes with which a deleted file is removed at once; if it has more, by the queue.
     pub at_once: usize,
+    /// Extents that a batch gets at once of one that is cut short, punched or copied.
+    pub at_a_time: usize,
 }
 
 /// The usual [`FsOptions::at_once`].
@@ -68,7 +71,13 @@ pub const AT_ONCE: usize = 64;
 impl Default for FsOptions {
     fn default() -> Self {
         let commit_interval = Duration::from_secs(5);
-        Self { commit_interval, noatime: false, staging_limit: 64 << 20, at_once: AT_ONCE }
+        Self {
+            commit_interval,
+            atime: AccessTimes::Relative,
+            staging_limit: 64 << 20,
+            at_once: AT_ONCE,
+            at_a_time: 4096,
+        }
     }
 }
 

@@ -49,13 +49,7 @@ impl Fs {
         if state.row.flags & held != 0 {
             return posix(libc::EPERM);
         }
-        let member = self.join()?;
-        if clears {
-            let staged = state.staging.bytes();
-            state.staging.discard(offset, end);
-            self.dirty.sub(staged - state.staging.bytes());
-            extents::replace(&member, &self.now(), ino, &mut state, (offset, end), Vec::new())?;
-        }
+        let member = if clears { self.make_hole(ino, &mut state, (offset, end))? } else { self.join()? };
         if !keeps_size {
             state.row.size = state.row.size.max(end);
         }
@@ -66,7 +60,8 @@ impl Fs {
         Ok(())
     }
 
-    /// copy_file_range(2): the target refers to the source's chunks. Returns the bytes copied, 0 at the source's end.
+    /// copy_file_range(2): the target refers to the source's chunks. Returns the bytes copied: 0 at the source's end,
+    /// and fewer than asked for where there are very many extents.
     pub fn copy_file_range(
         self: &Arc<Self>,
         from: u64,
@@ -116,15 +111,20 @@ impl Fs {
         if len == 0 {
             return Ok(0);
         }
-        let layers = self.now();
-        let found = extents::touching(&layers, from, from_offset, from_end)?;
-        let clipped: Vec<Extent> =
-            found.iter().filter_map(|extent| extent.clip(from_offset, from_end)).collect();
         let state = other.unwrap_or(source);
         if state.row.flags & (IMMUTABLE | APPEND_ONLY) != 0 {
             return posix(libc::EPERM);
         }
-        let member = self.join()?;
+        let (member, layers) = (self.join()?, self.now());
+        // No more rows than a batch is to get at once: who asked goes on behind what was copied.
+        let most = self.options.at_a_time;
+        let (found, from_end) = extents::touching_first(&layers, from, (from_offset, from_end), most)?;
+        let to_end = to_end.min(to_offset + (from_end - from_offset));
+        let (old, to_end) = extents::touching_first(&layers, target.ino, (to_offset, to_end), most)?;
+        let len = to_end - to_offset;
+        let from_end = from_offset + len;
+        let clipped: Vec<Extent> =
+            found.iter().filter_map(|extent| extent.clip(from_offset, from_end)).collect();
         let mut pieces: Vec<Piece> = Vec::new();
         for extent in &clipped {
             if let Some(id) = self.store.barrier().reuse_run(extent.first, extent.lens.len() as u64) {
@@ -139,7 +139,7 @@ impl Fs {
                     .map(|piece| Piece { offset: piece.offset - from_offset + to_offset, ..piece }),
             );
         }
-        extents::replace(&member, &layers, target.ino, state, (to_offset, to_end), pieces)?;
+        extents::replace_these(&member, &layers, (target.ino, state), (to_offset, to_end), &old, pieces)?;
         state.row.size = state.row.size.max(to_end);
         state.settle_size();
         let now = Timestamp::now();

@@ -10,7 +10,7 @@ use crate::sync::Arc;
 use super::flush::Flush;
 use super::inode::InodeState;
 use super::staging::{Run, copy_part};
-use super::types::{Access, Timestamp};
+use super::types::{Access, AccessTimes, Timestamp};
 use super::{Fs, extents, posix};
 
 /// Each time a sequential reader has come this much further, so much more is brought in ahead of it.
@@ -140,15 +140,16 @@ impl Fs {
         Ok(())
     }
 
-    /// relatime(8): the access time moves only where it would otherwise be older than a change, or than a day.
+    /// With relatime the access time moves only where it would otherwise be older than a change, or than a day.
     fn touch_atime(&self, ino: u64, state: &mut InodeState) -> Result<()> {
-        if self.options.noatime || state.row.flags & NO_ATIME != 0 || self.store.writable().is_err() {
+        let times = self.options.atime;
+        if times == AccessTimes::Never || state.row.flags & NO_ATIME != 0 || self.store.writable().is_err() {
             return Ok(());
         }
         let now = Timestamp::now();
         let row = &mut state.row;
         let stale = row.atime <= row.mtime || row.atime <= row.ctime;
-        if !stale && now.sec - row.atime.sec < RELATIME_SECONDS {
+        if times == AccessTimes::Relative && !stale && now.sec - row.atime.sec < RELATIME_SECONDS {
             return Ok(());
         }
         row.atime = now;

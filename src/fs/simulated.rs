@@ -27,13 +27,17 @@ pub fn open(disk: &SimMedia, config: &StoreConfig) -> Arc<Fs> {
 }
 
 pub fn open_with(disk: &SimMedia, config: &StoreConfig, staging_limit: u64) -> Arc<Fs> {
+    open_as(disk, config, FsOptions { staging_limit, ..FsOptions::default() })
+}
+
+pub fn open_as(disk: &SimMedia, config: &StoreConfig, fs: FsOptions) -> Arc<Fs> {
     let options = OpenOptions { cache_bytes: 12 << 20, workers: 2, ..OpenOptions::default() };
     let path = PathBuf::from("/simulated");
     let store =
         Store::on_media(Arc::new(disk.clone()), config.clone(), path, None, &options).expect("it opens");
     // Nothing is committed by a timer.
     let commit_interval = Duration::from_secs(3600);
-    Fs::new(store, FsOptions { commit_interval, staging_limit, ..FsOptions::default() }).expect("it opens")
+    Fs::new(store, FsOptions { commit_interval, ..fs }).expect("it opens")
 }
 
 /// Makes an empty file in the root; its number.

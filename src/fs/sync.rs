@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::meta::rows::Timestamp;
 use crate::retry::{Retry, Trouble};
 use crate::sync::channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use crate::sync::thread::{Builder, JoinHandle};
+use crate::sync::thread::{Builder, JoinHandle, caught};
 use crate::sync::{Arc, Mutex};
 
 use super::Fs;
@@ -216,7 +216,8 @@ impl Fs {
         if self.store.writable().is_err() || !self.background.reaping.lock().may_try(now) {
             return false;
         }
-        let outcome = if self.store.has_orphans() { self.reap() } else { Ok((0, false)) };
+        let reaped = caught(|| if self.store.has_orphans() { self.reap() } else { Ok((0, false)) });
+        let outcome = reaped.unwrap_or_else(|| Err(Error::panicked("removing deleted files")));
         let more = matches!(outcome, Ok((_, true)));
         let result = outcome.map(drop);
         if note(&self.background.reaping, now, &result)

@@ -16,6 +16,17 @@ pub struct Caller {
     pub gid: u32,
 }
 
+/// Which reads of a file set its access time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccessTimes {
+    /// None.
+    Never,
+    /// Those that find it older than a change, or than a day.
+    Relative,
+    /// All of them.
+    Always,
+}
+
 /// Whether a read moves the access time, where the mount and the file have one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {

@@ -155,18 +155,21 @@ impl Fs {
         Ok(())
     }
 
-    /// Brings the access ACL, if there is one, in step with a mode that was just set.
-    pub(super) fn follow_chmod(&self, ino: u64, state: &InodeState, rows: &Memtable) -> Result<()> {
+    /// What the access ACL, if there is one, becomes with a mode that is about to be set: its key and its value.
+    pub(super) fn acl_after_chmod(
+        &self,
+        ino: u64,
+        state: &InodeState,
+        mode: u32,
+    ) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
         if state.row.flags & InodeRow::HAS_XATTRS == 0 {
-            return Ok(());
+            return Ok(None);
         }
         let key = xattr_key(ino, ACCESS);
-        if let Some(value) = self.now().get(Table::Xattrs, &key)? {
-            let mut acl = Acl::parse(&value)?;
-            acl.chmod(state.row.mode);
-            rows.put(Table::Xattrs, &key, &acl.encode());
-        }
-        Ok(())
+        let Some(value) = self.now().get(Table::Xattrs, &key)? else { return Ok(None) };
+        let mut acl = Acl::parse(&value)?;
+        acl.chmod(mode);
+        Ok(Some((key, acl.encode())))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use fuser::{INodeNo, Notifier};
+use fuser::{FopenFlags, INodeNo, Notifier};
 
 use super::ControlFiles;
 use super::asker::Asker;
@@ -11,7 +11,7 @@ use super::init::Agreed;
 use super::options::MountOptions;
 use super::protect::Pages;
 use crate::error::{Error, Result};
-use crate::fs::{Attr, Fs, ROOT_INO};
+use crate::fs::{AccessTimes, Attr, Fs, ROOT_INO};
 
 /// What stands between the kernel and `Fs`. Immutable while it runs.
 pub(super) struct Adapter {
@@ -97,6 +97,12 @@ impl Adapter {
     /// page would be lost with the rest of the page.
     pub(super) fn open(&self) -> Result<()> {
         if self.opts.no_open { Err(Error::Posix(libc::ENOSYS)) } else { Ok(()) }
+    }
+
+    /// How the kernel is to treat an open file: its pages stay, unless each opening has to be heard of.
+    pub(super) fn file_flags(&self) -> FopenFlags {
+        let strict = self.opts.atime == AccessTimes::Always;
+        if strict { FopenFlags::empty() } else { FopenFlags::FOPEN_KEEP_CACHE }
     }
 
     pub(super) fn closed(&self, ino: u64) {

@@ -7,6 +7,7 @@ use fuser::{Errno, Generation, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, Rep
 use super::{control_dir, convert};
 use crate::error::{Error, Result};
 use crate::fs::Attr;
+use crate::sync::thread::caught;
 
 /// How long the kernel may keep a name or attributes. Nothing changes behind its back, so the length only bounds
 /// how long an error of ours could show.
@@ -16,6 +17,16 @@ pub(super) const KEEP: Duration = Duration::from_secs(24 * 60 * 60);
 /// shows is not the one in the entry: neither must be remembered.
 pub(super) fn keep(attr: &Attr) -> Duration {
     if control_dir::is_file(attr.ino) { Duration::ZERO } else { KEEP }
+}
+
+/// Handles a request: whatever happens, there is an answer, `eio` if the handling panics. Nothing else ends the wait of
+/// the one who made it, and the thread has other requests to serve.
+pub(super) fn in_any_case<R, E>(handle: impl FnOnce() -> Result<R, E>, eio: E) -> Result<R, E> {
+    // What it leaves half done in a batch keeps that from being committed; locks are not poisoned.
+    caught(handle).unwrap_or_else(|| {
+        tracing::error!("the handling of a request panicked; it is answered with an input/output error");
+        Err(eio)
+    })
 }
 
 /// A request as errors name it.
@@ -76,5 +87,17 @@ impl Asked {
             Ok(size) => reply.written(size),
             Err(error) => reply.error(self.errno(&error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_whose_handling_panics_is_answered() {
+        assert_eq!(in_any_case(|| Ok(7), libc::EIO), Ok(7));
+        assert_eq!(in_any_case(|| Err::<i32, _>(libc::ENOENT), libc::EIO), Err(libc::ENOENT));
+        assert_eq!(in_any_case(|| -> Result<i32, _> { panic!("on purpose") }, libc::EIO), Err(libc::EIO));
     }
 }

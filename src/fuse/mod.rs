@@ -34,9 +34,9 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::fs::Fs;
 
-pub use mount::{Detach, detach, nobody_answers};
+pub use mount::{Detach, detach, nobody_answers, remount};
 pub use mount_table::{Entry, MountTable, real_path};
-pub use options::{IoUring, MountOptions};
+pub use options::{IoUring, MountOptions, Remount};
 pub use session::{Notifier, Session, Unmounter};
 
 /// What the files of the control directory say and do.

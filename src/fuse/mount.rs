@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
-use super::options::MountOptions;
+use super::options::{MountOptions, Remount};
 use crate::error::{Error, Result};
 
 const DEVICE: &str = "/dev/fuse";
@@ -166,6 +166,23 @@ fn receive(socket: &UnixStream) -> Result<Option<OwnedFd>> {
         RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
         _ => None,
     }))
+}
+
+/// Changes a mount that is there, as root.
+pub fn remount(mountpoint: &Path, change: Remount) -> Result<()> {
+    let shown = mountpoint.display();
+    let failed = |error: Errno| Error::io(format!("changing the mount at {shown}"), error.into());
+    let present = rustix::fs::statvfs(mountpoint).map_err(failed)?.f_flag;
+    rustix::mount::mount_remount(mountpoint, change.flags(present), c"").map_err(|error| match error {
+        Errno::PERM => Error::Environment(format!(
+            "only root may change a mount (CAP_SYS_ADMIN is missing); unmount {shown} and mount it again"
+        )),
+        Errno::BUSY => Error::Busy(format!(
+            "{shown} cannot become read-only: a program has a file open for writing there (`fuser -vm {shown}` shows \
+             which)"
+        )),
+        error => failed(error),
+    })
 }
 
 /// How to give up a mount point.

@@ -46,7 +46,12 @@ impl Adapter {
             // The reply tells the kernel.
             self.fs.drop_set_ids(ino, |gid| asker.is_in(gid))?;
         }
-        self.fs.setattr(ino, asker.caller, set)
+        let result = self.fs.setattr(ino, asker.caller, set);
+        if result.is_err() && set.size.is_some() {
+            // It may have become a part shorter.
+            self.attributes_changed(ino);
+        }
+        result
     }
 
     pub(super) fn readlink(&self, ino: u64) -> Result<Vec<u8>> {
@@ -268,7 +273,12 @@ impl Adapter {
     pub(super) fn fallocate(&self, ino: u64, asker: Asker, offset: u64, len: u64, mode: i32) -> Result<()> {
         not_ours(ino, libc::EPERM)?;
         self.drop_set_ids(ino, asker)?;
-        self.fs.fallocate(ino, offset, len, mode)
+        let result = self.fs.fallocate(ino, offset, len, mode);
+        if result.as_ref().is_err_and(|error| !matches!(error, Error::Posix(_))) {
+            // A part of the hole may be there.
+            self.drop_pages(ino);
+        }
+        result
     }
 
     pub(super) fn lseek(&self, ino: u64, offset: i64, whence: i32) -> Result<i64> {

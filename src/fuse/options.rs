@@ -2,7 +2,10 @@
 
 use std::thread;
 
+use rustix::fs::StatVfsMountFlags;
 use rustix::mount::MountFlags;
+
+use crate::fs::AccessTimes;
 
 /// The options of one mount. By default a backup is data: no program in it runs with the rights of its owner and no
 /// device node in it works, whoever mounts. Their modes are kept.
@@ -14,8 +17,8 @@ pub struct MountOptions {
     pub allow_other: bool,
     /// The kernel checks owner, group and mode; without it nobody does.
     pub default_permissions: bool,
-    /// Shown in the mount table; that no access time is kept is the business of `Fs`.
-    pub noatime: bool,
+    /// Shown in the mount table; which access times are kept is the business of `Fs`.
+    pub atime: AccessTimes,
     /// Set-id bits of programs count.
     pub suid: bool,
     /// Device nodes work.
@@ -57,7 +60,7 @@ impl Default for MountOptions {
             read_only: false,
             allow_other: root,
             default_permissions: true,
-            noatime: false,
+            atime: AccessTimes::Relative,
             suid: false,
             dev: false,
             exec: true,
@@ -82,7 +85,8 @@ impl MountOptions {
     pub(super) fn flags(&self) -> MountFlags {
         let mut flags = MountFlags::empty();
         flags.set(MountFlags::RDONLY, self.read_only);
-        flags.set(MountFlags::NOATIME, self.noatime);
+        flags.set(MountFlags::NOATIME, self.atime == AccessTimes::Never);
+        flags.set(MountFlags::STRICTATIME, self.atime == AccessTimes::Always);
         flags.set(MountFlags::NOSUID, !self.suid);
         flags.set(MountFlags::NODEV, !self.dev);
         flags.set(MountFlags::NOEXEC, !self.exec);
@@ -110,7 +114,7 @@ impl MountOptions {
     pub(super) fn helper_words(&self) -> String {
         let mut words = String::from(if self.read_only { "ro" } else { "rw" });
         for (wanted, word) in [
-            (self.noatime, ",noatime"),
+            (self.atime == AccessTimes::Never, ",noatime"),
             (!self.suid, ",nosuid"),
             (!self.dev, ",nodev"),
             (!self.exec, ",noexec"),
@@ -140,6 +144,41 @@ fn escape(value: &str) -> String {
     escaped
 }
 
+/// What is to be different of a mount that is there; `None` leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remount {
+    /// Nothing can be changed through the mount.
+    pub read_only: Option<bool>,
+    /// Set-id bits of programs count.
+    pub suid: Option<bool>,
+    /// Device nodes work.
+    pub dev: Option<bool>,
+    /// Programs can be started.
+    pub exec: Option<bool>,
+}
+
+impl Remount {
+    /// The flags for mount(2), which forgets all that are not said again.
+    pub(super) fn flags(self, present: StatVfsMountFlags) -> MountFlags {
+        let mut flags = MountFlags::empty();
+        let has = |flag| present.contains(flag);
+        for (flag, stays, wanted) in [
+            (MountFlags::RDONLY, has(StatVfsMountFlags::RDONLY), self.read_only),
+            (MountFlags::NOSUID, has(StatVfsMountFlags::NOSUID), self.suid.map(|suid| !suid)),
+            (MountFlags::NODEV, has(StatVfsMountFlags::NODEV), self.dev.map(|dev| !dev)),
+            (MountFlags::NOEXEC, has(StatVfsMountFlags::NOEXEC), self.exec.map(|exec| !exec)),
+            (MountFlags::NOATIME, has(StatVfsMountFlags::NOATIME), None),
+            (MountFlags::NODIRATIME, has(StatVfsMountFlags::NODIRATIME), None),
+            (MountFlags::RELATIME, has(StatVfsMountFlags::RELATIME), None),
+        ] {
+            flags.set(flag, wanted.unwrap_or(stays));
+        }
+        let is_strict = !flags.intersects(MountFlags::NOATIME | MountFlags::RELATIME);
+        flags.set(MountFlags::STRICTATIME, is_strict);
+        flags
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,8 +195,14 @@ mod tests {
     #[test]
     fn flags_follow_the_options() {
         assert_eq!(plain().flags(), MountFlags::NOSUID | MountFlags::NODEV);
-        let opts =
-            MountOptions { read_only: true, noatime: true, suid: true, dev: true, exec: false, ..plain() };
+        let opts = MountOptions {
+            read_only: true,
+            atime: AccessTimes::Never,
+            suid: true,
+            dev: true,
+            exec: false,
+            ..plain()
+        };
         assert_eq!(opts.flags(), MountFlags::RDONLY | MountFlags::NOATIME | MountFlags::NOEXEC);
     }
 
@@ -167,5 +212,15 @@ mod tests {
             plain().helper_words(),
             "rw,nosuid,nodev,default_permissions,subtype=cairnfs,fsname=/srv/a\\,b\\\\c"
         );
+    }
+
+    #[test]
+    fn a_remount_keeps_what_is_not_said() {
+        let present = StatVfsMountFlags::NOSUID | StatVfsMountFlags::RELATIME;
+        let change = Remount { read_only: Some(true), suid: None, dev: Some(false), exec: None };
+        let kept = MountFlags::NOSUID | MountFlags::RELATIME;
+        assert_eq!(change.flags(present), kept | MountFlags::RDONLY | MountFlags::NODEV);
+        let back = Remount { read_only: Some(false), suid: Some(true), dev: None, exec: None };
+        assert_eq!(back.flags(present | StatVfsMountFlags::RDONLY), MountFlags::RELATIME);
     }
 }

@@ -19,9 +19,10 @@ use fuser::{
 };
 
 use super::adapter::Adapter;
-use super::answer::{Asked, KEEP, keep};
+use super::answer::{Asked, KEEP, in_any_case, keep};
 use super::asker::Asker;
 use super::{convert, init, ioctl, protect, xattr};
+use crate::error::{Error, Result};
 use crate::fs::{Attr, Caller, DirEntry, SetAttr};
 
 /// The adapter as fuser calls it.
@@ -32,6 +33,16 @@ pub(super) struct DevFuse {
 }
 
 impl DevFuse {
+    /// Handles a request; EIO if that panics.
+    fn ask<R>(&self, handle: impl FnOnce(&Adapter) -> Result<R>) -> Result<R> {
+        in_any_case(|| handle(&self.adapter), Error::Posix(libc::EIO))
+    }
+
+    /// As [`seals`](crate::fs::Fs::seals); in doubt it does.
+    fn seals(&self, directory: u64) -> bool {
+        self.ask(|adapter| Ok(adapter.fs.seals(directory))).unwrap_or(true)
+    }
+
     /// Does `work` here, or where it waits for requests that come here, in a thread of its own. A reply that it holds
     /// is an error if there can be none.
     fn apart_if(&self, waits: bool, work: impl FnOnce(&Adapter) + Send + 'static) {
@@ -39,7 +50,11 @@ impl DevFuse {
             let adapter = Arc::clone(&self.adapter);
             protect::start("cairn-protect", move || work(&adapter));
         } else {
-            work(&self.adapter);
+            // A reply that it held when it panicked has said EIO.
+            let _ = self.ask(|adapter| {
+                work(adapter);
+                Ok(())
+            });
         }
     }
 }
@@ -59,7 +74,7 @@ fn asked(what: &'static str, ino: INodeNo) -> Asked {
 impl DevFuse {
     /// Flags of an open file or directory: what the kernel has cached stays good.
     fn opened(&self, flags: FopenFlags, reply: ReplyOpen) {
-        match self.adapter.open() {
+        match self.ask(|adapter| adapter.open()) {
             Ok(()) => reply.opened(FileHandle(0), flags),
             Err(error) => reply.error(Errno::from_i32(error.errno())),
         }
@@ -74,7 +89,7 @@ impl Filesystem for DevFuse {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.adapter.lookup(parent.0, name.as_bytes()) {
+        match self.ask(|adapter| adapter.lookup(parent.0, name.as_bytes())) {
             Ok(None) => reply.entry(&KEEP, &convert::NOTHING, Generation(0)),
             Ok(Some(attr)) => asked("lookup", parent).entry(Ok(attr), reply),
             Err(error) => asked("lookup", parent).entry(Err(error), reply),
@@ -82,11 +97,15 @@ impl Filesystem for DevFuse {
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        self.adapter.forget(ino.0, nlookup);
+        // There is no answer to it.
+        let _ = self.ask(|adapter| {
+            adapter.forget(ino.0, nlookup);
+            Ok(())
+        });
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        asked("getattr", ino).attr(self.adapter.getattr_of(ino.0), reply);
+        asked("getattr", ino).attr(self.ask(|adapter| adapter.getattr_of(ino.0)), reply);
     }
 
     fn setattr(
@@ -116,11 +135,11 @@ impl Filesystem for DevFuse {
             mtime: mtime.map(convert::set_time),
             ctime: ctime.map(convert::timestamp),
         };
-        asked("setattr", ino).attr(self.adapter.setattr(ino.0, asker(req), &set), reply);
+        asked("setattr", ino).attr(self.ask(|adapter| adapter.setattr(ino.0, asker(req), &set)), reply);
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        asked("readlink", ino).data(self.adapter.readlink(ino.0), reply);
+        asked("readlink", ino).data(self.ask(|adapter| adapter.readlink(ino.0)), reply);
     }
 
     fn mknod(
@@ -133,13 +152,14 @@ impl Filesystem for DevFuse {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let result = self.adapter.mknod(parent.0, name.as_bytes(), caller(req), mode, umask, rdev);
+        let result =
+            self.ask(|adapter| adapter.mknod(parent.0, name.as_bytes(), caller(req), mode, umask, rdev));
         asked("mknod", parent).entry(result, reply);
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         let (name, caller) = (name.to_owned(), caller(req));
-        self.apart_if(self.adapter.fs.seals(parent.0), move |adapter| {
+        self.apart_if(self.seals(parent.0), move |adapter| {
             let result = adapter.mkdir(parent.0, name.as_bytes(), caller, mode, umask);
             asked("mkdir", parent).entry(result, reply);
         });
@@ -147,19 +167,21 @@ impl Filesystem for DevFuse {
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let (name, target) = (name.as_bytes(), target.as_os_str().as_bytes());
-        asked("symlink", parent).entry(self.adapter.symlink(parent.0, name, caller(req), target), reply);
+        asked("symlink", parent)
+            .entry(self.ask(|adapter| adapter.symlink(parent.0, name, caller(req), target)), reply);
     }
 
     fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        asked("link", ino).entry(self.adapter.link(ino.0, newparent.0, newname.as_bytes()), reply);
+        asked("link", ino)
+            .entry(self.ask(|adapter| adapter.link(ino.0, newparent.0, newname.as_bytes())), reply);
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        asked("unlink", parent).empty(self.adapter.unlink(parent.0, name.as_bytes()), reply);
+        asked("unlink", parent).empty(self.ask(|adapter| adapter.unlink(parent.0, name.as_bytes())), reply);
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        asked("rmdir", parent).empty(self.adapter.rmdir(parent.0, name.as_bytes()), reply);
+        asked("rmdir", parent).empty(self.ask(|adapter| adapter.rmdir(parent.0, name.as_bytes())), reply);
     }
 
     fn rename(
@@ -173,7 +195,7 @@ impl Filesystem for DevFuse {
         reply: ReplyEmpty,
     ) {
         let (name, newname) = (name.to_owned(), newname.to_owned());
-        self.apart_if(self.adapter.fs.seals(newparent.0), move |adapter| {
+        self.apart_if(self.seals(newparent.0), move |adapter| {
             let (name, newname) = (name.as_bytes(), newname.as_bytes());
             let result = adapter.rename(parent.0, name, newparent.0, newname, flags.bits());
             asked("rename", parent).empty(result, reply);
@@ -181,7 +203,7 @@ impl Filesystem for DevFuse {
     }
 
     fn open(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.opened(FopenFlags::FOPEN_KEEP_CACHE, reply);
+        self.opened(self.adapter.file_flags(), reply);
     }
 
     fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -198,7 +220,7 @@ impl Filesystem for DevFuse {
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        match self.adapter.create(parent.0, name.as_bytes(), caller(req), mode, umask) {
+        match self.ask(|adapter| adapter.create(parent.0, name.as_bytes(), caller(req), mode, umask)) {
             Ok(attr) => reply.created(
                 &KEEP,
                 &convert::file_attr(&attr),
@@ -221,7 +243,7 @@ impl Filesystem for DevFuse {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        asked("read", ino).data(self.adapter.read(ino.0, offset, size, flags.0), reply);
+        asked("read", ino).data(self.ask(|adapter| adapter.read(ino.0, offset, size, flags.0)), reply);
     }
 
     fn write(
@@ -236,7 +258,7 @@ impl Filesystem for DevFuse {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let result = self.adapter.write(ino.0, asker(req), offset, data, write_flags);
+        let result = self.ask(|adapter| adapter.write(ino.0, asker(req), offset, data, write_flags));
         asked("write", ino).written(result, reply);
     }
 
@@ -248,7 +270,7 @@ impl Filesystem for DevFuse {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        asked("flush", ino).empty(self.adapter.flush(ino.0), reply);
+        asked("flush", ino).empty(self.ask(|adapter| adapter.flush(ino.0)), reply);
     }
 
     fn release(
@@ -261,12 +283,15 @@ impl Filesystem for DevFuse {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.adapter.closed(ino.0);
-        reply.ok();
+        let result = self.ask(|adapter| {
+            adapter.closed(ino.0);
+            Ok(())
+        });
+        asked("release", ino).empty(result, reply);
     }
 
     fn fsync(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        asked("fsync", ino).empty(self.adapter.fsync(ino.0), reply);
+        asked("fsync", ino).empty(self.ask(|adapter| adapter.fsync(ino.0)), reply);
     }
 
     fn fsyncdir(&self, req: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
@@ -279,7 +304,7 @@ impl Filesystem for DevFuse {
             let name = OsStr::from_bytes(entry.name);
             !reply.add(INodeNo(entry.ino), entry.cookie, kind, name)
         };
-        match self.adapter.readdir(ino.0, offset, &mut add) {
+        match self.ask(|adapter| adapter.readdir(ino.0, offset, &mut add)) {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(asked("readdir", ino).errno(&error)),
         }
@@ -300,14 +325,14 @@ impl Filesystem for DevFuse {
             let name = OsStr::from_bytes(entry.name);
             !reply.add(attr.ino, entry.cookie, name, &keep, &attr, Generation(generation))
         };
-        match self.adapter.readdirplus(ino.0, offset, &mut add) {
+        match self.ask(|adapter| adapter.readdirplus(ino.0, offset, &mut add)) {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(asked("readdirplus", ino).errno(&error)),
         }
     }
 
     fn statfs(&self, _req: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        match self.adapter.fs.statfs() {
+        match self.ask(|adapter| adapter.fs.statfs()) {
             Ok(s) => {
                 reply.statfs(s.blocks, s.bfree, s.bavail, s.files, s.ffree, s.bsize, s.namelen, s.frsize)
             }
@@ -325,20 +350,31 @@ impl Filesystem for DevFuse {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let result = self.adapter.setxattr(ino.0, asker(req), name.as_bytes(), value, flags);
+        let result = self.ask(|adapter| adapter.setxattr(ino.0, asker(req), name.as_bytes(), value, flags));
         asked("setxattr", ino).empty(result, reply);
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        xattr::send(asked("getxattr", ino), self.adapter.getxattr(ino.0, name.as_bytes()), size, reply);
+        xattr::send(
+            asked("getxattr", ino),
+            self.ask(|adapter| adapter.getxattr(ino.0, name.as_bytes())),
+            size,
+            reply,
+        );
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        xattr::send(asked("listxattr", ino), self.adapter.listxattr(ino.0, caller(req)), size, reply);
+        xattr::send(
+            asked("listxattr", ino),
+            self.ask(|adapter| adapter.listxattr(ino.0, caller(req))),
+            size,
+            reply,
+        );
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        asked("removexattr", ino).empty(self.adapter.removexattr(ino.0, name.as_bytes()), reply);
+        asked("removexattr", ino)
+            .empty(self.ask(|adapter| adapter.removexattr(ino.0, name.as_bytes())), reply);
     }
 
     fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
@@ -388,7 +424,7 @@ impl Filesystem for DevFuse {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let result = self.adapter.fallocate(ino.0, asker(req), offset, length, mode);
+        let result = self.ask(|adapter| adapter.fallocate(ino.0, asker(req), offset, length, mode));
         asked("fallocate", ino).empty(result, reply);
     }
 
@@ -401,7 +437,7 @@ impl Filesystem for DevFuse {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        match self.adapter.lseek(ino.0, offset, whence) {
+        match self.ask(|adapter| adapter.lseek(ino.0, offset, whence)) {
             Ok(offset) => reply.offset(offset),
             Err(error) => reply.error(asked("lseek", ino).errno(&error)),
         }
@@ -422,6 +458,6 @@ impl Filesystem for DevFuse {
     ) {
         let (from, to) = ((ino_in.0, offset_in), (ino_out.0, offset_out));
         asked("copy_file_range", ino_out)
-            .written(self.adapter.copy_file_range(asker(req), from, to, len), reply);
+            .written(self.ask(|adapter| adapter.copy_file_range(asker(req), from, to, len)), reply);
     }
 }

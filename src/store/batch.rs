@@ -2,13 +2,16 @@
 //!
 //! Keeps true: an operation is a member of one batch from before its first lookup until its last row; a batch is
 //! committed only after its last member has left; and new members are held only for the moment in which one batch
-//! replaces the other, never for the commit itself. The lock order is: locks of inodes, then membership. A member
+//! replaces the other, never for the commit itself. A batch that a panic has ended a member of may have half an operation,
+//! and is never committed. The lock order is: locks of inodes, then membership. A member
 //! therefore never waits for an inode, and a batch drains in bounded time.
 
 use std::time::{Duration, Instant};
 
+use crate::error::{Error, Result};
 use crate::meta::Memtable;
-use crate::sync::{Arc, Condvar, Mutex, RwLock};
+use crate::sync::thread::panicking;
+use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, RwLock};
 
 use super::heal::Heals;
 use super::region_builder::RegionBuilder;
@@ -27,6 +30,8 @@ pub struct Batch {
     /// Operations inside. Protects nothing else.
     members: Mutex<usize>,
     empty: Condvar,
+    /// A member panicked.
+    broken: AtomicBool,
 }
 
 impl Batch {
@@ -39,14 +44,20 @@ impl Batch {
             heals: Heals::default(),
             members: Mutex::new(0),
             empty: Condvar::new(),
+            broken: AtomicBool::new(false),
         })
     }
 
-    /// Waits until the last member has left. Nobody may be able to join any more.
-    pub fn wait_until_empty(&self) {
+    /// Waits until the last member has left, and fails if one of them panicked. Nobody may be able to join any more.
+    pub fn wait_until_empty(&self) -> Result<()> {
         let mut members = self.members.lock();
         while *members > 0 {
             self.empty.wait(&mut members);
+        }
+        if self.broken.load(Ordering::Relaxed) {
+            Err(Error::panicked("a change of the store"))
+        } else {
+            Ok(())
         }
     }
 }
@@ -75,6 +86,9 @@ impl std::ops::Deref for Member {
 impl Drop for Member {
     fn drop(&mut self) {
         let mut members = self.batch.members.lock();
+        if panicking() {
+            self.batch.broken.store(true, Ordering::Relaxed);
+        }
         *members -= 1;
         if *members == 0 {
             self.batch.empty.notify_all();
@@ -135,7 +149,7 @@ mod tests {
 
         let (done, wait) = crossbeam_channel::bounded(1);
         let waiter = std::thread::spawn(move || {
-            old.wait_until_empty();
+            old.wait_until_empty().unwrap();
             done.send(()).unwrap();
         });
         assert!(wait.try_recv().is_err(), "the early member is still inside");

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::meta::rows::{STATE_KEY, State, digest};
 use crate::meta::{Counter, Table};
 use crate::sabotage::{Protection, out};
+use crate::sync::thread::caught;
 use crate::sync::{Arc, Ordering};
 
 use super::Store;
@@ -74,20 +75,28 @@ impl Store {
         let Some(batch) = state.unfinished.clone() else {
             return Ok(());
         };
-        batch.wait_until_empty();
+        caught(|| self.finish_batch(state, &batch)).unwrap_or_else(|| {
+            let error = Error::panicked("a commit");
+            self.latch(&error);
+            Err(error)
+        })
+    }
+
+    fn finish_batch(self: &Arc<Self>, state: &mut CommitState, batch: &Arc<Batch>) -> Result<()> {
+        batch.wait_until_empty().inspect_err(|error| self.latch(error))?;
         for (region, _) in batch.regions.take_failed() {
             // The disk was full the last time; it may have room now.
-            self.write_region(&batch, region);
+            self.write_region(batch, region);
         }
-        self.write_open_regions(&batch)?;
-        self.append_heals(&batch).inspect_err(|error| {
+        self.write_open_regions(batch)?;
+        self.append_heals(batch).inspect_err(|error| {
             if !error.is_no_space() {
                 self.latch(error);
             }
         })?;
         self.space.prepare(batch.rows.bytes());
         let synced = if out(Protection::BytesBeforeNames) { Ok(()) } else { self.writer.sync() };
-        let result = synced.and_then(|()| self.apply(&batch));
+        let result = synced.and_then(|()| self.apply(batch));
         match result {
             Ok(()) => {
                 self.settled.store(state.sealed_below, Ordering::Release);

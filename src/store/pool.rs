@@ -1,11 +1,12 @@
 //! The workers that cut, hash and compress beside the threads that answer requests.
 //!
-//! Keeps true: regions that wait to be written come before everything else, so what is pending drains; and a worker
-//! never waits for work that is queued, so the pool cannot lock itself up.
+//! Keeps true: regions that wait to be written come before everything else, so what is pending drains; a worker never
+//! waits for work that is queued, so the pool cannot lock itself up; and a job that panics takes no worker along. Who waits
+//! for a job has to hear of that from the job itself.
 
 use std::collections::VecDeque;
 
-use crate::sync::thread::{Builder, JoinHandle};
+use crate::sync::thread::{Builder, JoinHandle, caught};
 use crate::sync::{Arc, Condvar, Mutex};
 
 /// How far workers stand back; see nice(2).
@@ -50,19 +51,19 @@ impl Pool {
     }
 
     /// Queues a region to be written.
-    pub fn urgent(&self, job: impl FnOnce() + Send + 'static) {
+    pub fn urgent<J: FnOnce() + Send + 'static>(&self, job: J) {
         self.shared.queues.lock().urgent.push_back(Box::new(job));
         self.shared.more.notify_one();
     }
 
     /// Queues other work.
-    pub fn ordinary(&self, job: impl FnOnce() + Send + 'static) {
+    pub fn ordinary<J: FnOnce() + Send + 'static>(&self, job: J) {
         self.shared.queues.lock().ordinary.push_back(Box::new(job));
         self.shared.more.notify_one();
     }
 
     /// Queues help for work that somebody is at, before other work that is not urgent.
-    pub fn assist(&self, job: impl FnOnce() + Send + 'static) {
+    pub fn assist<J: FnOnce() + Send + 'static>(&self, job: J) {
         self.shared.queues.lock().ordinary.push_front(Box::new(job));
         self.shared.more.notify_one();
     }
@@ -77,7 +78,7 @@ impl Pool {
         let job = self.shared.queues.lock().urgent.pop_front();
         match job {
             Some(job) => {
-                job();
+                run(job);
                 true
             }
             None => false,
@@ -89,7 +90,7 @@ impl Pool {
         self.shared.queues.lock().closed = true;
         self.shared.more.notify_all();
         for thread in self.threads.lock().drain(..) {
-            // A worker that panicked has said so on stderr; the others are still waited for.
+            // A worker that panicked has said so; the others are still waited for.
             let _ = thread.join();
         }
     }
@@ -120,7 +121,38 @@ impl Shared {
                     }
                 }
             };
-            job();
+            run(job);
         }
+    }
+}
+
+fn run(job: Job) {
+    if caught(job).is_none() {
+        tracing::error!("a worker's job panicked; please report this");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::channel::bounded;
+
+    #[test]
+    fn a_job_that_panics_takes_no_worker_along() {
+        let pool = Pool::new(1).unwrap();
+        for queue in [Pool::urgent::<fn()>, Pool::ordinary::<fn()>, Pool::assist::<fn()>] {
+            queue(&pool, || panic!("this one is meant"));
+        }
+        let (done, waits) = bounded(1);
+        pool.ordinary(move || done.send(()).unwrap());
+        waits.recv().unwrap();
+        pool.close();
+    }
+
+    #[test]
+    fn who_helps_survives_a_job_that_panics() {
+        let pool = Pool::new(0).unwrap();
+        pool.urgent(|| panic!("this one is meant"));
+        assert!(pool.help() && !pool.help());
     }
 }

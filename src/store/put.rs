@@ -5,12 +5,13 @@
 //! its batch is committed first and must not depend on rows that may never come.
 
 use crate::chunk::{ChunkId, Digest};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::meta::memtable::Known;
 use crate::meta::rows::{RegionEntry, RegionRow, digest, id_key};
 use crate::meta::{Counter, Layers, Table};
 use crate::pack::encode_region;
 use crate::sabotage::{Protection, out};
+use crate::sync::thread::caught;
 use crate::sync::{Arc, Ordering};
 
 use super::Store;
@@ -120,32 +121,35 @@ impl Store {
 
     /// Compresses a region, appends it to a pack and notes where it is.
     pub(super) fn write_region(&self, batch: &Batch, region: Arc<PendingRegion>) {
+        // Whoever commits the batch waits for this region.
+        let outcome = caught(|| self.store_region(batch, &region));
+        if let Err(error) = outcome.unwrap_or_else(|| Err(Error::panicked("writing a region"))) {
+            // At once, and not with the commit: until then others would go on writing into memory (I8).
+            if !error.is_no_space() {
+                self.latch(&error);
+            }
+            batch.regions.failed(region, error);
+        }
+    }
+
+    fn store_region(&self, batch: &Batch, region: &PendingRegion) -> Result<()> {
         let Some(first) = region.first() else {
-            return;
+            return Ok(());
         };
         let record = encode_region(&region.chunks, &region.plain, self.compression);
-        match self.append(&record) {
-            Err(error) => {
-                // At once, and not with the commit: until then others would go on writing into memory (I8).
-                if !error.is_no_space() {
-                    self.latch(&error);
-                }
-                batch.regions.failed(region, error);
-            }
-            Ok(at) => {
-                let entry = |len, digest| Some(RegionEntry { len, digest });
-                let row = RegionRow {
-                    first,
-                    at,
-                    plain: region.plain.len() as u32,
-                    entries: region.chunks.iter().map(|chunk| entry(chunk.len, chunk.digest)).collect(),
-                };
-                batch.rows.put(Table::Regions, &id_key(first.0), &row.encode());
-                batch.rows.count(Counter::StoredBytes, record.len() as i64);
-                self.pending_bytes.fetch_sub(region.plain.len() as u64, Ordering::Relaxed);
-                batch.regions.written(first);
-            }
-        }
+        let at = self.append(&record)?;
+        let entry = |len, digest| Some(RegionEntry { len, digest });
+        let row = RegionRow {
+            first,
+            at,
+            plain: region.plain.len() as u32,
+            entries: region.chunks.iter().map(|chunk| entry(chunk.len, chunk.digest)).collect(),
+        };
+        batch.rows.put(Table::Regions, &id_key(first.0), &row.encode());
+        batch.rows.count(Counter::StoredBytes, record.len() as i64);
+        self.pending_bytes.fetch_sub(region.plain.len() as u64, Ordering::Relaxed);
+        batch.regions.written(first);
+        Ok(())
     }
 
     /// Appends a region record; on a full disk the reserve is given up for it, since what is appended was

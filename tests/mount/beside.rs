@@ -196,3 +196,30 @@ fn what_is_append_only_takes_no_time_but_now() {
     }
     world.close();
 }
+
+#[test]
+fn a_shared_mapping_sees_holes_and_truncations() {
+    let Some(world) = World::usual() else { return };
+    const LEN: usize = 65_536;
+    for dir in both(&world) {
+        let path = dir.join("file");
+        let mut expected = noise(1, LEN);
+        fs::write(&path, &expected).unwrap();
+        let file = File::options().read(true).write(true).open(&path).unwrap();
+        let mut mapped = sys::Mapped::new(&file, LEN).unwrap();
+        // A page that is changed and not written out yet is in the middle of the hole.
+        mapped.bytes()[20_000] ^= 1;
+        sys::fallocate(&file, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, 10_000, 30_000)
+            .unwrap();
+        expected[10_000..40_000].fill(0);
+        assert!(mapped.bytes() == expected, "a hole in {}", dir.display());
+        file.set_len(50_001).unwrap();
+        file.set_len(LEN as u64).unwrap();
+        expected[50_001..].fill(0);
+        assert!(mapped.bytes() == expected, "cut inside a page and grown again in {}", dir.display());
+        mapped.sync().unwrap();
+        drop((mapped, file));
+        assert!(fs::read(&path).unwrap() == expected);
+    }
+    world.close();
+}

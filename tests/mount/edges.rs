@@ -309,4 +309,19 @@ fn access_times_are_relative() {
     fs::write(&path, noise(2, 10_000)).unwrap();
     assert_eq!(accessed_by_reading(&path), before, "with noatime");
     world.close();
+    let options = "gc=off,commit=1,cache=16M,strictatime";
+    let Some(world) = World::new(Setup { options, ..Setup::default() }) else { return };
+    let path = world.mnt.join("file");
+    fs::write(&path, noise(1, 10_000)).unwrap();
+    // Also of pages that the kernel has.
+    let accessed = || {
+        fs::read(&path).unwrap();
+        fs::metadata(&path).unwrap().accessed().unwrap()
+    };
+    let (first, second, third) = (accessed(), accessed(), accessed());
+    assert!(first < second && second < third, "with strictatime each time");
+    let table = fs::read_to_string("/proc/self/mounts").unwrap();
+    let line = table.lines().find(|line| line.contains(world.mnt.to_str().unwrap())).unwrap();
+    assert!(!line.contains("relatime"), "{line}");
+    world.close();
 }

@@ -43,6 +43,7 @@ mod programs;
 mod programs_images;
 mod protect;
 mod refuse;
+mod remount;
 mod resume;
 #[cfg(feature = "sim")]
 mod sabotage;

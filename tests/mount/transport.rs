@@ -195,3 +195,25 @@ fn a_wish_that_cannot_be_granted_is_refused_with_a_sentence() {
     assert!(said.err.contains("io_uring=auto, io_uring=on or io_uring=off"), "{}", said.said());
     world.close();
 }
+
+/// fuser does not know the request that asks for it: over `/dev/fuse` there is none, and everything else is told.
+#[test]
+fn the_time_of_birth_is_told_over_io_uring() {
+    let Some(world) = over_io_uring() else { return };
+    let path = world.mnt.join("file");
+    let early = std::time::SystemTime::now() - std::time::Duration::from_secs(1);
+    fs::write(&path, "x").unwrap();
+    let born = fs::metadata(&path).unwrap().created().unwrap();
+    tool!("touch", "-d", "@7", path);
+    fs::write(&path, noise(1, 10_000)).unwrap();
+    world.remount();
+    let meta = fs::metadata(&path).unwrap();
+    assert!(born > early && meta.created().unwrap() == born, "{born:?}");
+    assert!(meta.modified().unwrap() > born && meta.len() == 10_000);
+    world.close();
+    let world = World::new(Setup { options: OVER_DEV_FUSE, ..Setup::default() }).unwrap();
+    fs::write(world.mnt.join("file"), "x").unwrap();
+    let meta = fs::metadata(world.mnt.join("file")).unwrap();
+    assert!(meta.created().is_err() && meta.len() == 1);
+    world.close();
+}

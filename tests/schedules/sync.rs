@@ -140,6 +140,12 @@ impl<T> OnceLock<T> {
 /// Threads.
 pub mod thread {
     pub use shuttle::thread::{Builder, JoinHandle};
+    pub use std::thread::panicking;
+
+    /// A panic fails the whole schedule: it is not caught.
+    pub fn caught<R>(work: impl FnOnce() -> R) -> Option<R> {
+        Some(work())
+    }
 }
 
 /// Channels.

@@ -4,7 +4,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::fs::{Attr as FsAttr, DirEntry, FsStat};
+use crate::fs::{Attr as FsAttr, DirEntry, FsStat, Timestamp};
 use crate::fuse::answer::{KEEP, keep};
 
 macro_rules! incoming {
@@ -51,6 +51,7 @@ incoming! {
     GetxattrIn { size: u32, _pad: u32 }
     IoctlIn { fh: u64, flags: u32, cmd: u32, arg: u64, in_size: u32, out_size: u32 }
     FallocateIn { fh: u64, offset: u64, length: u64, mode: i32, _pad: u32 }
+
     LseekIn { fh: u64, offset: i64, whence: i32, _pad: u32 }
     CopyFileRangeIn {
         fh_in: u64, off_in: u64, nodeid_out: u64, fh_out: u64, off_out: u64, len: u64, flags: u64,
@@ -69,6 +70,13 @@ outgoing! {
         attr_valid_nsec: u32, attr: AttrFields,
     }
     AttrOut { attr_valid: u64, attr_valid_nsec: u32, _pad: u32, attr: AttrFields }
+    StatxTime { sec: i64, nsec: u32, _pad: u32 }
+    Statx {
+        mask: u32, blksize: u32, attributes: u64, nlink: u32, uid: u32, gid: u32, mode: u16, _pad: u16, ino: u64,
+        size: u64, blocks: u64, attributes_mask: u64, atime: StatxTime, btime: StatxTime, ctime: StatxTime,
+        mtime: StatxTime, rdev_major: u32, rdev_minor: u32, dev_major: u32, dev_minor: u32, _spare: [u64; 14],
+    }
+    StatxOut { attr_valid: u64, attr_valid_nsec: u32, flags: u32, _spare: [u64; 2], stat: Statx }
     OpenOut { fh: u64, open_flags: u32, backing_id: u32 }
     CreateOut { entry: EntryOut, open: OpenOut }
     WriteOut { size: u32, _pad: u32 }
@@ -118,6 +126,7 @@ pub mod op {
     pub const RENAME2: u32 = 45;
     pub const LSEEK: u32 = 46;
     pub const COPY_FILE_RANGE: u32 = 47;
+    pub const STATX: u32 = 52;
 }
 
 /// Bits of `SetattrIn::valid`.
@@ -189,6 +198,37 @@ impl From<&FsAttr> for AttrOut {
     }
 }
 
+impl From<Timestamp> for StatxTime {
+    fn from(time: Timestamp) -> Self {
+        Self { sec: time.sec, nsec: time.nsec, _pad: 0 }
+    }
+}
+
+impl From<&FsAttr> for StatxOut {
+    fn from(attr: &FsAttr) -> Self {
+        let stat = Statx {
+            mask: libc::STATX_BASIC_STATS | libc::STATX_BTIME,
+            blksize: attr.blksize,
+            nlink: attr.nlink,
+            uid: attr.uid,
+            gid: attr.gid,
+            mode: attr.mode as u16,
+            ino: attr.ino,
+            size: attr.size,
+            blocks: attr.blocks,
+            atime: attr.atime.into(),
+            btime: attr.btime.into(),
+            ctime: attr.ctime.into(),
+            mtime: attr.mtime.into(),
+            // The one number that MKNOD brought has the minor one's higher bits above the major one.
+            rdev_major: attr.rdev >> 8 & 0xfff,
+            rdev_minor: attr.rdev & 0xff | attr.rdev >> 12 & 0xfff00,
+            ..Statx::default()
+        };
+        Self { attr_valid: KEEP.as_secs(), stat, ..Self::default() }
+    }
+}
+
 impl From<&FsStat> for StatfsOut {
     fn from(stat: &FsStat) -> Self {
         Self {
@@ -227,6 +267,8 @@ mod tests {
         assert_eq!(size_of::<EntryOut>(), 128);
         assert_eq!(size_of::<AttrOut>(), 104);
         assert_eq!(size_of::<CreateOut>(), 144);
+        assert_eq!(size_of::<Statx>(), 256);
+        assert_eq!(size_of::<StatxOut>(), 288);
         assert_eq!(size_of::<StatfsOut>(), 80);
         assert_eq!(size_of::<Dirent>(), 24);
         assert_eq!(size_of::<DirentPlus>(), 152);

@@ -17,7 +17,6 @@ mod serve;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
@@ -25,6 +24,7 @@ use std::thread::{self, JoinHandle};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::adapter::Adapter;
+use super::answer::in_any_case;
 use super::options::IoUring;
 use crate::error::{Error, Result};
 use crate::media::most_open_files;
@@ -161,20 +161,10 @@ fn serve(
     };
     let _ = offered.send(Ok(()));
     while let Some(request) = entry.wait()? {
-        let outcome = in_any_case(|| serve::answer(adapter, &request, entry.payload()));
+        let outcome = in_any_case(|| serve::answer(adapter, &request, entry.payload()), libc::EIO);
         entry.commit(&request, outcome)?;
     }
     Ok(())
-}
-
-/// A request is answered, EIO if its handling panics: nothing else ends the wait of the one who made it, and the thread
-/// has the other requests of its queue to serve.
-fn in_any_case(answer: impl FnOnce() -> Result<usize, i32>) -> Result<usize, i32> {
-    // What `answer` leaves half done is only the reply, which is not sent; locks are not poisoned, as over /dev/fuse.
-    std::panic::catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(|_| {
-        tracing::error!("the handling of a request panicked; it is answered with an input/output error");
-        Err(libc::EIO)
-    })
 }
 
 /// Where the processor is not there or may not be used, the thread runs anywhere.
@@ -194,16 +184,4 @@ fn possible_processors() -> usize {
     let last =
         listed.as_deref().and_then(|text| text.trim().rsplit([',', '-']).next()?.parse::<usize>().ok());
     last.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), |last| last + 1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_request_whose_handling_panics_is_answered() {
-        assert_eq!(in_any_case(|| Ok(7)), Ok(7));
-        assert_eq!(in_any_case(|| Err(libc::ENOENT)), Err(libc::ENOENT));
-        assert_eq!(in_any_case(|| panic!("on purpose")), Err(libc::EIO));
-    }
 }

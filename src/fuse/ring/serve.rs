@@ -24,6 +24,7 @@ pub(super) fn answer(adapter: &Adapter, request: &Request, payload: &mut [u8]) -
     let (what, result) = match header.opcode {
         op::LOOKUP => ("lookup", call.lookup(payload)),
         op::GETATTR => ("getattr", call.getattr(payload)),
+        op::STATX => ("statx", call.statx(payload)),
         op::SETATTR => ("setattr", call.setattr(payload)),
         op::READLINK => ("readlink", call.readlink(payload)),
         op::SYMLINK => ("symlink", call.symlink(payload)),
@@ -33,7 +34,7 @@ pub(super) fn answer(adapter: &Adapter, request: &Request, payload: &mut [u8]) -
         op::RMDIR => ("rmdir", call.rmdir(payload)),
         op::RENAME | op::RENAME2 => ("rename", call.rename(payload)),
         op::LINK => ("link", call.link(payload)),
-        op::OPEN => ("open", call.open(payload, FopenFlags::FOPEN_KEEP_CACHE)),
+        op::OPEN => ("open", call.open(payload, adapter.file_flags())),
         op::OPENDIR => {
             ("opendir", call.open(payload, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR))
         }
@@ -119,6 +120,12 @@ impl Call<'_> {
 
     fn getattr(&self, payload: &mut [u8]) -> Result<usize> {
         put(payload, &abi::AttrOut::from(&self.adapter.getattr_of(self.ino)?))
+    }
+
+    /// All there is, whatever was asked for. The kernel asks in this way where somebody wants the time of birth; over
+    /// `/dev/fuse`, where fuser does not know the request, it does without.
+    fn statx(&self, payload: &mut [u8]) -> Result<usize> {
+        put(payload, &abi::StatxOut::from(&self.adapter.getattr_of(self.ino)?))
     }
 
     fn setattr(&self, payload: &mut [u8]) -> Result<usize> {

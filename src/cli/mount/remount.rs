@@ -1,0 +1,84 @@
+//! `-o remount`: what the kernel can change of a mount that is there: read-only or not, and whether set-id programs,
+//! devices and programs at all count. Everything else the daemon was told when it began, and it stays.
+//!
+//! mount(8) hands over what it finds in `/etc/fstab` and in the table of mounts as well, so words that change nothing
+//! are no reason to refuse.
+
+use std::path::Path;
+
+use crate::cli::args::MountArgs;
+use crate::cli::mount_options::Wanted;
+use crate::cli::show;
+use crate::cli::target::{Target, reach};
+use crate::error::{Error, Result};
+use crate::fuse::{self, MountTable, Remount, real_path};
+
+/// Changes the mount at the mount point. When it is read-only, everything is durable.
+pub(super) fn run(args: &MountArgs, wanted: &Wanted) -> Result<()> {
+    let mountpoint = real_path(&args.mountpoint)
+        .map_err(|error| Error::io(format!("looking at {}", show(&args.mountpoint)), error))?;
+    refuse_what_is_not_ours(&args.store, &mountpoint)?;
+    if args.fake {
+        return Ok(());
+    }
+    let read_only = last_said(&args.options);
+    let Target::Live(mut client) = reach(&mountpoint, true, "mount -o remount")? else {
+        return Err(Error::Environment(format!(
+            "no process serves the mount at {0} any more; unmount it and mount it again",
+            show(&mountpoint)
+        )));
+    };
+    let began_read_only = client.status()?.holder.is_some_and(|holder| holder.read_only);
+    if began_read_only && read_only == Some(false) {
+        return Err(Error::Usage(format!(
+            "{0} was mounted read-only, and its store is open for reading only; unmount it and mount it again",
+            show(&mountpoint)
+        )));
+    }
+    let change = Remount { read_only, suid: wanted.suid, dev: wanted.dev, exec: wanted.exec };
+    fuse::remount(&mountpoint, change)?;
+    if read_only == Some(true) && !began_read_only { client.sync() } else { Ok(()) }
+}
+
+fn refuse_what_is_not_ours(store: &Path, mountpoint: &Path) -> Result<()> {
+    let table = MountTable::read()?;
+    let Some(entry) = table.at(mountpoint).filter(|entry| entry.is_ours()) else {
+        return Err(Error::Usage(format!(
+            "no cairnfs store is mounted at {}; mount it without `remount`",
+            show(mountpoint)
+        )));
+    };
+    // A store that was moved meanwhile has another name in the table.
+    if real_path(store).is_ok_and(|store| store != entry.source) {
+        return Err(Error::Usage(format!(
+            "at {} the store {} is mounted, and not {}; name that one",
+            show(mountpoint),
+            show(&entry.source),
+            show(store)
+        )));
+    }
+    Ok(())
+}
+
+/// Read-only, not, or nothing said of it; the last word counts.
+fn last_said(lists: &[String]) -> Option<bool> {
+    let words = lists.iter().flat_map(|list| list.split(','));
+    words.rfold(None, |said, word| match word {
+        "ro" => said.or(Some(true)),
+        "rw" => said.or(Some(false)),
+        _ => said,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_word_counts() {
+        let said = |lists: &[&str]| last_said(&lists.iter().map(|&list| list.to_owned()).collect::<Vec<_>>());
+        assert_eq!(said(&["remount,noatime"]), None);
+        assert_eq!(said(&["rw,noatime,remount,ro"]), Some(true));
+        assert_eq!(said(&["remount,ro", "rw"]), Some(false));
+    }
+}

@@ -1,0 +1,100 @@
+//! Taking stretches out of files: truncation and holes.
+//!
+//! Keeps true: a batch gets no more than some thousand rows of a stretch at once, however many extents that has, so that
+//! those who wait for a commit meanwhile wait for little; after each step, and after a crash between two, the file is a
+//! whole one: a truncation shortens it from its end on, a hole grows from its beginning; and what is staged goes only
+//! after the step that could fail, so that one that fails takes nothing away.
+
+use crate::error::Result;
+use crate::store::Member;
+
+use super::inode::InodeState;
+use super::types::Timestamp;
+use super::{Fs, extents};
+
+/// Of each extent that a step may take out, so many bytes of rows in the open batch are enough for a commit before the
+/// next step: with the usual number, 4 MiB.
+const BYTES_OF_EACH: u64 = 1024;
+
+impl Fs {
+    /// Makes `[from, to)` of a settled inode a hole. Nothing of it is left staged. The caller goes on as a member of the
+    /// batch that has the last step, and saves the inode.
+    pub(super) fn make_hole(
+        &self,
+        ino: u64,
+        state: &mut InodeState,
+        (mut from, to): (u64, u64),
+    ) -> Result<Member> {
+        let most = self.options.at_a_time;
+        let (mut old, mut next) = extents::touching_first(&self.now(), ino, (from, to), most)?;
+        loop {
+            let (member, layers) = (self.join()?, self.now());
+            extents::replace_these(&member, &layers, (ino, state), (from, next), &old, Vec::new())?;
+            self.discard_staged(state, from, next);
+            if next == to {
+                return Ok(member);
+            }
+            self.end_step(ino, state, member)?;
+            from = next;
+            (old, next) = extents::beginning_first(&self.now(), ino, (from, to), Vec::new(), most)?;
+        }
+    }
+
+    /// Gives a settled inode this size. The caller goes on as a member of the batch that has the last step, and saves the
+    /// inode.
+    pub(super) fn set_size(&self, ino: u64, state: &mut InodeState, size: u64) -> Result<Member> {
+        let most = self.options.at_a_time;
+        let (mut all, mut cuts, mut to) = (None, Vec::new(), u64::MAX);
+        if size < state.disk_size {
+            let layers = self.now();
+            let (old, next) = extents::touching_first(&layers, ino, (size, to), most)?;
+            if next == to {
+                all = Some(old);
+            } else {
+                cuts = extents::every(&layers, ino, next, most)?;
+            }
+        }
+        loop {
+            let (member, layers) = (self.join()?, self.now());
+            // From the end on, so that what is left is a beginning.
+            let end = cuts.pop().unwrap_or(size);
+            if end < state.disk_size {
+                let old = match all.take() {
+                    Some(all) => all,
+                    None => extents::touching(&layers, ino, end, to)?,
+                };
+                extents::replace_these(&member, &layers, (ino, state), (end, to), &old, Vec::new())?;
+                state.disk_size = end;
+                to = end;
+            }
+            if end < state.row.size {
+                self.discard_staged(state, end, u64::MAX);
+            }
+            state.row.size = end;
+            state.settle_size();
+            if end == size {
+                return Ok(member);
+            }
+            self.end_step(ino, state, member)?;
+        }
+    }
+
+    fn discard_staged(&self, state: &mut InodeState, from: u64, to: u64) {
+        let staged = state.staging.bytes();
+        state.staging.discard(from, to);
+        self.dirty.sub(staged - state.staging.bytes());
+    }
+
+    /// What a step has done becomes a change like any other, and the batch is committed if it has grown.
+    fn end_step(&self, ino: u64, state: &mut InodeState, member: Member) -> Result<()> {
+        let now = Timestamp::now();
+        (state.row.mtime, state.row.ctime) = (now, now);
+        state.save(ino, &member.rows);
+        drop(member);
+        let enough = self.options.at_a_time as u64 * BYTES_OF_EACH;
+        if self.store.batch_bytes() < enough { Ok(()) } else { self.store.commit() }
+    }
+}
+
+#[cfg(all(test, feature = "sim"))]
+mod tests;
