@@ -16,7 +16,7 @@ use cairnfs::media::sim::SimMedia;
 use cairnfs::sabotage::Protection;
 use cairnfs::store::StoreConfig;
 
-use crate::random::{self, Random, seed};
+use crate::random::{self, Random, seeds};
 use crate::world::{CALLER, SMALL_CACHE, World, config, new_disk, protected, without};
 
 const DATABASE: &str = "meta/cairnfs.redb";
@@ -381,50 +381,58 @@ fn in_use(bytes: &[u8], page: u64) -> bool {
 #[test]
 fn a_changed_byte_of_the_database_gives_no_wrong_answer() {
     let _all = protected();
-    let mut random = Random::new(seed("damage of the database", 11));
     let store = Store::new();
-    try_all(&store, DATABASE, flips(&store, DATABASE, 160, &mut random));
+    for seed in seeds("damage of the database", 11, 1) {
+        let mut random = Random::new(seed);
+        try_all(&store, DATABASE, flips(&store, DATABASE, 160, &mut random));
+    }
 }
 
 #[test]
 fn a_byte_of_the_database_that_changes_under_an_open_store_gives_no_wrong_answer() {
     let _all = protected();
-    let mut random = Random::new(seed("damage under an open store", 15));
     let store = Store::new();
-    let flips = flips(&store, DATABASE, 160, &mut random).into_iter().filter_map(|damage| match damage {
-        Damage::Flip { at, .. } => Some(at),
-        _ => None,
-    });
-    try_each("while it is open", flips, |at| store.suffer_open(*at));
+    for seed in seeds("damage under an open store", 15, 1) {
+        let mut random = Random::new(seed);
+        let flips = flips(&store, DATABASE, 160, &mut random).into_iter().filter_map(|damage| match damage {
+            Damage::Flip { at, .. } => Some(at),
+            _ => None,
+        });
+        try_each("while it is open", flips, |at| store.suffer_open(*at));
+    }
 }
 
 #[test]
 fn a_changed_byte_of_any_other_file_gives_no_wrong_answer() {
     let _all = protected();
-    let mut random = Random::new(seed("damage of packs", 12));
     let store = Store::new();
-    for file in store.files.keys().filter(|file| *file != DATABASE) {
-        let wanted = if file.starts_with("packs/") { 60 } else { 4 };
-        let flips = match in_use(&store.files[file], 0) {
-            true => flips(&store, file, wanted, &mut random),
-            false => vec![Damage::Flip { file: file.clone(), at: 7, bits: 1 }],
-        };
-        try_all(&store, file, flips);
+    for seed in seeds("damage of packs", 12, 1) {
+        let mut random = Random::new(seed);
+        for file in store.files.keys().filter(|file| *file != DATABASE) {
+            let wanted = if file.starts_with("packs/") { 60 } else { 4 };
+            let flips = match in_use(&store.files[file], 0) {
+                true => flips(&store, file, wanted, &mut random),
+                false => vec![Damage::Flip { file: file.clone(), at: 7, bits: 1 }],
+            };
+            try_all(&store, file, flips);
+        }
     }
 }
 
 #[test]
 fn a_file_that_is_cut_off_or_gone_gives_no_wrong_answer() {
     let _all = protected();
-    let mut random = Random::new(seed("files cut off", 13));
     let store = Store::new();
-    for (file, bytes) in &store.files {
-        let all = bytes.len() as u64;
-        let mut lens = BTreeSet::from([0, 1, 47, 4096, all / 2, all - 1, all - 4096.min(all)]);
-        lens.extend((0..5).map(|_| random.below(all)));
-        let cut =
-            lens.into_iter().filter(|len| *len < all).map(|len| Damage::Cut { file: file.clone(), len });
-        try_all(&store, file, cut.chain([Damage::Gone { file: file.clone() }]));
+    for seed in seeds("files cut off", 13, 1) {
+        let mut random = Random::new(seed);
+        for (file, bytes) in &store.files {
+            let all = bytes.len() as u64;
+            let mut lens = BTreeSet::from([0, 1, 47, 4096, all / 2, all - 1, all - 4096.min(all)]);
+            lens.extend((0..5).map(|_| random.below(all)));
+            let cut =
+                lens.into_iter().filter(|len| *len < all).map(|len| Damage::Cut { file: file.clone(), len });
+            try_all(&store, file, cut.chain([Damage::Gone { file: file.clone() }]));
+        }
     }
 }
 
@@ -447,28 +455,33 @@ fn without_page_sums_a_changed_byte_gives_a_wrong_answer() {
 #[test]
 fn changes_of_a_damaged_store_are_made_or_refused() {
     let _all = protected();
-    let mut random = Random::new(seed("changes of a damaged store", 14));
     let store = Store::new();
-    let mut refused = 0;
-    for damage in flips(&store, DATABASE, 40, &mut random) {
-        let Ok(world) = World::open(&store.damaged(&damage), &store.config) else { continue };
-        for path in store.contents.keys() {
-            let Ok(ino) = world.find(path) else { continue };
-            let set = SetAttr { size: Some(1_000), ..SetAttr::default() };
-            let changed = world.fs.setattr(ino, CALLER, &set).and_then(|_| world.fs.fsync(ino));
-            match changed {
-                Ok(()) => {
-                    let read = world.read(ino);
-                    let expected = &store.contents[path][..1_000];
-                    assert!(read.is_ok_and(|bytes| bytes == expected), "{damage:?}: {path}");
-                }
-                Err(error) => {
-                    assert!(matches!(error.errno(), libc::EIO | libc::EROFS), "{damage:?}: {path}: {error}");
-                    refused += 1;
+    for seed in seeds("changes of a damaged store", 14, 1) {
+        let mut random = Random::new(seed);
+        let mut refused = 0;
+        for damage in flips(&store, DATABASE, 40, &mut random) {
+            let Ok(world) = World::open(&store.damaged(&damage), &store.config) else { continue };
+            for path in store.contents.keys() {
+                let Ok(ino) = world.find(path) else { continue };
+                let set = SetAttr { size: Some(1_000), ..SetAttr::default() };
+                let changed = world.fs.setattr(ino, CALLER, &set).and_then(|_| world.fs.fsync(ino));
+                match changed {
+                    Ok(()) => {
+                        let read = world.read(ino);
+                        let expected = &store.contents[path][..1_000];
+                        assert!(read.is_ok_and(|bytes| bytes == expected), "{damage:?}: {path}");
+                    }
+                    Err(error) => {
+                        assert!(
+                            matches!(error.errno(), libc::EIO | libc::EROFS),
+                            "{damage:?}: {path}: {error}"
+                        );
+                        refused += 1;
+                    }
                 }
             }
+            let _ = world.close();
         }
-        let _ = world.close();
+        println!("{refused} changes were refused");
     }
-    println!("{refused} changes were refused");
 }

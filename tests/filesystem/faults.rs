@@ -5,7 +5,7 @@
 //! error frees nothing that is needed (I7); and once the disk is healthy again and the store was opened anew, everything
 //! that was acknowledged as durable is there and the check is clean.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,7 +15,7 @@ use cairnfs::sabotage::Protection;
 use cairnfs::store::StoreConfig;
 use cairnfs::{Error, Result};
 
-use crate::random::{self, seed};
+use crate::random::{self, seeds};
 use crate::world::{CALLER, SMALL_CACHE, World, config, new_disk, protected, without};
 
 type Files = BTreeMap<String, Vec<u8>>;
@@ -238,8 +238,8 @@ fn everywhere(chosen: fn(OpKind) -> bool, failing: Failing, stride: u64) -> (Sum
     assert!(told.errors.is_empty(), "{:?}", told.errors);
     let operations = counted.load(Ordering::Relaxed);
     let mut sum = Sum::default();
-    let first = seed("faults", 0) % stride;
-    for n in (first..operations).step_by(stride as usize) {
+    let firsts: BTreeSet<u64> = seeds("faults", 0, 1).iter().map(|seed| seed % stride).collect();
+    for n in firsts.iter().flat_map(|first| (*first..operations).step_by(stride as usize)) {
         let disk = copy_of(&disk);
         fail(&disk, chosen, n, failing);
         let told = run(&disk, &config, &files);

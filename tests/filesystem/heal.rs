@@ -15,7 +15,7 @@ use cairnfs::pack::{PackReader, encode_region, list_packs};
 use cairnfs::sabotage::Protection;
 use cairnfs::store::StoreConfig;
 
-use crate::random::{self, seed};
+use crate::random::{self, seed, seeds};
 use crate::world::{World, config, new_disk, protected, without};
 
 const FILES: u64 = 6;
@@ -337,8 +337,7 @@ fn after_cut(disk: &SimMedia, config: &StoreConfig, promised: bool) -> Result<()
 #[test]
 fn a_power_cut_while_healing_breaks_no_promise() {
     let _all = protected();
-    let first = seed("healing", 300);
-    for seed in first..first + 2 {
+    for seed in seeds("healing", 300, 2) {
         let (cuts, broken) = cut_everywhere(seed);
         assert_eq!(broken, None, "seed {seed}");
         println!("{cuts} power cuts while healing, no promise broken");

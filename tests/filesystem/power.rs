@@ -13,7 +13,7 @@ use cairnfs::fs::{ROOT_INO, RenameFlags};
 use cairnfs::media::sim::{Op, OpKind, SimMedia};
 use cairnfs::sabotage::Protection;
 
-use crate::random::{self, seed};
+use crate::random::{self, seed, seeds};
 use crate::world::{Setting, WAYS_TO_GO, World, config, new_disk, protected, without};
 
 /// What is promised after a step: files and their content, as of the operation number at which the step had ended.
@@ -193,16 +193,15 @@ fn cut_everywhere(seed: u64, stride: u64) -> (u64, Option<String>) {
 #[test]
 fn class_11_a_power_cut_at_any_operation_breaks_no_promise() {
     let _all = protected();
-    let first = seed("power", 100);
-    let seeds = std::env::var("CAIRNFS_POWER").ok().and_then(|text| text.parse().ok()).unwrap_or(6);
+    let count = std::env::var("CAIRNFS_POWER").ok().and_then(|text| text.parse().ok()).unwrap_or(6);
     let mut cuts = 0;
-    for seed in first..first + seeds {
+    for seed in seeds("power", 100, count) {
         let (tried, broken) = cut_everywhere(seed, 1);
         cuts += tried;
         assert_eq!(broken, None, "seed {seed}");
     }
     println!("{cuts} power cuts, no promise broken");
-    assert!(cuts > 100 * seeds, "the script is long enough to mean something");
+    assert!(cuts > 100 * count, "the script is long enough to mean something");
 }
 
 /// Takes `protection` out and looks for a cut that breaks a promise.
@@ -226,7 +225,13 @@ fn recover(disk: &SimMedia) {
 #[test]
 fn a_power_cut_while_another_is_recovered_from_breaks_no_promise() {
     let _all = protected();
-    let seed = seed("power cut twice", 300);
+    let cuts: u64 = seeds("power cut twice", 300, 1).into_iter().map(cut_twice).sum();
+    println!("{cuts} second power cuts, no promise broken");
+    assert!(cuts > 100, "the recovery is long enough to mean something");
+}
+
+/// Every eleventh operation, and every third one of what recovers from that.
+fn cut_twice(seed: u64) -> u64 {
     let disk = new_disk();
     let begin = disk.op_count();
     let promises = script(&disk, seed);
@@ -243,8 +248,7 @@ fn a_power_cut_while_another_is_recovered_from_breaks_no_promise() {
             assert_eq!(looked, Ok(()), "seed {seed}, cuts before operation {op} and then {second}");
         }
     }
-    println!("{cuts} second power cuts, no promise broken");
-    assert!(cuts > 100, "the recovery is long enough to mean something");
+    cuts
 }
 
 #[test]

@@ -6,7 +6,7 @@ use cairnfs::media::sim::{OpKind, SimMedia};
 use cairnfs::sabotage::Protection;
 use cairnfs::store::{StoreConfig, list_backups, open_backup};
 
-use crate::random::seed;
+use crate::random::{seed, seeds};
 use crate::repair::{DB, Files, media, mend, right, store, write};
 use crate::world::{World, protected, without};
 
@@ -42,8 +42,8 @@ fn cut_a_backup(start: &SimMedia, config: &StoreConfig, seed: u64, each: &mut dy
 fn a_power_cut_during_a_backup_leaves_every_backup_whole() {
     let all = protected();
     let (disk, config, files) = store();
-    let (first, mut cuts) = (seed("power and backups", 700), 0);
-    for seed in first..first + 4 {
+    let mut cuts = 0;
+    for seed in seeds("power and backups", 700, 4) {
         cut_a_backup(&disk, &config, seed, &mut |op, after| {
             cuts += 1;
             assert_eq!(torn(&after), None, "seed {seed}, cut before operation {op}");
@@ -60,7 +60,7 @@ fn a_power_cut_during_a_backup_leaves_every_backup_whole() {
 
     // A backup that gets its name before its bytes are durable is noticed.
     let _out = without(&[Protection::BytesBeforeNames]);
-    let mut noticed = 0;
+    let (first, mut noticed) = (seed("backups without syncs", 700), 0);
     for seed in first..first + 8 {
         cut_a_backup(&disk, &config, seed, &mut |_, after| noticed += u64::from(torn(&after).is_some()));
     }

@@ -18,7 +18,8 @@ use std::thread;
 
 use crate::data::{Tree, noise};
 use crate::pause::POINTS;
-use crate::world::{Setup, World, has_fuse, tool};
+use crate::skip::need_fuse;
+use crate::world::{Setup, World, tool};
 
 /// How the new snapshot is made.
 #[derive(Clone, Copy, PartialEq)]
@@ -379,7 +380,7 @@ const AT_A_TIME: usize = 12;
 
 #[test]
 fn class_01_the_advisory_at_every_point_of_the_cycle() {
-    if !has_fuse() {
+    if !need_fuse() {
         return;
     }
     let rows = rows();
@@ -410,7 +411,7 @@ fn class_01_the_advisory_at_every_point_of_the_cycle() {
 /// The table can have another word than `ok` in it.
 #[test]
 fn without_both_halves_the_table_has_losses() {
-    if !has_fuse() {
+    if !need_fuse() {
         return;
     }
     for time in [Time::In, Time::BeforeToIn] {

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::calls::{self, errno};
 use crate::data::noise;
+use crate::skip::need_root;
 use crate::sys;
 use crate::world::{Setup, World, command, run, tool};
 
@@ -122,7 +123,7 @@ fn mode(path: &Path) -> u32 {
 
 #[test]
 fn set_id_bits_and_capabilities_go_with_a_change() {
-    let Some(world) = World::usual().filter(|_| sys::is_root()) else { return };
+    let Some(world) = World::usual().filter(|_| need_root("a look as another user")) else { return };
     let at = |name: &str| world.mnt.join(name);
     let changes = [
         ("write", "printf x >> \"$0\"/file", 0o777),
@@ -178,7 +179,7 @@ fn set_id_bits_and_capabilities_go_with_a_change() {
 
 #[test]
 fn a_sticky_directory_keeps_others_files() {
-    let Some(world) = World::usual().filter(|_| sys::is_root()) else { return };
+    let Some(world) = World::usual().filter(|_| need_root("a look as another user")) else { return };
     let dir = world.mnt.join("tmp");
     fs::create_dir(&dir).unwrap();
     fs::set_permissions(&dir, PermissionsExt::from_mode(0o1777)).unwrap();
@@ -202,7 +203,7 @@ fn special_files_work() {
     sys::mkfifo(&at("fifo")).unwrap();
     // It holds the mount as long as somebody listens.
     let mut listener = Some(UnixListener::bind(at("socket")).unwrap());
-    if sys::is_root() {
+    if need_root("devices") {
         calls::mknod(&at("null"), libc::S_IFCHR | 0o666, libc::makedev(1, 3)).unwrap();
         calls::mknod(&at("block"), libc::S_IFBLK | 0o600, libc::makedev(259, 70_000)).unwrap();
     }
@@ -221,7 +222,7 @@ fn special_files_work() {
             assert_eq!(text, "hello");
         }
         assert!(fs::symlink_metadata(at("socket")).unwrap().file_type().is_socket());
-        if sys::is_root() {
+        if need_root("devices") {
             fs::write(at("null"), "nowhere").unwrap();
             assert_eq!(fs::read(at("null")).unwrap(), b"");
             let meta = fs::metadata(at("block")).unwrap();
@@ -237,8 +238,8 @@ fn special_files_work() {
 /// back with the copy out of it.
 #[test]
 fn set_id_programs_and_devices_need_an_option() {
-    if !sys::is_root() {
-        return println!("skipped: only root makes such files");
+    if !need_root("set-uid files of root and devices") {
+        return;
     }
     let defaults = Setup::default().options;
     for (options, works) in [("defaults", false), ("suid,dev", true), ("suid,dev,nosuid,nodev", false)] {

@@ -9,6 +9,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::data::noise;
+use crate::skip::need_root;
 use crate::sys;
 use crate::world::{Setup, World, cairnfs, tool};
 
@@ -18,8 +19,7 @@ struct SmallDisk(TempDir);
 impl SmallDisk {
     /// `None` where that takes root and this is not root.
     fn new() -> Option<Self> {
-        if !sys::is_root() {
-            println!("skipped: a small disk takes root");
+        if !need_root("a small disk") {
             return None;
         }
         let dir = TempDir::with_prefix("cairnfs-disk-").unwrap();

@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
 use crate::calls::{self, Handle, errno};
-use crate::sys;
+use crate::skip::{need, need_root};
 use crate::world::World;
 
 const FILES: [&str; 3] = ["file", "d/e/f/g/h/deep", "d/linked"];
@@ -16,11 +16,7 @@ const DIRS: [&str; 3] = ["", "d", "d/e/f/g/h"];
 /// True if handles can be opened; says why not otherwise.
 fn may_open(world: &World) -> bool {
     let tried = calls::handle(&world.mnt).and_then(|handle| calls::open_handle(&world.mnt, &handle, 0));
-    if !sys::is_root() || errno(tried) == libc::EPERM {
-        println!("skipped: handles are for root");
-        return false;
-    }
-    true
+    need_root("files by their handles") && need(errno(tried) != libc::EPERM, "CAP_DAC_READ_SEARCH")
 }
 
 fn made(world: &World) -> BTreeMap<&'static str, Handle> {

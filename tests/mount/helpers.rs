@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::sys;
+use crate::skip::{need, need_root};
 use crate::world::{World, command, is_mounted, program, run};
 
 /// A helper, called with the words that mount(8) or umount(8) give it, with the program in PATH.
@@ -66,8 +66,8 @@ fn a_plain_user_mounts_with_fusermount() {
     let user = ["--reuid=65534", "--regid=65534", "--clear-groups"];
     let may =
         || run(command("setpriv").args(user).args(["test", "-r", "/dev/fuse", "-a", "-w", "/dev/fuse"]));
-    if !sys::is_root() || may().code != 0 {
-        println!("skipped: a plain user cannot open /dev/fuse here");
+    let is_let = || need(may().code == 0, "a plain user may not open /dev/fuse");
+    if !need_root("a mount of another user") || !is_let() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -10,6 +10,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::data::noise;
+use crate::skip::{need, need_kernel, need_root};
 use crate::sys;
 use crate::world::{Outcome, Setup, World, cairnfs, command, is_mounted, program, run, tool};
 
@@ -24,12 +25,12 @@ impl Host {
         File::create(dir.path().join("image")).unwrap().set_len(size).unwrap();
         fs::create_dir(dir.path().join("disk")).unwrap();
         let host = Self(dir);
-        let made = Command::new(make[0]).args(&make[1..]).arg(host.0.path().join("image")).output();
-        if !sys::is_root() || !made.is_ok_and(|made| made.status.success()) || !host.mount() {
-            println!("skipped: {} takes root, its tools and a kernel that knows it", make[0]);
-            return None;
-        }
-        Some(host)
+        let image = host.0.path().join("image");
+        let made = || Command::new(make[0]).args(&make[1..]).arg(&image).output();
+        let is_there = need_root("a file system of its own")
+            && need(made().is_ok_and(|made| made.status.success()), format_args!("{} makes none", make[0]))
+            && need(host.mount(), format_args!("no loop device, or a kernel without what {} makes", make[0]));
+        is_there.then_some(host)
     }
 
     fn mount(&self) -> bool {
@@ -166,8 +167,7 @@ fn a_quota_of_an_xfs_project_is_led_out_of() {
     tool!("umount", host.path());
     let image = host.0.path().join("image");
     let mounted = Command::new("mount").args(["-o", "loop,prjquota"]).args([image, host.path()]).status();
-    if !mounted.is_ok_and(|status| status.success()) {
-        println!("skipped: this kernel has no quotas in XFS");
+    if !need_kernel(mounted.is_ok_and(|status| status.success()), "xfs-quota") {
         return;
     }
     let sub = host.path().join("sub");
@@ -273,8 +273,7 @@ fn second_view(world: &World, sabotage: &str) -> Outcome {
 
 #[test]
 fn where_a_lock_is_not_seen_the_holders_note_keeps_others_out() {
-    if !sys::is_root() {
-        println!("skipped: a second view takes root");
+    if !need_root("a second view") {
         return;
     }
     let Some(world) = World::new(Setup { sabotage: "lock-is-seen", ..Setup::default() }) else { return };
@@ -358,8 +357,7 @@ fn limits_of_the_process_refuse_a_mount_or_are_lived_with() {
 
 #[test]
 fn without_proc_a_mount_is_refused_by_name() {
-    if !sys::is_root() {
-        println!("skipped: to take /proc away takes root");
+    if !need_root("to take /proc away") {
         return;
     }
     let Some(world) = World::usual() else { return };

@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use tempfile::TempDir;
 
 use crate::data::noise;
-use crate::sys;
+use crate::skip::{need, need_root};
 use crate::world::{Outcome, World, cairnfs, command, is_mounted, program, run, tool};
 
 fn ask(word: &str, store: &Path) -> Outcome {
@@ -139,10 +139,11 @@ fn a_store_moved_to_another_file_system() {
     let bytes = noise(9, 500_000);
     fs::write(world.mnt.join("file"), &bytes).unwrap();
     world.umount();
-    let Ok(other) = TempDir::with_prefix_in("cairnfs-moved-", "/dev/shm") else {
-        println!("skipped: no /dev/shm");
+    let other = TempDir::with_prefix_in("cairnfs-moved-", "/dev/shm");
+    if !need(other.is_ok(), "no /dev/shm") {
         return;
-    };
+    }
+    let other = other.unwrap();
     let moved = other.path().join("store");
     tool!("mv", world.store, moved);
     assert_eq!(run(command(program()).args(["check", "--data"]).arg(&moved)).code, 0);
@@ -165,8 +166,7 @@ impl Drop for Bound {
 #[test]
 fn a_store_on_a_read_only_file_system_is_refused_with_a_sentence() {
     let Some(world) = World::usual() else { return };
-    if !sys::is_root() {
-        println!("skipped: a bind mount takes root");
+    if !need_root("a bind mount") {
         return;
     }
     let bytes = noise(10, 100_000);

@@ -9,8 +9,8 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::data::noise;
-use crate::sys;
-use crate::world::{Outcome, command, has_fuse, is_mounted, program, run, tool, wait_for};
+use crate::skip::{need_fuse, need_root};
+use crate::world::{Outcome, command, is_mounted, program, run, tool, wait_for};
 
 /// Whom the store belongs to: nobody.
 const USER: u32 = 65534;
@@ -24,8 +24,7 @@ struct Place {
 impl Place {
     /// `None` where this is not root, or FUSE cannot be used.
     fn new(sabotage: &'static str) -> Option<Self> {
-        if !sys::is_root() || !has_fuse() {
-            println!("skipped: to work in a user's store takes root and FUSE");
+        if !need_root("work in a user's store") || !need_fuse() {
             return None;
         }
         let top = TempDir::with_prefix("cairnfs-owner-").unwrap();

@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::thread;
 
 use crate::data::noise;
+use crate::seed::seeds;
 use crate::sys;
 use crate::world::{Setup, World};
 
@@ -55,9 +56,15 @@ fn appending_and_truncating() {
 
 #[test]
 fn random_writes_read_back() {
+    for seed in seeds("random writes", 7, 1) {
+        write_at_random(seed);
+    }
+}
+
+fn write_at_random(seed: u64) {
     let Some(world) = usual_chunks() else { return };
     let path = world.mnt.join("file");
-    let mut numbers = crate::data::Numbers::new(7);
+    let mut numbers = crate::data::Numbers::new(seed);
     let mut expected = vec![0; 3 << 20];
     let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
     file.set_len(expected.len() as u64).unwrap();

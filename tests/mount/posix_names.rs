@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
+use crate::skip::need_root;
 use crate::sys;
 use crate::world::{Setup, World, command, run, tool};
 
@@ -127,14 +128,14 @@ fn owners_modes_and_xattrs() {
     for n in 0..30 {
         sys::set_xattr(&path, &format!("user.n{n}"), format!("value {n}").as_bytes()).unwrap();
     }
-    if sys::is_root() {
+    if need_root("files of others") {
         tool!("chown", "12345:54321", path);
     }
     fs::set_permissions(&path, PermissionsExt::from_mode(0o4751)).unwrap();
     world.remount();
     let meta = fs::metadata(&path).unwrap();
     assert_eq!(meta.mode() & 0o7777, 0o4751);
-    if sys::is_root() {
+    if need_root("files of others") {
         assert_eq!((meta.uid(), meta.gid()), (12345, 54321));
     }
     let said = tool!("getfattr", "-d", "--absolute-names", path);
@@ -148,8 +149,7 @@ fn owners_modes_and_xattrs() {
 
 #[test]
 fn without_default_permissions_nobody_checks() {
-    if !sys::is_root() {
-        println!("skipped: another user is needed, and so root");
+    if !need_root("a look as another user") {
         return;
     }
     for (options, may) in [("gc=off", false), ("gc=off,nodefault_permissions", true)] {

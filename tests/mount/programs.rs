@@ -1,6 +1,4 @@
 //! Programs that people run on a mount: rsync, cp, tar, git, SQLite, and what counts space.
-//!
-//! A test whose program is not installed says so and is skipped.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
@@ -8,20 +6,9 @@ use std::path::Path;
 
 use crate::calls;
 use crate::data::{Tree, noise, text};
+use crate::skip::{need_programs, need_root};
 use crate::sys;
 use crate::world::{Setup, World, command, run, tool};
-
-/// True if all of these programs are there; says which is not.
-pub fn has(programs: &[&str]) -> bool {
-    let missing = programs.iter().find(|name| {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        !std::env::split_paths(&path).any(|dir| dir.join(name).is_file())
-    });
-    if let Some(name) = missing {
-        println!("skipped: no {name} here");
-    }
-    missing.is_none()
-}
 
 /// A mount as people have it, where data is not made of tiny chunks.
 pub fn ordinary() -> Option<World> {
@@ -52,7 +39,7 @@ fn everything(dir: &Path) {
     fs::set_permissions(dir.join("d3"), PermissionsExt::from_mode(0o1770)).unwrap();
     tool!("setfacl", "-m", "u:12345:r,g:54321:rw", dir.join("d0/f04"));
     tool!("setfacl", "-d", "-m", "u:12345:rwx", dir.join("d1"));
-    if sys::is_root() {
+    if need_root("files of others and devices") {
         std::os::unix::fs::chown(dir.join("d0/f12"), Some(12345), Some(54321)).unwrap();
         std::os::unix::fs::lchown(dir.join("symlink"), Some(12345), Some(54321)).unwrap();
         calls::mknod(&dir.join("null"), libc::S_IFCHR | 0o666, libc::makedev(1, 3)).unwrap();
@@ -82,7 +69,7 @@ fn assert_same(found: &str, expected: &str, what: &str) {
 
 #[test]
 fn rsync_keeps_everything_and_shares_inodes() {
-    let Some(world) = ordinary().filter(|_| has(&["rsync", "setfacl"])) else { return };
+    let Some(world) = ordinary().filter(|_| need_programs(&["rsync", "setfacl"])) else { return };
     let (source, group) = (world.host().join("source"), world.mnt.join("group"));
     fs::create_dir(&source).unwrap();
     everything(&source);
@@ -137,7 +124,9 @@ fn rsync_keeps_everything_and_shares_inodes() {
 
 #[test]
 fn rsync_links_to_a_snapshot_that_is_immutable() {
-    let Some(world) = ordinary().filter(|_| has(&["rsync"]) && sys::is_root()) else { return };
+    let Some(world) = ordinary().filter(|_| need_programs(&["rsync"]) && need_root("chattr +i")) else {
+        return;
+    };
     let (source, group) = (world.host().join("source"), world.mnt.join("group"));
     let tree = Tree::small(6);
     tree.write(&source);
@@ -156,7 +145,7 @@ fn rsync_links_to_a_snapshot_that_is_immutable() {
 
 #[test]
 fn cp_keeps_holes_and_clones() {
-    let Some(world) = ordinary().filter(|_| has(&["setfacl"])) else { return };
+    let Some(world) = ordinary().filter(|_| need_programs(&["setfacl"])) else { return };
     let source = world.host().join("source");
     fs::create_dir(&source).unwrap();
     everything(&source);
@@ -186,7 +175,7 @@ fn cp_keeps_holes_and_clones() {
 
 #[test]
 fn tar_there_and_back() {
-    let Some(world) = ordinary().filter(|_| has(&["setfacl", "tar"])) else { return };
+    let Some(world) = ordinary().filter(|_| need_programs(&["setfacl", "tar"])) else { return };
     let source = world.host().join("source");
     fs::create_dir(&source).unwrap();
     everything(&source);
@@ -211,7 +200,7 @@ fn tar_there_and_back() {
 
 #[test]
 fn git_clones_and_checks() {
-    let Some(world) = ordinary().filter(|_| has(&["git"])) else { return };
+    let Some(world) = ordinary().filter(|_| need_programs(&["git"])) else { return };
     let top = &world.mnt;
     Tree::small(7).write(&top.join("one"));
     let git = "git -c user.name=n -c user.email=e@e -c init.defaultBranch=main -c gc.auto=0";
@@ -250,7 +239,7 @@ print(db.execute('pragma integrity_check').fetchone()[0], db.execute('select cou
 
 #[test]
 fn sqlite_with_a_write_ahead_log() {
-    let Some(world) = ordinary().filter(|_| has(&["python3"])) else { return };
+    let Some(world) = ordinary().filter(|_| need_programs(&["python3"])) else { return };
     let path = world.mnt.join("database");
     let python = |word: &str| {
         let said = run(command("python3").args(["-c", DATABASE]).arg(&path).arg(word));

@@ -5,7 +5,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use crate::data::{Numbers, Tree, noise};
-use crate::programs::{has, ordinary, script};
+use crate::programs::{ordinary, script};
+use crate::skip::need_programs;
 use crate::sys;
 use crate::world::{command, run, tool};
 
@@ -50,7 +51,7 @@ fn random_writes_into_a_large_image() {
 
 #[test]
 fn qemu_images() {
-    let Some(world) = ordinary().filter(|_| has(&["qemu-img"])) else { return };
+    let Some(world) = ordinary().filter(|_| need_programs(&["qemu-img"])) else { return };
     let raw = world.mnt.join("disk.raw");
     let file = File::create(&raw).unwrap();
     let mut numbers = Numbers::new(31);
@@ -86,7 +87,7 @@ fn qemu_images() {
 
 #[test]
 fn a_repository_of_restic() {
-    let Some(world) = ordinary().filter(|_| has(&["restic"])) else { return };
+    let Some(world) = ordinary().filter(|_| need_programs(&["restic"])) else { return };
     let source = world.host().join("source");
     let tree = Tree::small(9);
     tree.write(&source);

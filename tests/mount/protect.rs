@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::calls::{self, errno};
 use crate::data::noise;
+use crate::skip::need_root;
 use crate::sys;
 use crate::world::{Setup, World, tool};
 
@@ -19,10 +20,7 @@ struct Snapshot {
 
 /// Without the privilege nobody may set these flags.
 fn may_protect() -> bool {
-    if !sys::is_root() {
-        println!("skipped: only root sets the flags of chattr");
-    }
-    sys::is_root()
+    need_root("chattr +i and +a")
 }
 
 impl Snapshot {

@@ -7,6 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 
 use crate::data::noise;
+use crate::skip::need_root;
 use crate::sys;
 use crate::world::{Outcome, World, cairnfs, command, program, run};
 
@@ -139,8 +140,8 @@ fn an_interrupted_command_says_so() {
 #[test]
 fn no_permission_is_not_no_store() {
     let Some((world, bytes)) = closed_store() else { return };
-    if !sys::is_root() {
-        return println!("skipped: root may look at everything");
+    if !need_root("a look as another user") {
+        return;
     }
     fs::set_permissions(world.store.parent().unwrap(), PermissionsExt::from_mode(0o755)).unwrap();
     let copy = world.store.parent().unwrap().join("program");

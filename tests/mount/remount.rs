@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use crate::calls::errno;
-use crate::sys;
+use crate::skip::need_root;
 use crate::world::{Outcome, Setup, World, command, is_mounted, program, run};
 
 fn remount(world: &World, words: &str) -> Outcome {
@@ -20,7 +20,7 @@ fn words(mnt: &Path) -> String {
 
 #[test]
 fn a_mount_becomes_read_only_and_writable_again() {
-    let Some(world) = World::usual().filter(|_| sys::is_root()) else { return };
+    let Some(world) = World::usual().filter(|_| need_root("a look as another user")) else { return };
     let file = world.mnt.join("file");
     let open = File::create(&file).unwrap();
     let said = remount(&world, "remount,ro");
@@ -53,7 +53,9 @@ fn a_mount_becomes_read_only_and_writable_again() {
 #[test]
 fn what_cannot_be_changed_is_refused() {
     let options = "ro,gc=off,cache=16M";
-    let Some(world) = World::new(Setup { options, ..Setup::default() }).filter(|_| sys::is_root()) else {
+    let Some(world) =
+        World::new(Setup { options, ..Setup::default() }).filter(|_| need_root("a look as another user"))
+    else {
         return;
     };
     let said = remount(&world, "remount,rw");

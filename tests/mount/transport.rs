@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, Permi
 use std::path::Path;
 
 use crate::data::{Tree, noise};
+use crate::skip::need_rings;
 use crate::sys;
 use crate::world::{Setup, World, cairnfs, tool};
 
@@ -16,9 +17,7 @@ const OVER_IO_URING: &str = "gc=off,commit=1,cache=16M,io_uring=on";
 
 /// A mount whose requests come over io_uring; says why where there can be none.
 fn over_io_uring() -> Option<World> {
-    let switch = Path::new("/sys/module/fuse/parameters/enable_uring");
-    if !switch.exists() || !sys::is_root() {
-        println!("skipped: needs root and a kernel with FUSE over io_uring");
+    if !need_rings() {
         return None;
     }
     World::new(Setup { options: OVER_IO_URING, ..Setup::default() })

@@ -7,15 +7,16 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::skip::need_fuse;
 use crate::sys;
 
 /// How long an event may take that must come.
@@ -94,21 +95,51 @@ pub fn wait_for(what: &str, mut happened: impl FnMut() -> bool) {
     }
 }
 
-/// True if FUSE can be used; says why not otherwise.
-pub fn has_fuse() -> bool {
-    match fs::File::options().read(true).write(true).open("/dev/fuse") {
-        Ok(_) => true,
-        Err(error) => {
-            println!("skipped: no /dev/fuse ({error})");
-            false
-        }
+/// True if mounts are asked to get their requests over io_uring where a test does not say: by `CAIRNFS_TEST_IO_URING=on`.
+pub fn has_rings() -> bool {
+    match std::env::var("CAIRNFS_TEST_IO_URING").as_deref() {
+        Ok("on") => true,
+        Ok("off") | Err(_) => false,
+        Ok(other) => panic!("CAIRNFS_TEST_IO_URING: {other:?} is neither `on` nor `off`"),
     }
 }
 
-/// The mount option for the way requests come: over `/dev/fuse`, unless `CAIRNFS_TEST_IO_URING` says otherwise. Always
-/// said, since one mount that switches io_uring on in the kernel would change the others.
-fn io_uring() -> String {
-    format!("io_uring={}", std::env::var("CAIRNFS_TEST_IO_URING").as_deref().unwrap_or("off"))
+/// The mount option for the way requests come. Always said, since one mount that switches io_uring on in the kernel would
+/// change the others.
+fn io_uring() -> &'static str {
+    if has_rings() { "io_uring=on" } else { "io_uring=off" }
+}
+
+/// The kernel's switch for FUSE over io_uring.
+pub const RING_SWITCH: &str = "/sys/module/fuse/parameters/enable_uring";
+
+/// How many hold the switch, and what it was before the first of them.
+static RING_SWITCH_HELD: Mutex<(usize, String)> = Mutex::new((0, String::new()));
+
+/// Has the kernel's switch on while it is held; with the last one it is again what it was.
+pub struct RingSwitch;
+
+impl RingSwitch {
+    pub fn hold() -> Self {
+        let mut held = RING_SWITCH_HELD.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.0 == 0 {
+            held.1 = fs::read_to_string(RING_SWITCH).unwrap_or_default();
+            // A daemon that cannot have it says so.
+            let _ = fs::write(RING_SWITCH, "Y");
+        }
+        held.0 += 1;
+        Self
+    }
+}
+
+impl Drop for RingSwitch {
+    fn drop(&mut self) {
+        let mut held = RING_SWITCH_HELD.lock().unwrap_or_else(PoisonError::into_inner);
+        held.0 -= 1;
+        if held.0 == 0 {
+            let _ = fs::write(RING_SWITCH, held.1.trim());
+        }
+    }
 }
 
 /// What a test wants of its store and mount.
@@ -150,12 +181,14 @@ pub struct World {
     daemon: Arc<AtomicI32>,
     /// Dropped at the end: then the daemon is no longer watched.
     _watched: Sender<()>,
+    /// Where requests come over io_uring.
+    _switch: Option<RingSwitch>,
 }
 
 impl World {
     /// A new store, mounted. `None` where FUSE cannot be used.
     pub fn new(setup: Setup) -> Option<Self> {
-        if !has_fuse() {
+        if !need_fuse() {
             return None;
         }
         let dir = TempDir::with_prefix("cairnfs-test-").expect("a directory for temporary files");
@@ -168,7 +201,10 @@ impl World {
         assert_eq!(made.code, 0, "mkfs: {}", made.said());
         let daemon = Arc::new(AtomicI32::new(0));
         let watched = watch(daemon.clone(), setup.limit);
-        let world = Self { setup, store, mnt: top.join("mnt"), _watched: watched, daemon, dir };
+        let over_rings = has_rings() || setup.options.contains("io_uring=on");
+        let switch = over_rings.then(RingSwitch::hold);
+        let mnt = top.join("mnt");
+        let world = Self { setup, store, mnt, _watched: watched, _switch: switch, daemon, dir };
         world.mount();
         Some(world)
     }
@@ -200,7 +236,7 @@ impl World {
             .arg(program())
             .env("CAIRNFS_PAUSE_DIR", self.pauses())
             .env("CAIRNFS_SABOTAGE", self.setup.sabotage)
-            .args(["mount", "-v", "-o", &io_uring(), "-o", self.setup.options])
+            .args(["mount", "-v", "-o", io_uring(), "-o", self.setup.options])
             .args([&self.store, &self.mnt]);
         command
     }

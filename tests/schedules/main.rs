@@ -18,7 +18,8 @@
 //! A run takes schedules at random and by PCT, which favours mistakes that need few switches. The environment says how:
 //! * `CAIRNFS_SCHEDULES=N`: schedules of each scenario. `cargo test` takes some hundreds; a million of one scenario
 //!   takes an hour or two;
-//! * `CAIRNFS_SEED=N`: where the random numbers begin;
+//! * `CAIRNFS_SEED=N`: where the random numbers begin; without it half of the schedules are those of each time, and half are
+//!   fresh ones, whose seed is printed;
 //! * `CAIRNFS_SCHEDULE=TEXT-OR-FILE` with the name of one scenario as argument: only this schedule, as it was printed last
 //!   when it failed (or the seed that is printed for one at random).
 
@@ -53,6 +54,9 @@ mod sabotage;
 mod store;
 
 mod sync;
+
+#[path = "../filesystem/seed.rs"]
+mod seed;
 
 mod controls;
 mod crash;

@@ -12,6 +12,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use cairnfs::media::sim::Rng;
 
+use crate::skip::need;
+
 const YEAR: i64 = 31_556_952;
 /// The daemon may have been asked this many seconds after the file was written.
 const SLACK: i64 = 600;
@@ -39,10 +41,9 @@ fn library() -> Option<PathBuf> {
 impl Clock {
     /// `None`, with a sentence, where there is no libfaketime.
     pub fn new(dir: &Path, seed: u64) -> Option<Self> {
-        let Some(library) = library() else {
-            println!("skipped: the clock does not jump, since there is no libfaketime (package faketime)");
-            return None;
-        };
+        let library = library();
+        need(library.is_some(), "the clock does not jump, since there is no libfaketime (package faketime)");
+        let library = library?;
         let clock = Self {
             library,
             file: dir.join("clock"),

@@ -284,13 +284,14 @@ impl Fsx {
     }
 
     /// All seeds, two configurations at a time, the slowest ones first.
-    pub fn run(&self, seeds: RangeInclusive<u64>, host: &Path) -> Option<Total> {
+    pub fn run(&self, seeds: &[u64], host: &Path) -> Option<Total> {
         let todo = Mutex::new(CONFIGURATIONS.iter().collect::<Vec<_>>());
         let total = Mutex::new(Some(Total::default()));
         let work = || {
             while let Some(configuration) = { todo.lock().pop() } {
                 let own: Vec<u64> = seeds
-                    .clone()
+                    .iter()
+                    .copied()
                     .filter(|seed| Configuration::of(*seed).name == configuration.name)
                     .collect();
                 if own.is_empty() {

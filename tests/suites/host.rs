@@ -9,7 +9,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::sys;
+use crate::skip::{need, need_root};
 use crate::world::{command, is_mounted, run, tool};
 
 /// Bytes of the image: room for the files of two runs of fsx. It is sparse.
@@ -31,8 +31,11 @@ impl Host {
         fs::create_dir(&top).unwrap();
         File::create_new(&image).unwrap().set_len(IMAGE_BYTES).unwrap();
         let top = fs::canonicalize(top).unwrap();
-        let made = sys::is_root() && run(command("mkfs.ext4").args(["-q", "-F"]).arg(&image)).code == 0;
-        let own = made && run(command("mount").args(["-o", "loop"]).arg(&image).arg(&top)).code == 0;
+        let is_made = || run(command("mkfs.ext4").args(["-q", "-F"]).arg(&image)).code == 0;
+        let is_mounted = || run(command("mount").args(["-o", "loop"]).arg(&image).arg(&top)).code == 0;
+        let own = need_root("an ext4 of its own")
+            && need(is_made(), "mkfs.ext4 makes none")
+            && need(is_mounted(), "no loop device to mount an ext4");
         Self { top, own, _dir: dir }
     }
 

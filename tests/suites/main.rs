@@ -1,12 +1,18 @@
 //! Suites that others wrote for file systems, on a real mount and on the host's ext4.
 //!
 //! Keeps true: what ext4 passes on the same machine in the same run, a mount passes. The suites' programs are installed
-//! by `.ci/run`; where one is missing its test says so and is skipped.
+//! by `.ci/run`.
 //!
 //! `cargo test --features sim --test suites -- --nocapture` runs a short form of all and prints the tables.
 //! `CAIRNFS_FSX_SEEDS=1-100 CAIRNFS_FSX_OPS=100000` before it makes it the long one; a single seed is replayed by
-//! `CAIRNFS_FSX_SEEDS=17` with the same number of operations.
+//! `CAIRNFS_SEED=17` with the same number of operations.
 
+#[allow(dead_code)]
+#[path = "../filesystem/seed.rs"]
+mod seed;
+#[allow(dead_code)]
+#[path = "../mount/skip.rs"]
+mod skip;
 #[allow(dead_code)]
 #[path = "../mount/sys.rs"]
 mod sys;
@@ -22,12 +28,12 @@ mod tools;
 
 use std::env;
 use std::fs;
-use std::ops::RangeInclusive;
 
 use fsx::{CONFIGURATIONS, Fsx};
 use host::Host;
 use results::print_table;
-use world::{Setup, World, has_fuse};
+use skip::{need_fuse, need_root};
+use world::{Setup, World};
 
 /// The mount that is compared: as root mounts an ext4 without thinking, set-id programs and devices included.
 fn compared() -> Option<World> {
@@ -38,14 +44,20 @@ fn compared() -> Option<World> {
     })
 }
 
-/// A number or a range of numbers, such as `1-100`.
-fn seeds() -> RangeInclusive<u64> {
-    let Ok(word) = env::var("CAIRNFS_FSX_SEEDS") else { return 1..=CONFIGURATIONS.len() as u64 };
+/// Those that `CAIRNFS_FSX_SEEDS` names, a number or a range of numbers such as `1-100`; or one for each configuration and
+/// a fresh one.
+fn fsx_seeds() -> Vec<u64> {
+    let Ok(word) = env::var("CAIRNFS_FSX_SEEDS") else {
+        return seed::wanted().map_or_else(
+            || (1..=CONFIGURATIONS.len() as u64).chain([seed::fresh()]).collect(),
+            |seed| vec![seed],
+        );
+    };
     let number =
         |word: &str| word.parse().unwrap_or_else(|_| panic!("CAIRNFS_FSX_SEEDS: {word:?} is no number"));
     match word.split_once('-') {
-        Some((first, last)) => number(first)..=number(last),
-        None => number(&word)..=number(&word),
+        Some((first, last)) => (number(first)..=number(last)).collect(),
+        None => vec![number(&word)],
     }
 }
 
@@ -77,8 +89,7 @@ fn every_case_of_pjdfstest_that_the_host_passes() {
 #[test]
 fn pjdfstest_sees_a_mount_without_permissions() {
     let Some(program) = tools::find("pjdfstest") else { return };
-    if !sys::is_root() {
-        println!("skipped: the cases about permissions need root");
+    if !need_root("the cases about permissions") {
         return;
     }
     let setup = Setup { options: "nodefault_permissions,allow_other", ..Setup::default() };
@@ -95,13 +106,13 @@ fn pjdfstest_sees_a_mount_without_permissions() {
 #[test]
 fn fsx_finds_the_bytes_it_wrote() {
     let Some(program) = tools::find("fsx") else { return };
-    if !has_fuse() {
+    if !need_fuse() {
         return;
     }
-    let (seeds, ops) = (seeds(), ops());
+    let (seeds, ops) = (fsx_seeds(), ops());
     println!("fsx: seeds {seeds:?}, {ops} operations each");
     let host = Host::new();
-    let Some(total) = Fsx::new(program, ops).run(seeds, &host.top) else { return };
+    let Some(total) = Fsx::new(program, ops).run(&seeds, &host.top) else { return };
     print_table(&host.kind(), &[("fsx", &total.ours, &total.host)]);
     println!("{} cycles ran meanwhile", total.cycles);
     let worse = total.ours.worse_than(&total.host, &[]);
