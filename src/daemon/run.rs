@@ -133,14 +133,23 @@ fn start_server(setup: &Setup, store: &Store, handler: &Arc<Handler>) -> Result<
         started => started,
     };
     match started {
-        Err(error) if error.is_no_space() => {
+        Err(error) if error.is_no_space() || is_without_sockets(&error) => {
             tracing::warn!(
-                "{error}; `status`, `gc`, `check` and `sync` do not reach this mount: delete something"
+                "{error}; commands do not reach this mount through the store's directory: the host has no room for a \
+                 socket there, or no sockets at all"
             );
             Ok(None)
         }
         started => started.map(Some),
     }
+}
+
+/// As FAT says it, sshfs and other network file systems.
+fn is_without_sockets(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if matches!(
+        source.raw_os_error(),
+        Some(libc::EPERM | libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL)
+    ))
 }
 
 /// Answers the kernel until the mount is gone.
@@ -221,5 +230,19 @@ fn first_error<T>(earlier: Result<T>, what: &str, later: Result<()>) -> Result<T
             tracing::error!("{what}: {second}");
             Err(first)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_without_sockets_is_told_from_one_that_fails() {
+        let said =
+            |errno| is_without_sockets(&Error::io("listening", std::io::Error::from_raw_os_error(errno)));
+        assert!(said(libc::EPERM) && said(libc::EOPNOTSUPP));
+        assert!(!said(libc::EACCES) && !said(libc::EIO) && !said(libc::EMFILE));
+        assert!(!is_without_sockets(&Error::Posix(libc::EPERM)));
     }
 }
