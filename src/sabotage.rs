@@ -81,6 +81,10 @@ pub enum Protection {
     LockIsSeen,
     /// Who has got the lock reads whether another process may live.
     HolderIsRead,
+    /// Whoever leaves a mount that goes on elsewhere makes everything durable first.
+    DurableBeforeLeave,
+    /// A mount is asked who serves it; the path of its store decides nothing.
+    AskThroughMount,
 }
 
 #[cfg(feature = "sim")]
@@ -130,6 +134,8 @@ mod switches {
         ("reserve-opens", Protection::ReserveOpens),
         ("lock-is-seen", Protection::LockIsSeen),
         ("holder-is-read", Protection::HolderIsRead),
+        ("durable-before-leave", Protection::DurableBeforeLeave),
+        ("ask-through-mount", Protection::AskThroughMount),
     ];
 
     fn bit(protection: Protection) -> u64 {

@@ -7,6 +7,7 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand};
 
 use super::size::parse_size;
+use crate::fuse::Errand;
 
 /// A filesystem in which a backup is a copy and a prune is a delete.
 ///
@@ -42,6 +43,18 @@ pub(super) enum Command {
     Repair(RepairArgs),
     Sync(SyncArgs),
     Demo(DemoArgs),
+    #[command(hide = true)]
+    Errand(ErrandArgs),
+}
+
+/// What this program does for itself in a process of its own
+#[derive(Debug, Args)]
+pub(super) struct ErrandArgs {
+    /// Which errand
+    #[arg(value_parser = |word: &str| Errand::named(word).ok_or("not an errand"))]
+    pub errand: Errand,
+    /// Where
+    pub path: PathBuf,
 }
 
 /// Make a store in a new or empty directory
@@ -140,7 +153,7 @@ pub(super) struct FromMount {
 pub(super) struct UmountArgs {
     /// Mount point, or directory of a store that is mounted in one place
     pub path: PathBuf,
-    /// Take the mount out of sight now, end it when nobody uses it any more; does not wait
+    /// Take the mount out of sight now, end it when nobody uses it any more; what was written so far is durable
     #[arg(short, long)]
     pub lazy: bool,
     /// Even if the daemon does not answer; as root only

@@ -6,17 +6,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::fuse;
 
 /// Names what is missing for a mount by this user.
 pub(super) fn can_mount() -> Result<()> {
     device(Path::new("/dev/fuse"))?;
-    if !rustix::process::geteuid().is_root() && find_program("fusermount3").is_none() {
-        return Err(Error::Environment(
-            "fusermount3 is not there, which a plain user needs to mount; install the package fuse3, or mount as root"
-                .into(),
-        ));
-    }
-    Ok(())
+    fuse::can_mount()
 }
 
 /// A mount is found, and its daemon started, by what `/proc` tells.

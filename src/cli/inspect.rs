@@ -4,10 +4,10 @@
 use super::args::{CheckArgs, GcArgs, StatusArgs, SyncArgs};
 use super::interrupt::Interrupt;
 use super::progress::Display;
-use super::target::{Target, reach, store_of};
+use super::target::{Meant, Target, ended_in_disorder, meant, reach};
 use super::{output, show};
 use crate::check::{CheckReport, Scrub};
-use crate::control::{CheckRequest, Client, Problem, ProblemKind, Progress, StatusReport, closed_in_order};
+use crate::control::{CheckRequest, Problem, ProblemKind, Progress, StatusReport, closed_in_order};
 use crate::daemon::{run_check, run_cycle};
 use crate::error::{Error, Result};
 use crate::fs::{Fs, FsOptions};
@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(super) fn status(args: &StatusArgs) -> Result<()> {
     let _interrupt = Interrupt::told(args.json, "nothing was changed")?;
     let report = match reach(&args.path, true, "status")? {
-        Target::Live(client) => client.greeting()?,
+        Target::Live(mut client) => client.status()?,
         Target::Opened(store) => with_close(&store, closed_status)?,
     };
     if args.json {
@@ -84,13 +84,7 @@ pub(super) fn gc(args: &GcArgs) -> Result<()> {
 }
 
 fn gc_in_background(args: &GcArgs) -> Result<()> {
-    let store = store_of(&args.path)?;
-    let Some(mut client) = Client::connect(&store)? else {
-        return Err(Error::Usage(format!(
-            "{} is not mounted, so nobody could collect in the background; leave --background out",
-            show(&store)
-        )));
-    };
+    let mut client = meant(&args.path)?.client()?;
     client.gc_soon()?;
     let stage = client.status()?.stage;
     output::print(&output::started(stage))
@@ -192,7 +186,11 @@ fn checked(args: &CheckArgs) -> Result<CheckReport> {
 
 pub(super) fn sync(args: &SyncArgs) -> Result<()> {
     let _interrupt = Interrupt::told(false, "what was written may not be durable yet")?;
-    match reach(&args.path, true, "sync")? {
+    let meant = meant(&args.path)?;
+    if let Meant::Dead(entry) = &meant {
+        return Err(ended_in_disorder(&entry.source));
+    }
+    match meant.reach(true, "sync")? {
         Target::Live(mut client) => client.sync(),
         // Nobody has it open: everything was made durable when it was closed, if it was.
         Target::Opened(store) => with_close(&store, |store| closed_in_order(store.path())),

@@ -10,12 +10,15 @@ mod refuse;
 mod remount;
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::num::NonZero;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 
 use super::args::MountArgs;
 use super::mount_options::{self, Wanted};
@@ -32,6 +35,13 @@ const READY: &str = "ready";
 
 /// How long a mount waits for the store's lock: the daemon of an umount just done may still be closing the store.
 const LOCK_WAIT: Duration = Duration::from_secs(15);
+
+/// How long it waits without a word.
+const SILENT_WAIT: Duration = Duration::from_secs(1);
+/// More of what the holder has noted is not read.
+const LONGEST_NOTE: u64 = 256;
+/// How often the lock is looked at meanwhile.
+const LOCK_POLL: Duration = Duration::from_millis(20);
 
 pub(super) fn run(args: &MountArgs) -> Result<()> {
     let wanted = mount_options::parse(&args.options, args.sloppy)?;
@@ -101,8 +111,9 @@ fn serve(args: &MountArgs, wanted: &Wanted) -> Result<()> {
         return Ok(());
     }
     environment::can_mount()?;
-    let open = open_options(wanted, format!("mounted at {}", show(&places.mountpoint)));
+    let mut open = open_options(wanted, format!("mounted at {}", show(&places.mountpoint)));
     limits::suffice(open.cache_bytes)?;
+    open.lock_wait = LOCK_WAIT.saturating_sub(wait_for_holder(&places.store));
     let setup = Setup {
         open,
         fs: fs_options(wanted),
@@ -120,9 +131,32 @@ fn serve(args: &MountArgs, wanted: &Wanted) -> Result<()> {
     daemon::serve(setup, ready).map_err(limits::explained)
 }
 
+/// Waits for somebody who is about to close the store, and says so once that lasts. Nothing is decided here: the lock is
+/// taken afterwards, and refuses.
+fn wait_for_holder(store: &Path) -> Duration {
+    let begin = Instant::now();
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let Ok(lock) = rustix::fs::open(store.join("lock"), flags, Mode::empty()) else { return Duration::ZERO };
+    let lock = File::from(lock);
+    let mut told = false;
+    while rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK)
+        && begin.elapsed() < LOCK_WAIT
+    {
+        if !told && begin.elapsed() >= SILENT_WAIT {
+            told = true;
+            let mut note = String::new();
+            let _ = (&lock).take(LONGEST_NOTE).read_to_string(&mut note);
+            let holder = note.lines().next().filter(|line| !line.is_empty()).unwrap_or("another process");
+            let seconds = LOCK_WAIT.as_secs();
+            eprintln!("cairnfs: {} is in use by {holder}; waiting for it, up to {seconds} s", show(store));
+        }
+        std::thread::sleep(LOCK_POLL);
+    }
+    begin.elapsed()
+}
+
 fn open_options(wanted: &Wanted, who: String) -> OpenOptions {
-    let mut options =
-        OpenOptions { read_only: wanted.read_only, who, lock_wait: LOCK_WAIT, ..OpenOptions::default() };
+    let mut options = OpenOptions { read_only: wanted.read_only, who, ..OpenOptions::default() };
     if let Some(bytes) = wanted.cache {
         options.cache_bytes = bytes;
     }
@@ -154,7 +188,7 @@ fn fuse_options(wanted: &Wanted, store: &Path) -> MountOptions {
         io_uring: wanted.io_uring,
         // Who reads a file anew has to be heard of, though the kernel has its pages.
         no_open: usual.no_open && wanted.atime != AccessTimes::Always,
-        fsname: store.display().to_string(),
+        fsname: store.as_os_str().to_owned(),
         ..usual
     }
 }

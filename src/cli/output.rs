@@ -85,6 +85,13 @@ pub(super) fn status(report: &StatusReport) -> String {
     let mut lines = Lines::default();
     lines.add("store", format!("{} ({})", report.path, store.uuid));
     match &report.holder {
+        Some(holder) if holder.detached => lines.add(
+            "mounted",
+            format!(
+                "no longer: it was detached from {}; process {} serves the programs that still use it",
+                holder.mountpoint, holder.pid
+            ),
+        ),
         Some(holder) => lines.add(
             "mounted",
             format!(

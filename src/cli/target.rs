@@ -1,20 +1,21 @@
 //! What the PATH of a command means: a store, or a place in a mount of one; and how to get at the store.
 //!
-//! A store that is open is reached through its control socket, one that is not is opened under its lock. Between the
-//! two lies a moment in which a daemon holds the lock without listening (it has just started, or is about to end), so
-//! both ways are tried in turn for a few seconds before the store counts as in use.
+//! A mount is asked who serves it, and that process is the one, whatever stands at the path of its store by now. A store
+//! that is open is reached through its control socket, one that is not is opened under its lock. Between the two lies a
+//! moment in which a daemon holds the lock without listening (it has just started, or is about to end), so both ways
+//! are tried in turn for a few seconds before the store counts as in use.
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::show;
-use crate::control::Client;
+use crate::control::{Client, Presence};
 use crate::error::{Error, Result};
-use crate::fuse::{MountTable, real_path};
+use crate::fuse::{Entry, Found, Heard, MountTable, ask};
+use crate::sabotage::{Protection, out};
 use crate::store::{CONFIG_FILE, OpenOptions, Store, cannot_look, no_store};
 
 /// How long a daemon may hold the lock without listening.
@@ -23,65 +24,175 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long one try waits for the lock.
 const ONE_TRY: Duration = Duration::from_millis(250);
 
+/// How long a mount may take to say who serves it, which costs its daemon nothing.
+pub(super) const TO_ASK: Duration = Duration::from_secs(10);
+
 /// A way to a store.
 pub(super) enum Target {
     /// Somebody has it open and listens.
-    Live(Client),
+    Live(Box<Client>),
     /// Nobody had it open; now this process has, until it is closed.
     Opened(Arc<Store>),
 }
 
+/// What a path means.
+pub(super) enum Meant {
+    /// The directory of a store.
+    Store(PathBuf),
+    /// A place in a mount that this process serves.
+    Mount(Entry, Presence),
+    /// A place in a mount whose daemon is gone.
+    Dead(Entry),
+}
+
 /// Finds the store that `path` means and a way to it. `doing` is what others read while this process has it open.
 pub(super) fn reach(path: &Path, read_only: bool, doing: &str) -> Result<Target> {
-    let dir = store_of(path)?;
-    let options = OpenOptions {
-        read_only,
-        who: format!("cairnfs {doing}"),
-        lock_wait: ONE_TRY,
-        ..OpenOptions::default()
-    };
-    let begin = Instant::now();
-    loop {
-        if let Some(client) = Client::connect(&dir)? {
-            return Ok(Target::Live(client));
-        }
-        match Store::open(&dir, &options) {
-            Err(Error::Busy(_)) if begin.elapsed() < PATIENCE => {}
-            opened => return opened.map(Target::Opened),
-        }
-    }
+    meant(path)?.reach(read_only, doing)
 }
 
 /// The directory of the store that `path` means.
 pub(super) fn store_of(path: &Path) -> Result<PathBuf> {
-    let real = real_path(path).map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound => no_store(path),
-        _ => cannot_look(path, e),
-    })?;
-    // A store that was itself copied into a mount is meant when it is named.
-    let looked = has_store(&real);
-    if matches!(looked, Ok(true)) {
-        return Ok(real);
+    meant(path)?.directory()
+}
+
+impl Meant {
+    /// A way to the store.
+    pub(super) fn reach(self, read_only: bool, doing: &str) -> Result<Target> {
+        if matches!(self, Self::Mount(..)) && !out(Protection::AskThroughMount) {
+            return Ok(Target::Live(Box::new(self.client()?)));
+        }
+        let dir = self.directory()?;
+        let options = OpenOptions {
+            read_only,
+            who: format!("cairnfs {doing}"),
+            lock_wait: ONE_TRY,
+            ..OpenOptions::default()
+        };
+        let begin = Instant::now();
+        loop {
+            if let Some(client) = Client::connect(&dir)? {
+                return Ok(Target::Live(Box::new(client)));
+            }
+            match Store::open(&dir, &options) {
+                Err(Error::Busy(_)) if begin.elapsed() < PATIENCE => {}
+                opened => return opened.map(Target::Opened),
+            }
+        }
     }
-    let table = MountTable::read()?;
-    let entry = match fs::metadata(&real) {
-        Ok(meta) => table.ours_by_device(meta.dev()),
-        Err(e) if crate::fuse::nobody_answers(&e) => table.at(&real).filter(|e| e.is_ours()),
-        Err(e) => return Err(cannot_look(path, e)),
-    };
-    let Some(entry) = entry else {
-        // What could not be looked at may well be a store.
-        return Err(looked.err().map_or_else(|| no_store(path), |e| cannot_look(path, e)));
-    };
-    if !has_store(&entry.source).map_err(|e| cannot_look(&entry.source, e))? {
-        return Err(Error::NotAStore(format!(
+
+    /// The process that has the store open.
+    pub(super) fn client(&self) -> Result<Client> {
+        if let Self::Mount(entry, presence) = self {
+            return Client::of_presence(presence, &entry.source, None)?
+                .ok_or_else(|| unreachable(&entry.mountpoint, presence));
+        }
+        let store = self.directory()?;
+        Client::connect(&store)?.ok_or_else(|| {
+            Error::Usage(format!(
+                "{} is not mounted, so nobody could collect in the background; leave --background out",
+                show(&store)
+            ))
+        })
+    }
+
+    /// The directory of the store.
+    fn directory(&self) -> Result<PathBuf> {
+        let entry = match self {
+            Self::Store(dir) => return Ok(dir.clone()),
+            Self::Mount(entry, _) | Self::Dead(entry) => entry,
+        };
+        if has_store(&entry.source).map_err(|e| cannot_look(&entry.source, e))? {
+            return Ok(entry.source.clone());
+        }
+        Err(Error::NotAStore(format!(
             "{} is in a mount of {}, but that store cannot be seen from here (it was moved, or another file system is \
              mounted over it)",
-            show(path),
+            show(&entry.mountpoint),
             show(&entry.source)
-        )));
+        )))
     }
-    Ok(entry.source.clone())
+}
+
+/// What `path` means.
+pub(super) fn meant(path: &Path) -> Result<Meant> {
+    let Some(found) = ask(path, TO_ASK)? else {
+        return Err(Error::Environment(format!(
+            "{0} is in a mount whose daemon does not answer (stopped, or its disk hangs); `cairnfs umount -f` takes that \
+             mount away all the same",
+            show(path)
+        )));
+    };
+    let errno = io::Error::from_raw_os_error;
+    // A store that was itself copied into a mount is meant when it is named.
+    if found.store == Ok(true) {
+        return Ok(Meant::Store(found.real()));
+    }
+    match &found.heard {
+        Heard::NotThere(libc::ENOENT) => Err(no_store(path)),
+        Heard::NotThere(error) => Err(cannot_look(path, errno(*error))),
+        // What could not be looked at may well be a store.
+        Heard::NotOurs => {
+            Err(found.store.err().map_or_else(|| no_store(path), |e| cannot_look(path, errno(e))))
+        }
+        Heard::Presence(text) => Ok(Meant::Mount(mount_of(path, &found)?, presence_in(text)?)),
+        Heard::Dead => mount_of(path, &found).map(Meant::Dead),
+        Heard::Refused(_) => {
+            let entry = mount_of(path, &found)?;
+            let presence = serving_by_source(&entry)?;
+            Ok(Meant::Mount(entry, presence))
+        }
+    }
+}
+
+/// The mount that a path is in.
+fn mount_of(path: &Path, found: &Found) -> Result<Entry> {
+    let table = MountTable::read()?;
+    let real = found.real();
+    let above = || real.ancestors().find_map(|dir| table.at(dir));
+    let entry = if found.mount == 0 { above().filter(|e| e.is_ours()) } else { table.by_id(found.mount) };
+    entry.cloned().ok_or_else(|| cannot_look(path, io::Error::from_raw_os_error(libc::ENOTCONN)))
+}
+
+/// What a mount has said of its daemon.
+pub(super) fn presence_in(text: &str) -> Result<Presence> {
+    serde_json::from_str(text).map_err(|_| {
+        Error::Environment(format!(
+            "the daemon of the mount says of itself what this program does not understand ({}); is it of another version? \
+             unmount with `umount -i` and mount again",
+            text.trim()
+        ))
+    })
+}
+
+/// Who serves a mount that may not be asked: whoever listens in the store's directory, if it says that this mount is its.
+pub(super) fn serving_by_source(entry: &Entry) -> Result<Presence> {
+    let client = Client::connect(&entry.source)?;
+    let presence = client.map(|client| client.presence().clone());
+    presence.filter(|presence| presence.mount == Some((entry.major, entry.minor))).ok_or_else(|| {
+        Error::Environment(format!(
+            "it cannot be found out which process serves {}; run the command as the user who mounted it",
+            show(&entry.mountpoint)
+        ))
+    })
+}
+
+/// A daemon that is there and cannot be spoken with.
+pub(super) fn unreachable(mountpoint: &Path, presence: &Presence) -> Error {
+    Error::Environment(format!(
+        "process {}, which serves {}, cannot be reached from here (it closes the store, or runs in a container with a \
+         network of its own); run the command where it runs",
+        presence.pid,
+        show(mountpoint)
+    ))
+}
+
+/// What was not durable when a daemon ended is lost, whatever came afterwards.
+pub(super) fn ended_in_disorder(store: &Path) -> Error {
+    Error::Environment(format!(
+        "the process that had {} open ended without closing it (killed, or with the machine): what was written last \
+         and not synced may be lost; mount it again and look at what was being written",
+        show(store)
+    ))
 }
 
 /// Whether a store is there; an error where that cannot be seen.

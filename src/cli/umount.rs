@@ -1,84 +1,189 @@
-//! `cairnfs umount`, also what umount(8) calls: returns only when the store is closed and everything is durable.
+//! `cairnfs umount`, also what umount(8) calls: 0 means that the daemon has said that everything is durable.
 //!
-//! umount(2) does not wait for a FUSE daemon. So before unmounting, the daemon is asked to tell how the closing of the
-//! store went. Where it cannot be asked, the store's lock is waited for, which is given up last.
+//! umount(2) does not wait for a FUSE daemon, and paths do not tell which one it is: the store may have been moved or
+//! hidden, the mount be in sight in a second place or held by programs that nobody sees. So the daemon is asked through
+//! the mount before that is taken away, and decides: either it closes the store and tells how that went, or somebody
+//! still has its file system; then everything is made durable and the store stays open, which is said.
 //!
-//! `-f` is for a daemon that may never answer: the mount is taken away whatever it says, and no wait for it is endless.
+//! Where the daemon cannot be asked nothing is unmounted. `-f` is for a daemon that may never answer: the mount is taken
+//! away whatever it says, and no wait for it is endless.
 
-use std::fs::File;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
-
-use rustix::fs::FlockOperation;
+use std::time::Duration;
 
 use super::args::UmountArgs;
 use super::show;
-use crate::control::{Client, closed_in_order, is_silence};
+use super::target::{TO_ASK, ended_in_disorder, presence_in, serving_by_source, unreachable};
+use crate::control::{Client, Presence, is_silence};
 use crate::error::{Error, Result};
-use crate::fuse::{Detach, Entry, MountTable, detach, real_path};
-
-/// How often the lock is looked at where the daemon cannot be asked.
-const LOCK_POLL: Duration = Duration::from_millis(20);
+use crate::fuse::{Detach, Entry, Errand, Found, Heard, MountTable, User, ask, detach, holders, is_held};
+use crate::sabotage::{Protection, out};
 
 /// How long `-f` waits for an answer that costs the daemon nothing.
 const TO_ANSWER: Duration = Duration::from_secs(5);
 /// How long `-f` waits for the store to be closed: what is staged has to be stored first.
 const TO_CLOSE: Duration = Duration::from_secs(60);
+/// How long the kernel may take to hand over what it holds of changed files.
+const TO_FLUSH: Duration = Duration::from_secs(600);
+/// How long a process may take to end that has closed its store.
+const TO_END: Duration = Duration::from_secs(30);
+/// Of those who keep a mount alive so many are named.
+const NAMED: usize = 5;
 
-/// What the daemon says to being asked.
+/// A mount that is to be left.
+struct Leaving {
+    entry: Entry,
+    /// What was heard there; none: silence.
+    heard: Option<Heard>,
+}
+
+/// The daemon that serves it.
 enum Daemon {
-    /// It will tell how the closing went.
-    Tells(Client),
-    /// It is there, but says nothing.
-    Silent,
-    /// It is gone or may not be asked by this user.
-    Unknown,
+    /// It will tell one how the closing went, and answers the other.
+    Tells { waiting: Box<Client>, asking: Box<Client> },
+    /// It is gone.
+    Gone,
+    /// It cannot be asked, for this reason.
+    Cannot(Error),
 }
 
 pub(super) fn run(args: &UmountArgs) -> Result<()> {
-    let entry = find(&args.path)?;
-    let how = match (args.lazy, args.force) {
-        (true, _) => Detach::Lazily,
-        (false, true) => Detach::Forcibly,
-        (false, false) => Detach::Plainly,
-    };
+    let Leaving { entry, heard } = find(&args.path)?;
+    if !entry.is_in_sight() {
+        return Err(Error::Busy(format!(
+            "{0} cannot be unmounted: something else is mounted over it; unmount that first",
+            show(&entry.mountpoint)
+        )));
+    }
     let say = |text: &str| {
         if args.verbose {
             eprintln!("cairnfs: {}: {text}", show(&entry.mountpoint));
         }
     };
-    if how == Detach::Lazily {
-        detach(&entry.mountpoint, how)?;
-        say("detached; the store is closed when nobody uses the mount any more");
+    match daemon_of(&entry, heard, args.force) {
+        Daemon::Gone => {
+            detach(&entry.mountpoint, Detach::Lazily)?;
+            Err(ended_in_disorder(&entry.source))
+        }
+        Daemon::Cannot(_) if args.force => {
+            detach(&entry.mountpoint, Detach::Forcibly)?;
+            Err(silent(&entry.source))
+        }
+        Daemon::Cannot(error) => Err(error),
+        Daemon::Tells { mut waiting, .. } if args.force => {
+            detach(&entry.mountpoint, Detach::Forcibly)?;
+            say("unmounted, waiting for the store to be closed");
+            waiting.be_patient(TO_CLOSE)?;
+            closed(&mut waiting, &entry)?;
+            say("everything is durable");
+            Ok(())
+        }
+        Daemon::Tells { waiting, mut asking } => {
+            tell_of_waiting(&mut asking, &entry);
+            hand_over(&entry)?;
+            if args.lazy {
+                // Before it is out of sight, so that a failure leaves everything as it was.
+                if !out(Protection::DurableBeforeLeave) {
+                    asking.sync()?;
+                }
+                detach(&entry.mountpoint, Detach::Lazily)?;
+            } else {
+                detach(&entry.mountpoint, Detach::Plainly)
+                    .map_err(|error| name_users(error, &entry, asking.presence()))?;
+            }
+            say("unmounted, waiting until everything is durable");
+            settle(&entry, *waiting, &mut asking)?;
+            say("everything is durable");
+            Ok(())
+        }
+    }
+}
+
+/// What the kernel holds of changed files becomes the daemon's business, so that it can make it durable.
+fn hand_over(entry: &Entry) -> Result<()> {
+    if Errand::Flush.send_within(&entry.mountpoint, TO_FLUSH) {
         return Ok(());
     }
-    let daemon = ask_to_be_told(&entry.source, args.force);
-    detach(&entry.mountpoint, how)?;
-    say("unmounted, waiting for the store to be closed");
-    // The same file system mounted in a second place (a bind mount) keeps the daemon: nothing is being closed.
-    if MountTable::read()?.has_device(&entry) {
-        say("still mounted elsewhere, the store stays open");
-        return Ok(());
+    Err(Error::Environment(format!(
+        "what was written to {0} could not be brought to its daemon (see {1}); nothing was unmounted. `cairnfs umount -f \
+         {0}` unmounts all the same, and what was not synced may be lost",
+        show(&entry.mountpoint),
+        show(&entry.source.join("cairnfs.log"))
+    )))
+}
+
+/// After the mount was taken away here: waits until everything is durable, and the store is closed or said to stay open.
+fn settle(entry: &Entry, mut waiting: Client, asking: &mut Client) -> Result<()> {
+    if is_held(entry).unwrap_or_else(|| has_places(entry)) {
+        let synced = if out(Protection::DurableBeforeLeave) { Ok(()) } else { asking.sync() };
+        // The number that the kernel still knows may be that of a younger mount; the daemon knows whether its own ended.
+        if asking.hello(None).is_ok_and(|presence| presence.serving) {
+            synced?;
+            let users = holders(entry, asking.presence().pid);
+            eprintln!(
+                "cairnfs: {}: everything written so far is durable; process {} keeps the store open: {}",
+                show(&entry.mountpoint),
+                asking.presence().pid,
+                if users.is_empty() {
+                    "somebody who cannot be seen from here uses it".into()
+                } else {
+                    listed(&users)
+                }
+            );
+            return Ok(());
+        }
     }
-    wait_for_close(&entry.source, daemon, args.force)?;
-    say("everything is durable");
+    tell_of_waiting(&mut waiting, entry);
+    closed(&mut waiting, entry)
+}
+
+fn closed(waiting: &mut Client, entry: &Entry) -> Result<()> {
+    waiting.closed().map_err(|error| if is_silence(&error) { silent(&entry.source) } else { error })?;
+    // Whoever unmounts the disk below next must not find it in use.
+    if !waiting.ends_within(TO_END) {
+        eprintln!(
+            "cairnfs: everything is durable and {} is closed, but process {} has not ended yet",
+            show(&entry.source),
+            waiting.presence().pid
+        );
+    }
     Ok(())
 }
 
-fn wait_for_close(store: &Path, daemon: Daemon, force: bool) -> Result<()> {
-    let patience = match daemon {
-        Daemon::Tells(mut client) => {
-            if force {
-                client.be_patient(TO_CLOSE)?;
-            }
-            return client.closed().map_err(|error| if is_silence(&error) { silent(store) } else { error });
-        }
-        // It had its time.
-        Daemon::Silent => Some(Duration::ZERO),
-        Daemon::Unknown => force.then_some(TO_CLOSE),
-    };
-    if wait_for_lock(store, patience) { closed_in_order(store) } else { Err(silent(store)) }
+fn has_places(entry: &Entry) -> bool {
+    MountTable::read().map_or(true, |table| table.places_of(entry).next().is_some())
+}
+
+fn tell_of_waiting(client: &mut Client, entry: &Entry) {
+    let (source, pid) = (entry.source.clone(), client.presence().pid);
+    client.while_it_lasts(move || {
+        eprintln!(
+            "cairnfs: still waiting until process {pid} has made everything in {} durable",
+            show(&source)
+        );
+    });
+}
+
+fn listed(users: &[User]) -> String {
+    let mut names: Vec<String> = users.iter().take(NAMED).map(ToString::to_string).collect();
+    if users.len() > NAMED {
+        names.push(format!("and {} more", users.len() - NAMED));
+    }
+    names.join("; ")
+}
+
+/// Adds to a refusal who is in the way.
+fn name_users(error: Error, entry: &Entry, server: &Presence) -> Error {
+    let Error::Busy(text) = error else { return error };
+    let table = MountTable::read().ok();
+    let inside = table.iter().flat_map(|table| table.standing_on(entry));
+    let inside = inside.map(|inner| format!("{} is mounted in it", show(&inner.mountpoint)));
+    let users: Vec<User> =
+        holders(entry, server.pid).into_iter().filter(|user| matches!(user, User::Program(_))).collect();
+    let named: Vec<String> = inside.chain((!users.is_empty()).then(|| listed(&users))).collect();
+    Error::Busy(if named.is_empty() { text } else { format!("{text}: {}", named.join("; ")) })
 }
 
 fn silent(store: &Path) -> Error {
@@ -90,36 +195,72 @@ fn silent(store: &Path) -> Error {
     ))
 }
 
-fn ask_to_be_told(store: &Path, force: bool) -> Daemon {
-    let asked = Client::connect_within(store, force.then_some(TO_ANSWER)).and_then(|client| {
-        let Some(mut client) = client else { return Ok(None) };
-        client.await_close().map(|()| Some(client))
+fn daemon_of(entry: &Entry, heard: Option<Heard>, force: bool) -> Daemon {
+    let presence = match heard {
+        Some(Heard::Dead) => return Daemon::Gone,
+        Some(Heard::Presence(text)) => presence_in(&text),
+        Some(Heard::Refused(_) | Heard::NotOurs | Heard::NotThere(_)) => serving_by_source(entry),
+        None => {
+            return Daemon::Cannot(Error::Environment(format!(
+                "the daemon of {0} does not answer, so nothing was unmounted; `cairnfs umount -f {0}` takes the mount \
+                 away all the same, and what was not synced may be lost",
+                show(&entry.mountpoint)
+            )));
+        }
+    };
+    let patience = force.then_some(TO_ANSWER);
+    let connect = |presence: &Presence| {
+        let client = Client::of_presence(presence, &entry.source, patience)?;
+        client.map(Box::new).ok_or_else(|| unreachable(&entry.mountpoint, presence))
+    };
+    let both = presence.and_then(|presence| {
+        let mut waiting = connect(&presence)?;
+        waiting.await_close()?;
+        Ok(Daemon::Tells { waiting, asking: connect(&presence)? })
     });
-    match asked {
-        Ok(Some(client)) => Daemon::Tells(client),
-        Err(error) if is_silence(&error) => Daemon::Silent,
-        Ok(None) | Err(_) => Daemon::Unknown,
-    }
+    both.unwrap_or_else(Daemon::Cannot)
 }
 
 /// The mount that is meant: at this path, or the only one of the store at this path.
-fn find(path: &Path) -> Result<Entry> {
+fn find(path: &Path) -> Result<Leaving> {
+    let found = ask(path, TO_ASK)?;
     let table = MountTable::read()?;
-    let real = real_path(path).unwrap_or_else(|_| absolute(path));
-    if let Some(entry) = table.at(&real) {
-        if entry.is_ours() {
-            return Ok(entry.clone());
+    let real = match &found {
+        Some(found) if found.mount != 0 => found.real(),
+        _ => absolute(path),
+    };
+    let numbered = found.as_ref().and_then(|found| table.by_id(found.mount));
+    let here = numbered.filter(|entry| entry.mountpoint == real).or_else(|| {
+        // Where the path could not be looked at, or nobody answered, the table says what is there.
+        let unseen = found.as_ref().is_none_or(|found| found.mount == 0);
+        unseen.then(|| table.at(&real)).flatten()
+    });
+    match here {
+        Some(entry) if entry.is_ours() => {
+            Ok(Leaving { entry: entry.clone(), heard: found.map(|found| found.heard) })
         }
-        return Err(Error::Usage(format!(
+        Some(entry) => Err(Error::Usage(format!(
             "{} is a mount of type {}, not of a cairnfs store; use umount",
             show(path),
             entry.fstype
-        )));
+        ))),
+        None => find_by_store(path, &real, &table),
     }
-    let mounts: Vec<&Entry> = table.of_store(&real).collect();
+}
+
+fn find_by_store(path: &Path, real: &Path, table: &MountTable) -> Result<Leaving> {
+    let directory = fs::metadata(real).map(|meta| (meta.dev(), meta.ino())).ok();
+    let of_store = |entry: &&Entry| is_mount_of(entry, real, directory);
+    let mounts: Vec<&Entry> = table.ours().filter(of_store).collect();
     match mounts[..] {
-        [] => Err(Error::Usage(format!("{} is not mounted", show(path)))),
-        [only] => Ok(only.clone()),
+        [] => Err(match Client::connect(real).ok().flatten() {
+            Some(client) => Error::Busy(still_open(real, client.presence(), None)),
+            None => Error::Usage(format!("{} is not mounted", show(path))),
+        }),
+        [only] => {
+            let found = ask(&only.mountpoint, TO_ASK)?;
+            Ok(Leaving { entry: only.clone(), heard: found.map(|found| found.heard) })
+        }
         _ => Err(Error::Usage(format!(
             "{} is mounted in {} places; name the one to unmount",
             show(path),
@@ -128,26 +269,30 @@ fn find(path: &Path) -> Result<Entry> {
     }
 }
 
-fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+/// A store that no path of the mount table leads to, and that a process has open all the same.
+pub(super) fn still_open(store: &Path, presence: &Presence, entry: Option<&Entry>) -> String {
+    let users = entry.map(|entry| holders(entry, presence.pid)).unwrap_or_default();
+    let users = if users.is_empty() { String::new() } else { format!(": {}", listed(&users)) };
+    format!(
+        "the store {0} is still open in process {1} (pid {1}): programs use a mount of it that was detached (`umount -l`) \
+         or is in another mount namespace{users}; end these programs, or `kill {1}`, and once more to cut them off",
+        show(store),
+        presence.pid
+    )
 }
 
-/// Waits until nobody holds the store's lock; false if it is held for longer than `patience`. Where the lock cannot be
-/// looked at, there is nothing to wait for: a user who may not see the store could not have mounted it.
-fn wait_for_lock(store: &Path, patience: Option<Duration>) -> bool {
-    let begin = Instant::now();
-    let Ok(lock) = File::open(store.join("lock")) else {
-        return true;
-    };
-    while rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared)
-        == Err(rustix::io::Errno::WOULDBLOCK)
-    {
-        if patience.is_some_and(|patience| begin.elapsed() >= patience) {
-            return false;
+/// What the daemon knows of its directory counts, wherever that is now; where it cannot be asked, the table's word.
+fn is_mount_of(entry: &Entry, store: &Path, directory: Option<(u64, u64)>) -> bool {
+    match ask(&entry.mountpoint, TO_ASK) {
+        Ok(Some(Found { mount, heard: Heard::Presence(text), .. })) if mount == entry.id => {
+            presence_in(&text).is_ok_and(|presence| Some(presence.directory) == directory)
         }
-        thread::sleep(LOCK_POLL);
+        _ => entry.source == store,
     }
-    true
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 #[cfg(test)]
@@ -157,28 +302,9 @@ mod tests {
     #[test]
     fn what_is_not_ours_is_refused() {
         for (path, said) in [("/proc", "type proc"), ("/nonexistent/place", "is not mounted")] {
-            let error = find(Path::new(path)).unwrap_err();
+            let error = find(Path::new(path)).err().unwrap();
             assert_eq!(error.exit_code(), 2);
             assert!(error.to_string().contains(said), "{error}");
         }
-    }
-
-    #[test]
-    fn the_lock_is_waited_for() {
-        let tmp = tempfile::tempdir().unwrap();
-        assert!(wait_for_lock(tmp.path(), None), "there is none");
-        let file = File::create(tmp.path().join("lock")).unwrap();
-        rustix::fs::flock(&file, FlockOperation::LockExclusive).unwrap();
-        assert!(!wait_for_lock(tmp.path(), Some(Duration::ZERO)), "nobody gives it up");
-        let store = tmp.path().to_owned();
-        let (tell, told) = std::sync::mpsc::channel();
-        let waiter = thread::spawn(move || {
-            assert!(wait_for_lock(&store, None));
-            tell.send(()).unwrap();
-        });
-        assert!(told.try_recv().is_err());
-        drop(file);
-        told.recv().unwrap();
-        waiter.join().unwrap();
     }
 }

@@ -1,21 +1,37 @@
 //! The side of the control socket that asks.
+//!
+//! No wait is without a bound for a process that is silent: what answers at once is waited for a few seconds, and during
+//! work that lasts it is looked at from time to time whether the process is still there.
 
+use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use super::protocol::{CheckRequest, Progress, Reply, Request, StatusReport};
-use super::socket;
+use super::process::Process;
+use super::protocol::{CheckRequest, Presence, Progress, Reply, Request, StatusReport};
+use super::socket::{self, Address};
 use crate::check::CheckReport;
 use crate::error::{Error, Result};
 use crate::gc::CycleRecord;
 
+/// How long what needs no work may take. Also how often a process that is at work is looked at.
+const TO_ANSWER: Duration = Duration::from_secs(10);
+
 /// A connection to the process that has a store open.
 pub struct Client {
     stream: BufReader<UnixStream>,
-    /// The answer that showed that somebody lives there.
-    greeting: Option<Box<StatusReport>>,
+    /// How it was reached.
+    address: Option<Address>,
+    /// What it says of itself.
+    presence: Presence,
+    process: Option<Process>,
+    /// Each answer has to come within the time that is set on the stream.
+    hurried: bool,
+    /// Called each time that a wait has lasted for a while.
+    lasting: Option<Box<dyn FnMut() + Send>>,
 }
 
 impl Client {
@@ -27,39 +43,86 @@ impl Client {
     /// The same, and no wait, this one nor a later one, is longer than `patience`: what lasts longer is an error that
     /// [`is_silence`] knows.
     pub fn connect_within(store: &Path, patience: Option<Duration>) -> Result<Option<Self>> {
-        let Some(mut client) = socket::connect(store, patience)?.map(Self::over) else {
+        Self::greeted(Address::Store(store.to_owned()), None, patience)
+    }
+
+    /// Connects to the process that says this of itself, wherever its store is seen; by the store's directory, if that is
+    /// the same there, where its socket is out of reach. None if it is about to close the store, or not to be reached.
+    pub fn of_presence(
+        presence: &Presence,
+        store: &Path,
+        patience: Option<Duration>,
+    ) -> Result<Option<Self>> {
+        let there = Address::Abstract(presence.socket.clone());
+        if let Some(client) = Self::greeted(there, Some(presence.token.clone()), patience)? {
+            return Ok(Some(client));
+        }
+        let is_there = fs::metadata(store).is_ok_and(|meta| (meta.dev(), meta.ino()) == presence.directory);
+        let client = if is_there { Self::connect_within(store, patience)? } else { None };
+        Ok(client.filter(|client| client.presence.is_of_same_process(presence)))
+    }
+
+    fn greeted(address: Address, token: Option<String>, patience: Option<Duration>) -> Result<Option<Self>> {
+        let Some(stream) = socket::connect(&address, patience.unwrap_or(TO_ANSWER))? else {
             return Ok(None);
         };
+        let mut client = Self { address: Some(address), hurried: true, ..Self::over(stream) };
         // The kernel takes connections for a process that was killed a moment ago; only an answer shows one that lives.
-        match client.status() {
-            Err(Error::Environment(_)) => Ok(None),
-            Err(error) if is_silence(&error) => Err(error),
-            answer => {
-                client.greeting = answer.ok().map(Box::new);
-                Ok(Some(client))
+        match client.hello(token) {
+            Ok(presence) => {
+                client.process = Process::of(&presence);
+                client.presence = presence;
             }
+            Err(Error::Environment(_)) => return Ok(None),
+            Err(error) => return Err(error),
         }
+        client.hurried = patience.is_some();
+        Ok(Some(client))
     }
 
     /// How long each wait for an answer may be from now on.
-    pub fn be_patient(&self, patience: Duration) -> Result<()> {
+    pub fn be_patient(&mut self, patience: Duration) -> Result<()> {
+        self.hurried = true;
         self.stream
             .get_ref()
             .set_read_timeout(Some(patience))
             .map_err(|e| Error::io("setting how long to wait for an answer", e))
     }
 
-    /// Speaks over a stream that stands already.
-    pub fn over(stream: UnixStream) -> Self {
-        Self { stream: BufReader::new(stream), greeting: None }
+    /// Has `tell` called each time that a wait has lasted for a while.
+    pub fn while_it_lasts(&mut self, tell: impl FnMut() + Send + 'static) {
+        self.lasting = Some(Box::new(tell));
     }
 
-    /// The figures of the store as they were told at [`Client::connect`]; asked for if they were not.
-    pub fn greeting(mut self) -> Result<StatusReport> {
-        match self.greeting.take() {
-            Some(report) => Ok(*report),
-            None => self.status(),
+    /// Speaks over a stream that stands already.
+    pub fn over(stream: UnixStream) -> Self {
+        Self {
+            stream: BufReader::new(stream),
+            address: None,
+            presence: Presence::default(),
+            process: None,
+            hurried: false,
+            lasting: None,
         }
+    }
+
+    /// What the process said of itself when it was reached.
+    pub fn presence(&self) -> &Presence {
+        &self.presence
+    }
+
+    /// Asks who answers; that needs no work.
+    pub fn hello(&mut self, token: Option<String>) -> Result<Presence> {
+        match self.call(&Request::Hello { token }, &mut |_| {})? {
+            Reply::Hello(presence) => Ok(presence),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Waits until the process has ended, after [`Client::closed`]; false if that takes longer than `patience`. True where
+    /// it cannot be seen.
+    pub fn ends_within(&self, patience: Duration) -> bool {
+        self.process.as_ref().is_none_or(|process| process.ends_within(patience))
     }
 
     /// The figures of the store.
@@ -130,27 +193,59 @@ impl Client {
 
     /// Reads up to the final reply; an error reply becomes the error it is.
     fn receive(&mut self, progress: &mut dyn FnMut(Progress)) -> Result<Reply> {
-        let mut line = String::new();
+        let mut line = Vec::new();
         loop {
-            line.clear();
-            match self.stream.read_line(&mut line) {
+            match self.stream.read_until(b'\n', &mut line) {
                 Ok(0) => return Err(gone()),
+                // What came of the line stays.
+                Err(error) if is_timeout(&error) && !self.hurried => {
+                    self.look_at_it()?;
+                    continue;
+                }
                 Err(error) => return Err(no_answer(error)),
                 Ok(_) => {}
             }
-            let reply = serde_json::from_str(&line).map_err(|e| {
+            let reply = serde_json::from_slice(&line).map_err(|e| {
                 Error::io(
                     "the process that has the store open answers in a way this program does not \
                      understand (is it of another version? mount the store again)",
                     e.into(),
                 )
             })?;
+            line.clear();
             match reply {
                 Reply::Progress(p) => progress(p),
                 Reply::Error(wire) => return Err(wire.into()),
                 fin => return Ok(fin),
             }
         }
+    }
+
+    /// The answer has taken a while: an error if it is not worth waiting for.
+    fn look_at_it(&mut self) -> Result<()> {
+        if let Some(process) = &self.process {
+            match process.state() {
+                None => return Err(gone()),
+                Some('T' | 't') => return Err(silence()),
+                Some(_) => {}
+            }
+        }
+        // A process that closes the store does not listen any more.
+        if let Some(address) = &self.address
+            && let Some(stream) = socket::connect(address, TO_ANSWER)?
+        {
+            let mut second = Self { hurried: true, ..Self::over(stream) };
+            let token = matches!(address, Address::Abstract(_)).then(|| self.presence.token.clone());
+            match second.hello(token) {
+                Err(error) if is_silence(&error) => return Err(error),
+                // Whatever it says, it speaks.
+                _ => {}
+            }
+        }
+        if let Some(lasting) = &mut self.lasting {
+            lasting();
+        }
+        Ok(())
     }
 }
 
@@ -165,11 +260,15 @@ fn is_timeout(error: &io::Error) -> bool {
 }
 
 fn no_answer(error: io::Error) -> Error {
-    if is_timeout(&error) {
-        Error::io("waiting for the answer of the process that has the store open", error)
-    } else {
-        gone()
-    }
+    if is_timeout(&error) { silence() } else { gone() }
+}
+
+fn silence() -> Error {
+    Error::io(
+        "the process that has the store open does not answer (stopped, or its disk hangs); `cairnfs umount -f` takes its \
+         mount away all the same",
+        io::ErrorKind::TimedOut.into(),
+    )
 }
 
 fn gone() -> Error {

@@ -1,10 +1,14 @@
 //! What travels over the control socket. Changing a name here changes the protocol; the tests below hold the words.
 
+use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::problems::Problem;
+use super::process::own_namespace;
 use crate::check::{CheckReport, ScrubStatus};
 use crate::error::Error;
 use crate::gc::{CycleRecord, Stage};
@@ -15,6 +19,13 @@ use crate::store::StoreStatus;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
+    /// Who answers. Never waits for anything. The first request at the socket that has no path must be this one, with
+    /// the token of the presence.
+    Hello {
+        /// [`Presence::token`]; the socket in the store's directory does without.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        token: Option<String>,
+    },
     /// Figures of the store and of the running cycle.
     Status,
     /// Run a cycle and answer with its record.
@@ -54,6 +65,8 @@ pub struct CheckRequest {
 pub enum Reply {
     /// How far the work is; more lines follow.
     Progress(Progress),
+    /// Answer to `Hello`.
+    Hello(Presence),
     /// Answer to `Status`.
     Status(Box<StatusReport>),
     /// Answer to `Gc`.
@@ -121,6 +134,54 @@ pub struct Holder {
     pub mountpoint: String,
     /// True if it mounted the store read-only.
     pub read_only: bool,
+    /// True if the mount was taken out of sight: programs that had it open still use it, and nobody else can.
+    #[serde(default)]
+    pub detached: bool,
+}
+
+/// What the process that serves a mount says of itself: enough to tell it from any other, and to reach it without any
+/// path.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Presence {
+    /// The store's uuid. A copy of a store has the same one.
+    pub uuid: String,
+    /// Its process id, in its own namespace of processes.
+    pub pid: u32,
+    /// The kernel's number of that namespace; 0 if it is not known.
+    pub pid_namespace: u64,
+    /// Device and inode of the store's directory: what it is, wherever it is seen.
+    pub directory: (u64, u64),
+    /// Major and minor number of the mount, once there is one.
+    pub mount: Option<(u32, u32)>,
+    /// The name of an abstract socket at which it listens, in its own namespace of networks.
+    pub socket: String,
+    /// What has to be said there first. It is told to those only who may ask.
+    pub token: String,
+    /// False once the mount has ended and the store is being closed.
+    pub serving: bool,
+}
+
+impl Presence {
+    /// That of this process, for the store with this uuid in `store`. The socket's name is a new one.
+    pub fn of_this_process(uuid: &str, store: &Path) -> Self {
+        let random = || uuid::Uuid::new_v4().simple().to_string();
+        Self {
+            uuid: uuid.to_owned(),
+            pid: std::process::id(),
+            pid_namespace: own_namespace(),
+            directory: fs::metadata(store).map_or((0, 0), |meta| (meta.dev(), meta.ino())),
+            mount: None,
+            socket: format!("cairnfs-{}", random()),
+            token: random(),
+            serving: true,
+        }
+    }
+
+    /// True if both are of one process.
+    pub fn is_of_same_process(&self, other: &Self) -> bool {
+        (self.pid, self.pid_namespace, &self.uuid) == (other.pid, other.pid_namespace, &other.uuid)
+            && self.socket == other.socket
+    }
 }
 
 /// An [`Error`] in a form that survives the socket: the kind and what is needed to say the same sentence again.
@@ -226,6 +287,8 @@ mod tests {
     #[test]
     fn the_words_of_the_requests_stay() {
         let word = |request: &Request| serde_json::to_string(request).unwrap();
+        assert_eq!(word(&Request::Hello { token: None }), r#"{"hello":{}}"#);
+        assert_eq!(word(&Request::Hello { token: Some("t".into()) }), r#"{"hello":{"token":"t"}}"#);
         assert_eq!(word(&Request::Status), r#""status""#);
         assert_eq!(word(&Request::Gc { dry_run: true }), r#"{"gc":{"dry_run":true}}"#);
         assert_eq!(word(&Request::GcSoon), r#""gc_soon""#);

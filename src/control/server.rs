@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
-use super::protocol::{CheckRequest, Progress, Reply, Request, StatusReport, WireError};
+use super::protocol::{CheckRequest, Presence, Progress, Reply, Request, StatusReport, WireError};
 use super::socket;
 use crate::check::CheckReport;
 use crate::error::{Error, Result};
@@ -23,6 +23,8 @@ use crate::gc::CycleRecord;
 
 /// What the process that has the store open can do for a command. Called from many threads.
 pub trait ControlHandler: Send + Sync {
+    /// Who answers. Waits for nothing. The names in it stay as they are.
+    fn presence(&self) -> Presence;
     /// The figures of the store.
     fn status(&self) -> Result<StatusReport>;
     /// Runs a cycle, telling its stages.
@@ -55,8 +57,37 @@ struct Shared {
 pub struct Server {
     store: PathBuf,
     shared: Arc<Shared>,
+    listening: Vec<Listening>,
+}
+
+/// One socket and the thread that accepts there.
+struct Listening {
     listener: UnixListener,
     thread: JoinHandle<()>,
+}
+
+impl Listening {
+    /// `token` is what has to be said first by those who come.
+    fn start(listener: UnixListener, shared: &Arc<Shared>, token: Option<String>) -> Result<Self> {
+        let failed = |e| Error::io("starting the control server", e);
+        let accepting = listener.try_clone().map_err(failed)?;
+        let shared = Arc::clone(shared);
+        let thread = thread::Builder::new()
+            .name("control".into())
+            .spawn(move || accept_loop(&accepting, &shared, token.as_deref()))
+            .map_err(failed)?;
+        Ok(Self { listener, thread })
+    }
+
+    fn stop(self) {
+        // Shutting a listening socket wakes the thread that waits in accept.
+        if let Err(e) = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both) {
+            tracing::warn!("shutting the control socket: {e}");
+        }
+        if self.thread.join().is_err() {
+            tracing::error!("the control server had ended by a panic");
+        }
+    }
 }
 
 /// Those who wait for the store's closing, after the server has stopped.
@@ -65,37 +96,46 @@ pub struct Server {
 pub struct Closing(Vec<UnixStream>);
 
 impl Server {
-    /// Starts to answer at the store's socket.
+    /// Starts to answer at the store's socket, and at the one that the handler's presence names.
     pub fn start(store: &Path, handler: Arc<dyn ControlHandler>) -> Result<Self> {
         let listener = socket::listen(store)?;
+        let mut server = Self::deaf(store, handler);
+        server.listening.push(Listening::start(listener, &server.shared, None)?);
+        // Those who see the store's directory get through without it.
+        if let Err(error) = server.listen_without_path() {
+            tracing::warn!("{error}");
+        }
+        Ok(server)
+    }
+
+    /// The same where there is no room for a socket in the store's directory.
+    pub fn start_without_path(store: &Path, handler: Arc<dyn ControlHandler>) -> Result<Self> {
+        let mut server = Self::deaf(store, handler);
+        server.listen_without_path()?;
+        Ok(server)
+    }
+
+    fn deaf(store: &Path, handler: Arc<dyn ControlHandler>) -> Self {
         let shared = Arc::new(Shared {
             handler,
             stopping: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
             awaiting: Mutex::new(Vec::new()),
         });
-        let failed = |e| Error::io("starting the control server", e);
-        let accepting = listener.try_clone().map_err(failed)?;
-        let thread = {
-            let shared = Arc::clone(&shared);
-            thread::Builder::new()
-                .name("control".into())
-                .spawn(move || accept_loop(&accepting, &shared))
-                .map_err(failed)?
-        };
-        Ok(Self { store: store.to_owned(), shared, listener, thread })
+        Self { store: store.to_owned(), shared, listening: Vec::new() }
+    }
+
+    fn listen_without_path(&mut self) -> Result<()> {
+        let presence = self.shared.handler.presence();
+        let listener = socket::listen_abstract(&presence.socket)?;
+        self.listening.push(Listening::start(listener, &self.shared, Some(presence.token))?);
+        Ok(())
     }
 
     /// Takes no more requests and removes the socket.
     pub fn stop(self) -> Closing {
         self.shared.stopping.store(true, Ordering::SeqCst);
-        // Shutting a listening socket wakes the thread that waits in accept.
-        if let Err(e) = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both) {
-            tracing::warn!("shutting the control socket: {e}");
-        }
-        if self.thread.join().is_err() {
-            tracing::error!("the control server had ended by a panic");
-        }
+        self.listening.into_iter().for_each(Listening::stop);
         if let Err(e) = socket::remove(&self.store) {
             tracing::warn!("{e}");
         }
@@ -117,14 +157,14 @@ impl Closing {
     }
 }
 
-fn accept_loop(listener: &UnixListener, shared: &Arc<Shared>) {
+fn accept_loop(listener: &UnixListener, shared: &Arc<Shared>, token: Option<&str>) {
     loop {
         let accepted = listener.accept();
         if shared.stopping.load(Ordering::SeqCst) {
             return;
         }
         match accepted {
-            Ok((stream, _)) => start_connection(stream, shared),
+            Ok((stream, _)) => start_connection(stream, shared, token),
             Err(e) => {
                 tracing::warn!("accepting at the control socket: {e}");
                 // Out of file descriptors: trying again at once would only burn time until one is free.
@@ -134,7 +174,7 @@ fn accept_loop(listener: &UnixListener, shared: &Arc<Shared>) {
     }
 }
 
-fn start_connection(mut stream: UnixStream, shared: &Arc<Shared>) {
+fn start_connection(mut stream: UnixStream, shared: &Arc<Shared>, token: Option<&str>) {
     if shared.connections.fetch_add(1, Ordering::SeqCst) >= MOST_CONNECTIONS {
         shared.connections.fetch_sub(1, Ordering::SeqCst);
         let busy = Error::Busy(format!(
@@ -143,9 +183,9 @@ fn start_connection(mut stream: UnixStream, shared: &Arc<Shared>) {
         let _ = send(&mut stream, &Reply::Error((&busy).into()));
         return;
     }
-    let owned = Arc::clone(shared);
+    let (owned, token) = (Arc::clone(shared), token.map(str::to_owned));
     let spawned = thread::Builder::new().name("control-conn".into()).spawn(move || {
-        serve(stream, &owned);
+        serve(stream, &owned, token.as_deref());
         owned.connections.fetch_sub(1, Ordering::SeqCst);
     });
     if let Err(e) = spawned {
@@ -154,8 +194,8 @@ fn start_connection(mut stream: UnixStream, shared: &Arc<Shared>) {
     }
 }
 
-/// Answers requests until the other side hangs up.
-fn serve(stream: UnixStream, shared: &Shared) {
+/// Answers requests until the other side hangs up. While `token` is there it has to be said first.
+fn serve(stream: UnixStream, shared: &Shared, mut token: Option<&str>) {
     let Ok(mut out) = stream.try_clone() else {
         return;
     };
@@ -168,6 +208,12 @@ fn serve(stream: UnixStream, shared: &Shared) {
             Ok(_) => {}
         }
         let reply = match serde_json::from_str(&line) {
+            Ok(Request::Hello { token: said }) if token.is_none() || said.as_deref() == token => {
+                token = None;
+                Reply::Hello(shared.handler.presence())
+            }
+            // Any user can connect where there is no path.
+            _ if token.is_some() => return,
             Ok(Request::AwaitClose) => {
                 let kept = out.try_clone();
                 if let Ok(kept) = kept {
@@ -204,6 +250,7 @@ fn still_waits(stream: &UnixStream) -> bool {
 fn answer(request: &Request, handler: &dyn ControlHandler, out: &mut UnixStream) -> Reply {
     let mut listens = |p| show(out, &Reply::Progress(p)).is_ok();
     let outcome = match request {
+        Request::Hello { .. } => Ok(Reply::Hello(handler.presence())),
         Request::Status => handler.status().map(|s| Reply::Status(Box::new(s))),
         Request::Gc { dry_run } => handler
             // A command that went away does not stop the cycle it began, which is worth finishing.
@@ -247,6 +294,9 @@ mod tests {
     struct Fake;
 
     impl ControlHandler for Fake {
+        fn presence(&self) -> Presence {
+            Presence { token: "told".into(), ..Presence::of_this_process("", Path::new("/")) }
+        }
         fn status(&self) -> Result<StatusReport> {
             Err(Error::Latched("disk on fire".into()))
         }
@@ -287,7 +337,7 @@ mod tests {
     fn requests_and_errors_make_the_round_trip() {
         let (here, there) = UnixStream::pair().unwrap();
         let server = shared();
-        let thread = thread::spawn(move || serve(there, &server));
+        let thread = thread::spawn(move || serve(there, &server, None));
         let mut client = Client::over(here);
 
         let mut stages = Vec::new();
@@ -304,10 +354,41 @@ mod tests {
         thread.join().unwrap();
     }
 
+    /// Does what [`Fake`] does, under one name.
+    struct Fixed(Presence);
+
+    impl ControlHandler for Fixed {
+        fn presence(&self) -> Presence {
+            self.0.clone()
+        }
+        fn status(&self) -> Result<StatusReport> {
+            Fake.status()
+        }
+        fn gc(&self, dry_run: bool, progress: &mut dyn FnMut(Progress)) -> Result<CycleRecord> {
+            Fake.gc(dry_run, progress)
+        }
+        fn gc_soon(&self) -> Result<()> {
+            Fake.gc_soon()
+        }
+        fn check(
+            &self,
+            request: CheckRequest,
+            progress: &mut dyn FnMut(Progress) -> bool,
+        ) -> Result<CheckReport> {
+            Fake.check(request, progress)
+        }
+        fn sync(&self) -> Result<()> {
+            Fake.sync()
+        }
+    }
+
     /// Answers status only, and counts how often it is asked.
     struct Counting(AtomicUsize);
 
     impl ControlHandler for Counting {
+        fn presence(&self) -> Presence {
+            Presence::of_this_process("", Path::new("/"))
+        }
         fn status(&self) -> Result<StatusReport> {
             self.0.fetch_add(1, Ordering::SeqCst);
             Ok(StatusReport {
@@ -342,12 +423,12 @@ mod tests {
         let handler = Arc::new(Counting(AtomicUsize::new(0)));
         let server = Server::start(tmp.path(), handler.clone()).unwrap();
         let client = Client::connect(tmp.path()).unwrap().unwrap();
-        client.greeting().unwrap();
-        assert_eq!(handler.0.load(Ordering::SeqCst), 1);
+        assert_eq!(handler.0.load(Ordering::SeqCst), 0, "who answers is not asked for figures");
+        { client }.status().unwrap();
         let mut client = Client::connect(tmp.path()).unwrap().unwrap();
         client.gc_soon().unwrap();
         client.status().unwrap();
-        assert_eq!(handler.0.load(Ordering::SeqCst), 3, "what has changed since is asked for");
+        assert_eq!(handler.0.load(Ordering::SeqCst), 2, "each wish is asked for once");
         drop(client);
         server.stop().tell(&Ok(()));
     }
@@ -356,7 +437,7 @@ mod tests {
     fn a_check_ends_when_nobody_listens() {
         let (mut here, there) = UnixStream::pair().unwrap();
         let server = shared();
-        let thread = thread::spawn(move || serve(there, &server));
+        let thread = thread::spawn(move || serve(there, &server, None));
         here.write_all(b"{\"check\":{\"data\":true}}\n").unwrap();
         let mut line = String::new();
         BufReader::new(&here).read_line(&mut line).unwrap();
@@ -369,7 +450,7 @@ mod tests {
     fn words_nobody_knows_are_answered_with_a_sentence() {
         let (mut here, there) = UnixStream::pair().unwrap();
         let server = shared();
-        let thread = thread::spawn(move || serve(there, &server));
+        let thread = thread::spawn(move || serve(there, &server, None));
         here.write_all(b"{\"fly\":1}\n").unwrap();
         let mut line = String::new();
         BufReader::new(&here).read_line(&mut line).unwrap();
@@ -401,13 +482,38 @@ mod tests {
         assert!(matches!(cut.closed().unwrap_err(), Error::Environment(_)));
     }
 
+    /// The socket without a path can be found by anybody.
+    #[test]
+    fn without_a_path_only_those_are_answered_who_were_told() {
+        let tmp = tempfile::tempdir().unwrap();
+        let fake = Arc::new(Fixed(Fake.presence()));
+        let server = Server::start(tmp.path(), fake.clone()).unwrap();
+        let none = tmp.path().join("none");
+        let mut client = Client::of_presence(&fake.0, &none, None).unwrap().unwrap();
+        assert_eq!(*client.presence(), fake.0);
+        assert!(client.gc_soon().is_ok());
+        for wrong in [Presence { token: "guessed".into(), ..fake.0.clone() }, Presence::default()] {
+            assert!(Client::of_presence(&wrong, &none, None).unwrap().is_none());
+        }
+        // What stands at the path is asked only if it is the same directory.
+        let lost = |directory| Presence { socket: "cairnfs-nobody".into(), directory, ..fake.0.clone() };
+        assert!(Client::of_presence(&lost((0, 0)), tmp.path(), None).unwrap().is_none());
+        let mut raw =
+            socket::connect(&socket::Address::Abstract(fake.0.socket.clone()), TO_TELL).unwrap().unwrap();
+        raw.write_all(b"\"sync\"\n").unwrap();
+        assert_eq!(raw.read(&mut [0; 9]).unwrap(), 0, "hung up on");
+        server.stop().tell(&Ok(()));
+    }
+
+    const TO_TELL: std::time::Duration = std::time::Duration::from_secs(100);
+
     #[test]
     fn who_waited_for_the_closing_and_went_is_not_kept() {
         let server = shared();
         let ask = || {
             let (mut here, there) = UnixStream::pair().unwrap();
             here.write_all(b"\"await_close\"\n").unwrap();
-            serve(there, &server);
+            serve(there, &server, None);
             here
         };
         let stays = ask();

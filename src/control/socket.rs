@@ -20,6 +20,9 @@ use crate::error::{Error, Result};
 /// The socket's name in the store's directory.
 const NAME: &str = "control.sock";
 
+/// How long a look may take that needs no answer.
+const A_LOOK: Duration = Duration::from_secs(5);
+
 /// The longest path that fits into an address, its final NUL excluded.
 const LONGEST_PATH: usize = 107;
 
@@ -88,6 +91,18 @@ pub(super) fn listen(store: &Path) -> Result<UnixListener> {
     Ok(socket.into())
 }
 
+/// Listens at a name that is in no directory: it ends with its process, and what happens to paths does not touch it.
+pub(super) fn listen_abstract(name: &str) -> Result<UnixListener> {
+    let bound = || -> io::Result<OwnedFd> {
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        rustix::net::bind(&socket, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
+        rustix::net::listen(&socket, 16)?;
+        Ok(socket)
+    };
+    bound().map(UnixListener::from).map_err(|e| Error::io(format!("listening at the socket {name}"), e))
+}
+
 /// Removes the socket's file.
 pub(super) fn remove(store: &Path) -> Result<()> {
     let path = store.join(NAME);
@@ -99,37 +114,64 @@ pub(super) fn remove(store: &Path) -> Result<()> {
     }
 }
 
-/// Connects to the process that has the store open. None if nobody listens there. With `patience`, no wait on the stream
-/// is longer, and neither is the one for a place in the queue of a process that takes no connections.
-pub(super) fn connect(store: &Path, patience: Option<Duration>) -> Result<Option<UnixStream>> {
+/// Where a process that has a store open can be reached.
+#[derive(Debug, Clone)]
+pub(super) enum Address {
+    /// At the socket in the store's directory.
+    Store(PathBuf),
+    /// At the abstract socket of this name.
+    Abstract(String),
+}
+
+impl Address {
+    fn shown(&self) -> String {
+        match self {
+            Self::Store(store) => store.join(NAME).display().to_string(),
+            Self::Abstract(name) => format!("the socket {name}"),
+        }
+    }
+}
+
+/// Connects to the process that has the store open. None if nobody listens there. No wait on the stream is longer than
+/// `patience`, and neither is the one for a place in the queue of a process that takes no connections.
+pub(super) fn connect(address: &Address, patience: Duration) -> Result<Option<UnixStream>> {
     let connected = || -> io::Result<UnixStream> {
         let socket =
             rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         let stream = UnixStream::from(socket);
-        stream.set_write_timeout(patience)?;
-        stream.set_read_timeout(patience)?;
-        let held = hold(store)?;
-        let path = format!("/proc/self/fd/{}", held.as_raw_fd());
-        match rustix::net::connect(&stream, &SocketAddrUnix::new(path)?) {
-            // The file is held, so this is no word about it.
-            Err(rustix::io::Errno::NOENT) => Err(io::Error::other("/proc is not mounted")),
-            connected => Ok(connected.map(|()| stream)?),
+        stream.set_write_timeout(Some(patience))?;
+        stream.set_read_timeout(Some(patience))?;
+        match address {
+            Address::Store(store) => {
+                let held = hold(store)?;
+                let path = format!("/proc/self/fd/{}", held.as_raw_fd());
+                match rustix::net::connect(&stream, &SocketAddrUnix::new(path)?) {
+                    // The file is held, so this is no word about it.
+                    Err(rustix::io::Errno::NOENT) => return Err(io::Error::other("/proc is not mounted")),
+                    connected => connected?,
+                }
+            }
+            Address::Abstract(name) => {
+                rustix::net::connect(&stream, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
+            }
         }
+        Ok(stream)
     };
     match connected() {
         Ok(stream) => Ok(Some(stream)),
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(None),
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Err(Error::Environment(format!(
             "no permission to use {}; run the command as the user who mounted the store, or as root",
-            store.join(NAME).display()
+            address.shown()
         ))),
-        Err(e) => Err(Error::io(format!("connecting to {}", store.join(NAME).display()), e)),
+        Err(e) => Err(Error::io(format!("connecting to {}", address.shown()), e)),
     }
 }
 
 /// An error if the process that had the store open ended without closing it: its socket is there, and nobody listens.
 pub fn closed_in_order(store: &Path) -> Result<()> {
-    let is_left = fs::symlink_metadata(store.join(NAME)).is_ok() && matches!(connect(store, None), Ok(None));
+    let is_left = fs::symlink_metadata(store.join(NAME)).is_ok()
+        && matches!(connect(&Address::Store(store.to_owned()), A_LOOK), Ok(None));
     if !is_left {
         return Ok(());
     }
@@ -150,8 +192,9 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let long = tmp.path().join("d".repeat(120));
         for store in [tmp.path(), &long] {
+            let connect = || connect(&Address::Store(store.to_owned()), A_LOOK);
             fs::create_dir_all(store).unwrap();
-            assert!(connect(store, None).unwrap().is_none(), "nobody listens yet");
+            assert!(connect().unwrap().is_none(), "nobody listens yet");
             closed_in_order(store).unwrap();
             drop(listen(store).unwrap());
             assert_eq!(
@@ -160,9 +203,9 @@ mod tests {
                 "the listener has gone and left it"
             );
             assert!(store.join(NAME).exists());
-            assert!(connect(store, None).unwrap().is_none(), "a stale socket is nobody");
+            assert!(connect().unwrap().is_none(), "a stale socket is nobody");
             let _listener = listen(store).unwrap();
-            assert!(connect(store, None).unwrap().is_some());
+            assert!(connect().unwrap().is_some());
             closed_in_order(store).unwrap();
             let mode = fs::metadata(store.join(NAME)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
@@ -179,10 +222,10 @@ mod tests {
         let elsewhere = UnixListener::bind(&other).unwrap();
         elsewhere.set_nonblocking(true).unwrap();
         std::os::unix::fs::symlink(&other, store.join(NAME)).unwrap();
-        assert!(connect(&store, None).unwrap().is_none());
+        assert!(connect(&Address::Store(store.clone()), A_LOOK).unwrap().is_none());
         assert_eq!(elsewhere.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock, "nobody came");
         let _listener = listen(&store).unwrap();
-        assert!(connect(&store, None).unwrap().is_some());
+        assert!(connect(&Address::Store(store.clone()), A_LOOK).unwrap().is_some());
         assert!(other.exists());
     }
 }

@@ -2,8 +2,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,10 +12,10 @@ use super::{Setup, pace};
 use serde::Serialize;
 
 use crate::check::{self, CheckReport, Scrub};
-use crate::control::{CheckRequest, ControlHandler, Holder, Progress, StatusReport};
+use crate::control::{CheckRequest, ControlHandler, Holder, Presence, Progress, StatusReport};
 use crate::error::{Error, Result};
 use crate::fs::Fs;
-use crate::fuse::ControlFiles;
+use crate::fuse::{self, ControlFiles, Unmounter};
 use crate::gc::{Collector, CycleRecord, Stage};
 use crate::retry::Trouble;
 use crate::store::Store;
@@ -27,6 +27,9 @@ pub(super) struct Handler {
     store_path: PathBuf,
     mountpoint: PathBuf,
     read_only: bool,
+    presence: Presence,
+    /// Where the mount is; empty until there is one.
+    mounted: OnceLock<Unmounter>,
     /// Set once, when the mount has ended; checks end early then.
     closing: AtomicBool,
     store: Arc<Store>,
@@ -46,6 +49,8 @@ impl Handler {
             store_path: setup.store.clone(),
             mountpoint: setup.mountpoint.clone(),
             read_only: setup.open.read_only,
+            presence: Presence::of_this_process(&store.config().uuid.to_string(), &setup.store),
+            mounted: OnceLock::new(),
             closing: AtomicBool::new(false),
             store,
             filesystem,
@@ -68,6 +73,22 @@ impl Handler {
         all
     }
 
+    /// There is a mount now, and this is where to find it.
+    pub(super) fn mounted(&self, unmounter: Unmounter) {
+        // It was empty: one handler has one mount.
+        let _ = self.mounted.set(unmounter);
+    }
+
+    /// Where the mount is now, and whether it is out of sight there.
+    fn place(&self) -> (PathBuf, bool) {
+        let made = || self.mountpoint.clone();
+        let Some(entry) = self.mounted.get().and_then(Unmounter::entry) else { return (made(), false) };
+        match self.mounted.get().map(Unmounter::places).unwrap_or_default().into_iter().next() {
+            Some(place) => (place.mountpoint, false),
+            None => (made(), fuse::is_held(entry) == Some(true)),
+        }
+    }
+
     fn refuse_if_read_only(&self, what: &str) -> Result<()> {
         if self.read_only {
             return Err(Error::Usage(format!(
@@ -81,14 +102,25 @@ impl Handler {
 }
 
 impl ControlHandler for Handler {
+    fn presence(&self) -> Presence {
+        let entry = self.mounted.get().and_then(Unmounter::entry);
+        Presence {
+            mount: entry.map(|entry| (entry.major, entry.minor)),
+            serving: !self.closing.load(Ordering::SeqCst),
+            ..self.presence.clone()
+        }
+    }
+
     fn status(&self) -> Result<StatusReport> {
+        let (mountpoint, detached) = self.place();
         Ok(StatusReport {
             version: env!("CARGO_PKG_VERSION").into(),
             path: self.store_path.display().to_string(),
             holder: Some(Holder {
                 pid: std::process::id(),
-                mountpoint: self.mountpoint.display().to_string(),
+                mountpoint: mountpoint.display().to_string(),
                 read_only: self.read_only,
+                detached,
             }),
             stage: self.collector.stage(),
             last_cycle: self.collector.last(),
@@ -133,6 +165,10 @@ impl ControlHandler for Handler {
 }
 
 impl ControlFiles for Handler {
+    fn presence(&self) -> String {
+        json_line(Ok(ControlHandler::presence(self)))
+    }
+
     fn generation(&self) -> String {
         format!("{}\n", self.store.generation())
     }

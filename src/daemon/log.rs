@@ -117,7 +117,7 @@ pub struct LogWriter(Option<Arc<Mutex<Sink>>>);
 
 impl Write for LogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if let Some(sink) = &self.0 {
+        if let Some(sink) = self.0.as_ref().filter(|_| !is_everyday(line)) {
             match &mut *sink.lock() {
                 Sink::Terminal(_) => io::stderr().write_all(line)?,
                 Sink::File(file) => file.append(line),
@@ -129,6 +129,12 @@ impl Write for LogWriter {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// fuser takes it for an error that the kernel does not want an answer any more: the program was interrupted, or ended.
+fn is_everyday(line: &[u8]) -> bool {
+    let said = b"Failed to send FUSE reply: No such file";
+    line.windows(said.len()).any(|part| part == said)
 }
 
 impl LogFile {
@@ -160,6 +166,15 @@ mod tests {
 
     fn media(dir: &Path) -> Arc<dyn Media> {
         Arc::new(HostMedia::open(dir).unwrap())
+    }
+
+    #[test]
+    fn only_the_reply_that_nobody_wants_any_more_is_left_out() {
+        let line = |error: i32| {
+            format!("ERROR Failed to send FUSE reply: {}\n", io::Error::from_raw_os_error(error))
+        };
+        assert!(is_everyday(line(libc::ENOENT).as_bytes()));
+        assert!(!is_everyday(line(libc::EINVAL).as_bytes()) && !is_everyday(b"ERROR No such file\n"));
     }
 
     #[test]

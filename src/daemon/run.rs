@@ -5,7 +5,6 @@
 //! sees the lock free may rely on everything being durable. A part that fails on the way down does not keep the ones
 //! below it from being closed; the first error is the outcome.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -18,7 +17,7 @@ use crate::check::Scrub;
 use crate::control;
 use crate::error::{Error, Result};
 use crate::fs::{Fs, FsOptions};
-use crate::fuse::{self, MountOptions};
+use crate::fuse::{self, Errand, MountOptions};
 use crate::gc::{self, Collector};
 use crate::media::Media;
 use crate::store::{OpenOptions, Store};
@@ -110,7 +109,10 @@ fn serve_store(
         &setup.mountpoint,
         &setup.fuse,
     )
-    .and_then(|session| run_session(setup, session, &filesystem, signals, ready));
+    .and_then(|session| {
+        handler.mounted(session.unmounter());
+        run_session(setup, session, &filesystem, signals, ready)
+    });
 
     handler.close_soon();
     if let Ok(keeper) = &mut keeper {
@@ -136,9 +138,10 @@ fn start_server(setup: &Setup, store: &Store, handler: &Arc<Handler>) -> Result<
         Err(error) if error.is_no_space() || is_without_sockets(&error) => {
             tracing::warn!(
                 "{error}; commands do not reach this mount through the store's directory: the host has no room for a \
-                 socket there, or no sockets at all"
+                 socket there, or no sockets at all; they reach it by its mount point"
             );
-            Ok(None)
+            let handler = Arc::clone(handler) as Arc<dyn control::ControlHandler>;
+            Ok(control::Server::start_without_path(&setup.store, handler).ok())
         }
         started => started.map(Some),
     }
@@ -162,7 +165,7 @@ fn run_session(
 ) -> Result<()> {
     let mountpoint = setup.mountpoint.as_path();
     thread::scope(|scope| {
-        let handling = signals.unmount_on_signal(mountpoint, session.unmounter(), Arc::clone(filesystem));
+        let handling = signals.unmount_on_signal(session.unmounter(), Arc::clone(filesystem));
         let unmounter = session.unmounter();
         let greet = move || greet(mountpoint, &unmounter, ready);
         let greeting = match thread::Builder::new().name("greeting".into()).spawn_scoped(scope, greet) {
@@ -183,36 +186,11 @@ fn run_session(
     })
 }
 
-/// Lets the kernel learn which requests need not be asked. Until it has opened one file, it ends each file that it
-/// makes with a request; until it has opened one directory, likewise.
-fn learn(mountpoint: &Path) -> std::io::Result<()> {
-    fs::read(mountpoint.join(".cairnfs/generation"))?;
-    learn_to_copy(mountpoint);
-    fs::read_dir(mountpoint).map(drop)
-}
-
-/// A kernel that has a newer form of copy_file_range asks for that one first. Where two programs do so at once, and both
-/// are told that there is no such request, it takes the second answer for one about the older form: from then on every
-/// copy in this mount is read and written. So it asks once before anybody can, for a copy that is refused.
-fn learn_to_copy(mountpoint: &Path) {
-    let from = fs::File::open(mountpoint.join(".cairnfs/generation"));
-    let to = fs::File::options().write(true).open(mountpoint.join(".cairnfs/gc"));
-    // On a read-only mount there is nothing to learn.
-    if let (Ok(from), Ok(to)) = (from, to)
-        && let Err(error) = rustix::fs::copy_file_range(from, Some(&mut 0), to, Some(&mut 0), 1)
-        && error != rustix::io::Errno::INVAL
-    {
-        tracing::debug!("a copy that was to be refused: {error}");
-    }
-}
-
 /// Waits until the mount answers and says so; takes it down again if that has become pointless. If somebody else has done
-/// so already, what is at the mount point now is not ours.
+/// so already, what is at the mount point now is not ours. Another process asks the mount: no thread of this one ever
+/// waits for it.
 fn greet(mountpoint: &Path, unmounter: &fuse::Unmounter, ready: impl FnOnce() -> Result<()>) -> Result<()> {
-    let answered = fs::metadata(mountpoint)
-        .and_then(|_| learn(mountpoint))
-        .map_err(|e| Error::io(format!("the new mount at {}", mountpoint.display()), e))
-        .and_then(|()| ready());
+    let answered = Errand::Greet.send(mountpoint).and_then(|()| ready());
     match &answered {
         Ok(()) => tracing::info!("mounted at {}", mountpoint.display()),
         Err(_) => unmounter.detach(),

@@ -1,11 +1,14 @@
 //! What SIGTERM, SIGINT and SIGHUP do to a mount.
 //!
-//! The first signal unmounts. Where programs still have files open, the mount point is detached at once (nobody new
-//! gets in) and everything written so far is made durable; the process ends when the last file is closed. A second
-//! signal cuts those programs off: the kernel ends the connection, their next request fails, and the store is closed.
+//! The first signal makes everything durable that was written so far, whatever the table of mounts says and whoever uses
+//! the mount: the SIGKILL that may follow then takes nothing. Then the mount is taken away wherever it is. Where
+//! programs still use it, nobody new gets in, and the process ends when the last program has left it. A second signal
+//! cuts those programs off: the kernel ends the connection, their next request fails, and the store is closed.
+//!
+//! SIGHUP is the end of the terminal of a mount in its foreground. Where it is ignored already, as by nohup(1), it stays
+//! so.
 
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -14,7 +17,8 @@ use signal_hook::iterator::Handle;
 
 use crate::error::{Error, Result};
 use crate::fs::Fs;
-use crate::fuse::{Detach, MountTable, Unmounter, detach};
+use crate::fuse::{Left, Unmounter};
+use crate::sabotage::{Protection, out};
 
 /// Signals that are caught but not acted on yet.
 pub(super) struct Signals(signal_hook::iterator::Signals);
@@ -28,32 +32,26 @@ pub(super) struct Handling {
 impl Signals {
     /// From now on a signal does not end the process by itself.
     pub(super) fn catch() -> Result<Self> {
-        signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])
+        let hangup = (!is_ignored(SIGHUP)).then_some(SIGHUP);
+        signal_hook::iterator::Signals::new([SIGTERM, SIGINT].into_iter().chain(hangup))
             .map(Self)
             .map_err(|e| Error::io("catching signals", e))
     }
 
-    /// Unmounts `mountpoint` at the first signal, also at one that came before this call.
-    pub(super) fn unmount_on_signal(
-        mut self,
-        mountpoint: &Path,
-        unmounter: Unmounter,
-        filesystem: Arc<Fs>,
-    ) -> Handling {
+    /// Leaves at the first signal, also at one that came before this call.
+    pub(super) fn unmount_on_signal(mut self, unmounter: Unmounter, filesystem: Arc<Fs>) -> Handling {
         let handle = self.0.handle();
-        let connection = Connection::of(mountpoint);
-        let mountpoint = mountpoint.to_owned();
         let thread = thread::Builder::new().name("signals".into()).spawn(move || {
             let mut first = true;
             for signal in self.0.forever() {
                 let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
                 if first {
-                    tracing::info!("{name}: unmounting {}", mountpoint.display());
-                    leave(&mountpoint, &unmounter, &filesystem);
+                    tracing::info!("{name}: making everything durable, then unmounting");
+                    leave(&unmounter, &filesystem);
                     first = false;
                 } else {
                     tracing::warn!("{name}: cutting off the programs that use the mount");
-                    cut_off(&connection, &filesystem);
+                    cut_off(&unmounter, &filesystem);
                 }
             }
         });
@@ -72,55 +70,69 @@ impl Handling {
     }
 }
 
-fn leave(mountpoint: &Path, unmounter: &Unmounter, filesystem: &Arc<Fs>) {
-    let Err(e) = unmounter.unmount() else {
+/// Whether a signal is ignored: so it was when this program was started.
+fn is_ignored(signal: i32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask >> (signal - 1) & 1 == 1
+}
+
+fn leave(unmounter: &Unmounter, filesystem: &Arc<Fs>) {
+    make_durable(filesystem);
+    let left = unmounter.unmount();
+    if unmounter.has_ended() {
         return;
-    };
-    if !matches!(e, Error::Busy(_)) {
-        tracing::warn!("{e}");
     }
-    if let Err(e) = detach(mountpoint, Detach::Lazily) {
-        tracing::error!("{e}");
-        return;
-    }
-    match filesystem.sync() {
-        Ok(()) => tracing::warn!(
-            "{} is still used by a program; everything written so far is durable, the store is closed when the last \
-             file is, and a second signal cuts the programs off",
-            mountpoint.display()
+    // What was written between.
+    let durable = if make_durable(filesystem) { "everything written so far is durable, " } else { "" };
+    match left {
+        Left::Nothing => tracing::warn!(
+            "the mount is still used by a program; {durable}the store is closed when the last one has left it, and a \
+             second signal cuts the programs off"
         ),
-        Err(e) => tracing::error!("{e}"),
+        Left::Covered(places) => tracing::warn!(
+            "the mount cannot be taken away at {}, where something else is mounted over it; {durable}unmount that, \
+             or send a second signal, which ends the mount all the same",
+            places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", ")
+        ),
     }
 }
 
-/// The kernel's side of a mount, as /sys/fs/fuse/connections names it.
-struct Connection(Option<u32>);
-
-impl Connection {
-    /// Asks the table of mounts, not the mount: at this moment nobody answers there yet.
-    fn of(mountpoint: &Path) -> Self {
-        let table = MountTable::read();
-        Self(table.ok().and_then(|t| t.at(mountpoint).map(|e| e.minor)))
+fn make_durable(filesystem: &Arc<Fs>) -> bool {
+    if out(Protection::DurableBeforeLeave) {
+        return false;
     }
-
-    fn abort(&self) -> std::result::Result<(), String> {
-        let Some(minor) = self.0 else {
-            return Err("the kernel's number of this mount is not known".into());
-        };
-        let path = format!("/sys/fs/fuse/connections/{minor}/abort");
-        fs::write(&path, "1").map_err(|e| format!("writing {path}: {e}"))
-    }
+    filesystem.sync().inspect_err(|error| tracing::error!("{error}")).is_ok()
 }
 
-/// Ends the connection, or where the kernel does not offer that (no fusectl in a container), this process: the kernel
-/// then ends the connection, and what was made durable here is all there was.
-fn cut_off(connection: &Connection, filesystem: &Arc<Fs>) {
-    let Err(why) = connection.abort() else {
+/// Ends the connection, as /sys/fs/fuse/connections offers it, or where the kernel does not offer that (no fusectl in a
+/// container), this process: the kernel then ends the connection, and what was made durable here is all there was.
+fn cut_off(unmounter: &Unmounter, filesystem: &Arc<Fs>) {
+    let Err(why) = abort(unmounter) else {
         return;
     };
     tracing::warn!("{why}; ending without closing the store");
-    if let Err(e) = filesystem.sync() {
-        tracing::error!("{e}");
-    }
+    make_durable(filesystem);
     std::process::exit(1);
+}
+
+fn abort(unmounter: &Unmounter) -> std::result::Result<(), String> {
+    let Some(entry) = unmounter.entry() else {
+        return Err("the kernel's number of this mount is not known".into());
+    };
+    let path = format!("/sys/fs/fuse/connections/{}/abort", entry.minor);
+    fs::write(&path, "1").map_err(|e| format!("writing {path}: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rust's own start has SIGPIPE ignored.
+    #[test]
+    fn what_is_ignored_is_seen() {
+        assert!(is_ignored(signal_hook::consts::SIGPIPE));
+        assert!(!is_ignored(SIGTERM));
+    }
 }

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 
 use super::ControlFiles;
 use crate::error::{Error, Result};
-use crate::fs::{Attr, DirEntry, ROOT_INO, SetAttr, Timestamp};
+use crate::fs::{Attr, Caller, DirEntry, ROOT_INO, SetAttr, Timestamp};
 
 const NAME: &[u8] = b".cairnfs";
 const DIR_INO: u64 = 1 << 63;
@@ -125,6 +125,15 @@ impl ControlDir {
             born: Timestamp::now(),
             next: AtomicU64::new(FIRST_SNAPSHOT),
             known: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// Who serves this mount and how to reach that process, for whom it may serve.
+    pub(super) fn presence(&self, caller: Caller) -> Result<Vec<u8>> {
+        if caller.uid == 0 || caller.uid == self.uid {
+            Ok(self.files.presence().into_bytes())
+        } else {
+            Err(Error::Posix(libc::EPERM))
         }
     }
 
@@ -336,6 +345,9 @@ mod tests {
         fn gc_status(&self) -> String {
             String::from("idle\n")
         }
+        fn presence(&self) -> String {
+            String::from("here")
+        }
         fn start_gc(&self, word: &[u8]) -> Result<()> {
             if word == b"start" { Ok(()) } else { Err(Error::Usage(String::from("write `start`"))) }
         }
@@ -347,6 +359,14 @@ mod tests {
 
     fn errno<T>(result: Result<T>) -> i32 {
         result.map_or_else(|error| error.errno(), |_| 0)
+    }
+
+    #[test]
+    fn only_its_own_user_and_root_are_told_who_serves() {
+        let dir = ControlDir { uid: 7, ..dir() };
+        for (uid, told) in [(0, 0), (7, 0), (8, libc::EPERM)] {
+            assert_eq!(errno(dir.presence(Caller { uid, gid: 7 })), told, "user {uid}");
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod answer;
 mod asker;
 mod control_dir;
 mod convert;
+mod errand;
 mod init;
 mod ioctl;
 mod mount;
@@ -26,6 +27,7 @@ mod protect;
 mod requests;
 mod ring;
 mod session;
+mod users;
 mod xattr;
 
 use std::path::Path;
@@ -34,10 +36,12 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::fs::Fs;
 
-pub use mount::{Detach, detach, nobody_answers, remount};
-pub use mount_table::{Entry, MountTable, real_path};
+pub use errand::{Errand, Found, Heard, ask};
+pub use mount::{Detach, can_mount, detach, nobody_answers, remount};
+pub use mount_table::{Entry, MountTable};
 pub use options::{IoUring, MountOptions, Remount};
-pub use session::{Notifier, Session, Unmounter};
+pub use session::{Left, Notifier, Session, Unmounter};
+pub use users::{User, holders, is_held};
 
 /// What the files of the control directory say and do.
 ///
@@ -48,6 +52,8 @@ pub trait ControlFiles: Send + Sync {
     fn generation(&self) -> String;
     /// `/.cairnfs/status`: JSON and a newline.
     fn status(&self) -> String;
+    /// Who serves the mount and how to reach that process, in words that the mount does not need to understand.
+    fn presence(&self) -> String;
     /// `/.cairnfs/gc` when it is read: the state of the collector and a newline.
     fn gc_status(&self) -> String;
     /// `/.cairnfs/gc` when it is written: starts what `word` (trimmed) names.

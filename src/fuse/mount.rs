@@ -25,8 +25,14 @@ use crate::error::{Error, Result};
 
 const DEVICE: &str = "/dev/fuse";
 const HELPER: &str = "fusermount3";
-const HELPER_MISSING: &str =
-    "fusermount3 is not installed, which users other than root need; install the package fuse3";
+const HELPER_MISSING: &str = "fusermount3 is not there, which users other than root need to mount and unmount; install the \
+                              package fuse3, or do it as root";
+const RIGHT_MISSING: &str = "mounting needs the right CAP_SYS_ADMIN, which root does not have here (in a container, a user \
+                             namespace or a service unit); give it that right, such as with `--cap-add SYS_ADMIN`";
+
+/// Where the helper is looked for beside PATH: mount(8) starts its helpers without one.
+const USUAL_PLACES: [&str; 6] =
+    ["/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin", "/sbin", "/usr/local/sbin"];
 
 /// Whether an error says that a mount's daemon is gone. The first request after its end may be told of an aborted
 /// connection or, over io_uring, of a cancelled one; later ones of none.
@@ -87,8 +93,13 @@ fn attach_directly(mountpoint: &Path, opts: &MountOptions) -> Result<Option<Owne
     );
     let data = CString::new(data).map_err(|error| refused(mountpoint, &error.to_string()))?;
     let kind = opts.fstype();
-    match rustix::mount::mount(opts.fsname.as_str(), mountpoint, kind.as_str(), opts.flags(), data.as_c_str())
-    {
+    match rustix::mount::mount(
+        opts.fsname.as_os_str(),
+        mountpoint,
+        kind.as_str(),
+        opts.flags(),
+        data.as_c_str(),
+    ) {
         Ok(()) => Ok(Some(device.into())),
         Err(Errno::PERM) => Ok(None),
         Err(Errno::NODEV) => Err(Error::Environment(String::from(
@@ -105,9 +116,31 @@ fn refused(mountpoint: &Path, reason: &str) -> Error {
     ))
 }
 
+/// An error that names what this user lacks for a mount, as far as that shows before it is tried.
+pub fn can_mount() -> Result<()> {
+    if rustix::process::geteuid().is_root() { Ok(()) } else { helper().map(drop) }
+}
+
+/// The program that mounts for those who may not.
+fn helper() -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let dirs = std::env::split_paths(&path).chain(USUAL_PLACES.map(PathBuf::from));
+    dirs.map(|dir| dir.join(HELPER)).find(|file| is_program(file)).ok_or_else(without_helper)
+}
+
+fn is_program(file: &Path) -> bool {
+    file.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+/// Root does not need the helper, and is told what it lacks instead.
+fn without_helper() -> Error {
+    let root = rustix::process::geteuid().is_root();
+    Error::Environment(String::from(if root { RIGHT_MISSING } else { HELPER_MISSING }))
+}
+
 fn attach_with_helper(mountpoint: &Path, opts: &MountOptions) -> Result<OwnedFd> {
     let (ours, theirs) = UnixStream::pair().map_err(|error| Error::io("making a socket pair", error))?;
-    let child = Command::new(HELPER)
+    let child = Command::new(helper()?)
         .arg("-o")
         .arg(opts.helper_words())
         .arg("--")
@@ -131,17 +164,19 @@ fn attach_with_helper(mountpoint: &Path, opts: &MountOptions) -> Result<OwnedFd>
 }
 
 fn helper_failed(error: &io::Error) -> Error {
-    Error::Environment(match error.kind() {
-        io::ErrorKind::NotFound => String::from(HELPER_MISSING),
-        _ => format!("{HELPER} could not be run: {error}; run it by hand to see why"),
-    })
+    match error.kind() {
+        io::ErrorKind::NotFound => without_helper(),
+        _ => Error::Environment(format!("{HELPER} could not be run: {error}; run it by hand to see why")),
+    }
 }
 
 /// What fusermount3 complains of, as a sentence with the way out.
 fn explain(mountpoint: &Path, complaint: &str) -> Error {
     let shown = mountpoint.display();
     let said = complaint.strip_prefix("fusermount3: ").unwrap_or(complaint);
-    Error::Environment(if said.contains("user_allow_other") {
+    Error::Environment(if rustix::process::geteuid().is_root() && said.contains("not permitted") {
+        String::from(RIGHT_MISSING)
+    } else if said.contains("user_allow_other") {
         String::from(
             "the option allow_other is not permitted to users here; write `user_allow_other` \
              into /etc/fuse.conf, or mount without it",
@@ -220,7 +255,7 @@ pub(super) fn abort(mountpoint: &Path) -> Result<()> {
 }
 
 fn detach_with_helper(mountpoint: &Path, flags: &[&str]) -> Result<()> {
-    let Output { status, stderr, .. } = Command::new(HELPER)
+    let Output { status, stderr, .. } = Command::new(helper()?)
         .args(flags)
         .arg("--")
         .arg(mountpoint)

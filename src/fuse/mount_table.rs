@@ -4,10 +4,12 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use super::mount::nobody_answers;
+use rustix::fs::{Mode, OFlags};
+
 use crate::error::{Error, Result};
 
 /// The type the kernel shows for our mounts.
@@ -19,6 +21,10 @@ pub struct MountTable(Vec<Entry>);
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
+    /// The kernel's number of this mount.
+    pub id: u64,
+    /// The number of the mount it stands on.
+    pub parent: u64,
     /// Where it is mounted.
     pub mountpoint: PathBuf,
     /// What is mounted; for our mounts the store's directory.
@@ -32,10 +38,38 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Our mount with this device, wherever it is: in sight nowhere, perhaps.
+    pub fn of_device(major: u32, minor: u32) -> Self {
+        let nowhere = PathBuf::new;
+        Self { id: 0, parent: 0, mountpoint: nowhere(), source: nowhere(), fstype: TYPE.into(), major, minor }
+    }
+
     /// True if it is a mount of a cairnfs store.
     pub fn is_ours(&self) -> bool {
         self.fstype == TYPE
     }
+
+    /// True if the path leads to it: nothing is mounted over it or over what is above it.
+    pub fn is_in_sight(&self) -> bool {
+        let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        rustix::fs::open(&self.mountpoint, flags, Mode::empty())
+            .map_err(io::Error::from)
+            .and_then(|file| id_of(&file))
+            .is_ok_and(|id| id == self.id)
+    }
+
+    /// True if both show the same file system.
+    pub fn is_same_device(&self, other: &Self) -> bool {
+        (self.major, self.minor) == (other.major, other.minor) && self.fstype == other.fstype
+    }
+}
+
+/// The number of the mount that an open file is in. Nobody is asked for it but the kernel.
+pub(super) fn id_of(file: &OwnedFd) -> io::Result<u64> {
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()))?;
+    let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+    id.and_then(|id| id.trim().parse().ok())
+        .ok_or_else(|| io::Error::other("the kernel does not tell mounts"))
 }
 
 impl MountTable {
@@ -46,42 +80,51 @@ impl MountTable {
         Ok(Self::parse(&text))
     }
 
-    fn parse(text: &[u8]) -> Self {
+    pub(super) fn parse(text: &[u8]) -> Self {
         Self(text.split(|&b| b == b'\n').filter_map(parse_line).collect())
     }
 
-    /// What is mounted at exactly this path: the last mount there hides the earlier ones.
+    /// What is mounted at exactly this path: of several the one on which none of the others stands. The order in the
+    /// table is that of their making, and one that was moved there may be older than what it covers.
     pub fn at(&self, mountpoint: &Path) -> Option<&Entry> {
-        self.0.iter().rev().find(|e| e.mountpoint == mountpoint)
+        let here = || self.0.iter().rev().filter(|e| e.mountpoint == mountpoint);
+        here().find(|e| here().all(|other| other.parent != e.id)).or_else(|| here().next())
     }
 
-    /// Our mount that has this device, whatever path leads to it.
-    pub fn ours_by_device(&self, device: u64) -> Option<&Entry> {
-        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-        self.0.iter().find(|e| e.is_ours() && e.major == major && e.minor == minor)
+    /// The mount with this number.
+    pub fn by_id(&self, id: u64) -> Option<&Entry> {
+        self.0.iter().find(|e| e.id == id)
     }
 
-    /// True if this entry's file system is mounted anywhere.
-    pub fn has_device(&self, entry: &Entry) -> bool {
-        self.0.iter().any(|e| (e.major, e.minor) == (entry.major, entry.minor))
+    /// Our mounts, each of the places of one included.
+    pub fn ours(&self) -> impl Iterator<Item = &Entry> {
+        self.0.iter().filter(|e| e.is_ours())
     }
 
-    /// Our mounts of this store.
-    pub fn of_store(&self, store: &Path) -> impl Iterator<Item = &Entry> {
-        self.0.iter().filter(move |e| e.is_ours() && e.source == store)
+    /// What is mounted in this mount.
+    pub fn standing_on(&self, entry: &Entry) -> impl Iterator<Item = &Entry> {
+        self.0.iter().filter(move |e| e.parent == entry.id)
+    }
+
+    /// Every place at which the file system of `entry` is mounted.
+    pub fn places_of(&self, entry: &Entry) -> impl Iterator<Item = &Entry> {
+        self.0.iter().filter(move |e| e.is_same_device(entry))
     }
 }
 
 /// `36 35 98:0 /root /mnt opts [optional fields] - type source superopts`
 fn parse_line(line: &[u8]) -> Option<Entry> {
     let mut fields = line.split(|&b| b == b' ');
-    let device = std::str::from_utf8(fields.nth(2)?).ok()?;
+    let mut number = || std::str::from_utf8(fields.next()?).ok()?.parse().ok();
+    let (id, parent) = (number()?, number()?);
+    let device = std::str::from_utf8(fields.next()?).ok()?;
     let (major, minor) = device.split_once(':')?;
     let mountpoint = unescape(fields.nth(1)?);
     let mut rest = fields.skip_while(|f| *f != b"-").skip(1);
     let fstype = String::from_utf8_lossy(rest.next()?).into_owned();
     let source = unescape(rest.next()?);
-    Some(Entry { mountpoint, source, fstype, major: major.parse().ok()?, minor: minor.parse().ok()? })
+    let (major, minor) = (major.parse().ok()?, minor.parse().ok()?);
+    Some(Entry { id, parent, mountpoint, source, fstype, major, minor })
 }
 
 /// The kernel writes space, tab, newline and backslash as three octal digits.
@@ -105,22 +148,6 @@ fn unescape(field: &[u8]) -> PathBuf {
     PathBuf::from(OsString::from_vec(out))
 }
 
-/// The path without symbolic links, also where its last component is a mount whose daemon is gone.
-pub fn real_path(path: &Path) -> io::Result<PathBuf> {
-    let first = match fs::canonicalize(path) {
-        Ok(real) => return Ok(real),
-        Err(e) => e,
-    };
-    if !nobody_answers(&first) {
-        return Err(first);
-    }
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(first);
-    };
-    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-    Ok(fs::canonicalize(parent)?.join(name))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,7 +158,7 @@ mod tests {
 30 28 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
 81 30 0:51 / /mnt/my\\040backups rw,nosuid,nodev shared:44 master:3 - fuse.cairnfs /srv/a\\134b\\040c rw,user_id=0
 82 30 0:52 / /mnt/x rw - fuse.cairnfs /srv/store rw
-83 30 0:53 / /mnt/x rw - tmpfs tmpfs rw
+83 82 0:53 / /mnt/x rw - tmpfs tmpfs rw
 84 30 0:52 /sub /mnt/bound rw - fuse.cairnfs /srv/store rw
 short line
 ";
@@ -151,10 +178,21 @@ short line
         let table = MountTable::parse(TABLE);
         assert_eq!(table.at(Path::new("/mnt/x")).unwrap().fstype, "tmpfs");
         assert!(table.at(Path::new("/mnt")).is_none());
-        assert_eq!(table.of_store(Path::new("/srv/store")).count(), 2);
-        let device = rustix::fs::makedev(0, 52);
-        assert_eq!(table.ours_by_device(device).unwrap().source, Path::new("/srv/store"));
-        assert!(table.ours_by_device(rustix::fs::makedev(0, 53)).is_none());
+        let covered = table.by_id(82).unwrap();
+        assert_eq!(table.places_of(covered).count(), 2);
+        assert_eq!(table.standing_on(covered).next().unwrap().fstype, "tmpfs");
+        assert_eq!(table.ours().count(), 3);
+    }
+
+    /// `mount --move` brings an older mount over a newer one.
+    #[test]
+    fn what_stands_on_the_others_hides_them_however_old_it_is() {
+        let table = MountTable::parse(
+            b"51 60 0:40 / /mnt/y rw - fuse.cairnfs /srv/old rw\n60 30 0:41 / /mnt/y rw - tmpfs tmpfs rw\n",
+        );
+        assert_eq!(table.at(Path::new("/mnt/y")).unwrap().source, Path::new("/srv/old"));
+        assert_eq!(table.by_id(60).unwrap().fstype, "tmpfs");
+        assert!(table.by_id(61).is_none());
     }
 
     #[test]
@@ -174,5 +212,8 @@ short line
     fn the_own_table_has_a_root() {
         let table = MountTable::read().unwrap();
         assert!(table.at(Path::new("/")).is_some());
+        let proc = table.at(Path::new("/proc")).unwrap();
+        assert!(proc.is_in_sight());
+        assert!(!Entry { id: proc.id + 1_000_000, ..proc.clone() }.is_in_sight());
     }
 }

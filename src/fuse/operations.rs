@@ -238,7 +238,10 @@ impl Adapter {
         self.fs.setxattr(ino, name, value, flags, |gid| asker.is_in(gid))
     }
 
-    pub(super) fn getxattr(&self, ino: u64, name: &[u8]) -> Result<Vec<u8>> {
+    pub(super) fn getxattr(&self, ino: u64, caller: Caller, name: &[u8]) -> Result<Vec<u8>> {
+        if name == xattr::PRESENCE {
+            return self.control.presence(caller);
+        }
         xattr::check(name, self.opts.posix_acl)?;
         not_ours(ino, libc::ENODATA)?;
         self.fs.getxattr(ino, name)

@@ -1,5 +1,7 @@
 //! How a mount is wanted, and the two forms in which mount(2) and fusermount3 want to hear it.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::thread;
 
 use rustix::fs::StatVfsMountFlags;
@@ -26,7 +28,7 @@ pub struct MountOptions {
     /// Programs can be started.
     pub exec: bool,
     /// The first column of the mount table: the store's path.
-    pub fsname: String,
+    pub fsname: OsString,
     /// The type in the mount table is `fuse.` and this.
     pub subtype: String,
     /// Threads that take requests over `/dev/fuse`.
@@ -64,7 +66,7 @@ impl Default for MountOptions {
             suid: false,
             dev: false,
             exec: true,
-            fsname: String::from("cairnfs"),
+            fsname: OsString::from("cairnfs"),
             subtype: String::from("cairnfs"),
             threads: default_threads(),
             io_uring: IoUring::Auto,
@@ -111,7 +113,7 @@ impl MountOptions {
     }
 
     /// What follows `fusermount3 -o`. It always adds nosuid and nodev for a plain user.
-    pub(super) fn helper_words(&self) -> String {
+    pub(super) fn helper_words(&self) -> OsString {
         let mut words = String::from(if self.read_only { "ro" } else { "rw" });
         for (wanted, word) in [
             (self.atime == AccessTimes::Never, ",noatime"),
@@ -125,21 +127,22 @@ impl MountOptions {
         }
         words.push_str(&self.kernel_words());
         words.push_str(",subtype=");
-        words.push_str(&escape(&self.subtype));
+        words.push_str(&self.subtype);
         words.push_str(",fsname=");
-        words.push_str(&escape(&self.fsname));
-        words
+        let mut words = words.into_bytes();
+        words.extend(escape(self.fsname.as_bytes()));
+        OsString::from_vec(words)
     }
 }
 
 /// fusermount3 takes a comma for the end of a value unless a backslash stands before it.
-fn escape(value: &str) -> String {
-    let mut escaped = String::with_capacity(value.len());
-    for letter in value.chars() {
-        if matches!(letter, ',' | '\\') {
-            escaped.push('\\');
+fn escape(value: &[u8]) -> Vec<u8> {
+    let mut escaped = Vec::with_capacity(value.len());
+    for &byte in value {
+        if matches!(byte, b',' | b'\\') {
+            escaped.push(b'\\');
         }
-        escaped.push(letter);
+        escaped.push(byte);
     }
     escaped
 }
@@ -184,7 +187,7 @@ mod tests {
     use super::*;
 
     fn plain() -> MountOptions {
-        MountOptions { allow_other: false, fsname: String::from("/srv/a,b\\c"), ..MountOptions::default() }
+        MountOptions { allow_other: false, fsname: OsString::from("/srv/a,b\\c"), ..MountOptions::default() }
     }
 
     #[test]

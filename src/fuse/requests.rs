@@ -354,13 +354,9 @@ impl Filesystem for DevFuse {
         asked("setxattr", ino).empty(result, reply);
     }
 
-    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        xattr::send(
-            asked("getxattr", ino),
-            self.ask(|adapter| adapter.getxattr(ino.0, name.as_bytes())),
-            size,
-            reply,
-        );
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let value = self.ask(|adapter| adapter.getxattr(ino.0, caller(req), name.as_bytes()));
+        xattr::send(asked("getxattr", ino), value, size, reply);
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {

@@ -14,11 +14,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use fuser::{Config, INodeNo, SessionACL};
 
 use super::adapter::Adapter;
+use super::errand::Errand;
 use super::mount::{self, Detach};
 use super::mount_table::{Entry, MountTable};
 use super::options::MountOptions;
 use super::requests::DevFuse;
 use super::ring::{self, Rings};
+use super::users::is_held;
 use crate::error::{Error, Result};
 
 /// Read-ahead set on the mount: one request of the largest size.
@@ -38,10 +40,7 @@ pub struct Session {
 /// Ends a session from another thread.
 #[derive(Clone, Debug)]
 pub struct Unmounter {
-    /// Immutable, resolved.
-    mountpoint: PathBuf,
-    /// Immutable: what the mount table says of the mount; tells it from another one that took its place. Device numbers
-    /// are used again, so the number alone is not enough.
+    /// Immutable: what the mount table said of the new mount; tells it from others, wherever it is.
     entry: Option<Entry>,
     /// Set when the session has ended.
     ended: Arc<AtomicBool>,
@@ -61,7 +60,7 @@ pub(super) fn start(adapter: Adapter, mountpoint: &Path, opts: &MountOptions) ->
     let connection = mount::attach(&mountpoint, opts)?;
     let adapter = Arc::new(adapter);
     let entry = entry_at(&mountpoint).filter(|entry| entry.fstype == opts.fstype());
-    let unmounter = Unmounter { entry, mountpoint, ended: Arc::new(AtomicBool::new(false)) };
+    let unmounter = Unmounter { entry, ended: Arc::new(AtomicBool::new(false)) };
     let kernel = adapter.kernel();
     let mut config = Config::default();
     // Over io_uring little is left for them: forgetting, mostly.
@@ -139,25 +138,68 @@ impl Drop for Session {
     }
 }
 
+/// What an unmounting by the daemon has left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// No place: the mount has ended, or ends with the last program that uses it.
+    Nothing,
+    /// These places, over which something else is mounted.
+    Covered(Vec<PathBuf>),
+}
+
 impl Unmounter {
-    /// Unmounts as umount(8) does. While files are open that is [`Error::Busy`] and the mount goes on; where the
-    /// mount is gone already it is success.
-    pub fn unmount(&self) -> Result<()> {
-        if self.is_ours() { mount::detach(&self.mountpoint, Detach::Plainly) } else { Ok(()) }
+    /// Every place at which this mount is in the mount namespace of this process: where it was made, where it was moved
+    /// or bound to, where a directory above it was renamed to. Empty once it is out of sight, or where the table of mounts
+    /// cannot be read.
+    pub fn places(&self) -> Vec<Entry> {
+        let Some(entry) = self.entry.as_ref().filter(|_| !self.ended.load(Ordering::Acquire)) else {
+            return Vec::new();
+        };
+        let table = MountTable::read().ok();
+        let places = table.iter().flat_map(|table| table.places_of(entry));
+        // The device's number is used again as soon as it is free.
+        places.filter(|place| place.source == entry.source).cloned().collect()
     }
 
-    fn is_ours(&self) -> bool {
-        !self.ended.load(Ordering::Acquire)
-            && self.entry.is_some()
-            && entry_at(&self.mountpoint) == self.entry
+    /// True once the session has ended.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire) || self.entry.as_ref().is_some_and(|e| is_held(e) == Some(false))
+    }
+
+    /// Where it was mounted: the kernel's numbers of it stay. `None` where the table of mounts did not show it.
+    pub fn entry(&self) -> Option<&Entry> {
+        self.entry.as_ref()
+    }
+
+    /// Takes the mount away wherever it is: as umount(8) does where nobody uses it, out of sight otherwise. Another
+    /// process does it: the end of a mount has to wait for what the kernel has not written yet, and so for this one.
+    pub fn unmount(&self) -> Left {
+        let (mut places, mut left) = (self.places(), Vec::new());
+        let how = if places.len() == 1 { Errand::Unmount } else { Errand::Hide };
+        // Who came last stands on those before.
+        while let Some(place) = places.pop() {
+            if !place.is_in_sight() {
+                left.push(place.mountpoint);
+                continue;
+            }
+            let done = match how.send(&place.mountpoint) {
+                Err(Error::Busy(_)) => Errand::Hide.send(&place.mountpoint),
+                done => done,
+            };
+            if let Err(error) = done {
+                tracing::error!("{error}");
+                left.push(place.mountpoint);
+            }
+        }
+        if left.is_empty() { Left::Nothing } else { Left::Covered(left) }
     }
 
     /// Takes the mount out of sight; it is gone when the last program has left it.
     pub fn detach(&self) {
-        if self.is_ours()
-            && let Err(error) = mount::detach(&self.mountpoint, Detach::Lazily)
-        {
-            tracing::warn!("{error}");
+        for place in self.places().iter().rev().filter(|place| place.is_in_sight()) {
+            if let Err(error) = mount::detach(&place.mountpoint, Detach::Lazily) {
+                tracing::warn!("{error}");
+            }
         }
     }
 
@@ -169,8 +211,8 @@ impl Unmounter {
 
     /// Ends the connection under those who wait for an answer that will not come.
     fn abort(&self) {
-        if self.is_ours()
-            && let Err(error) = mount::abort(&self.mountpoint)
+        if let Some(place) = self.places().iter().find(|place| place.is_in_sight())
+            && let Err(error) = mount::abort(&place.mountpoint)
         {
             tracing::warn!("{error}");
         }
@@ -216,24 +258,22 @@ impl Notifier {
 mod tests {
     use super::*;
 
-    fn unmounter(entry: Option<Entry>) -> Unmounter {
-        Unmounter { mountpoint: "/proc".into(), entry, ended: Arc::new(AtomicBool::new(false)) }
-    }
-
     #[test]
     fn only_the_same_mount_is_ours() {
+        let unmounter = |entry| Unmounter { entry, ended: Arc::new(AtomicBool::new(false)) };
         let there = entry_at(Path::new("/proc")).unwrap();
-        assert!(unmounter(Some(there.clone())).is_ours());
-        assert!(!unmounter(None).is_ours());
+        assert!(unmounter(Some(there.clone())).places().contains(&there));
+        assert!(unmounter(None).places().is_empty());
         // Another mount has got the number of ours.
         for other in [
             Entry { source: "/srv/store".into(), ..there.clone() },
             Entry { fstype: "fuse.cairnfs".into(), ..there.clone() },
+            Entry { minor: there.minor + 1_000_000, ..there.clone() },
         ] {
-            assert!(!unmounter(Some(other)).is_ours());
+            assert!(unmounter(Some(other)).places().is_empty());
         }
         let ended = unmounter(Some(there));
         ended.ended.store(true, Ordering::Release);
-        assert!(!ended.is_ours());
+        assert!(ended.places().is_empty());
     }
 }

@@ -7,6 +7,9 @@ use crate::error::{Error, Result};
 
 const ACL_NAMES: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
 
+/// The name under which any file of a mount says who serves it; in no listing, and only for that user and root.
+pub(super) const PRESENCE: &[u8] = b"cairnfs.presence";
+
 /// Whether `name` may be used. The kernel has already checked who may use which namespace.
 pub(super) fn check(name: &[u8], posix_acl: bool) -> Result<()> {
     if is_acl(name) {

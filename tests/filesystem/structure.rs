@@ -338,7 +338,7 @@ fn full_status() -> StatusReport {
     StatusReport {
         version: String::new(),
         path: String::new(),
-        holder: Some(Holder { pid: 1, mountpoint: String::new(), read_only: false }),
+        holder: Some(Holder { pid: 1, mountpoint: String::new(), read_only: false, detached: false }),
         stage: Stage::Idle,
         last_cycle: None,
         scrub: ScrubStatus::default(),

@@ -37,6 +37,7 @@ mod heal;
 mod helpers;
 #[cfg(feature = "sim")]
 mod hosts;
+mod leave;
 mod listing;
 mod mapped;
 #[cfg(feature = "sim")]

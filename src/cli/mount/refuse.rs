@@ -6,9 +6,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::super::show;
-use crate::control::Client;
+use super::super::target::TO_ASK;
+use super::super::umount::still_open;
+use crate::control::{Client, is_silence};
 use crate::error::{Error, Result};
-use crate::fuse::{Detach, MountTable, detach, real_path};
+use crate::fuse::{Detach, Entry, Heard, MountTable, ask, detach, is_held};
 use crate::store::{StoreConfig, open_dir};
 
 /// A store and a mount point that fit together; absolute and without symbolic links.
@@ -33,29 +35,38 @@ pub(super) fn checked(store: &Path, mountpoint: &Path) -> Result<Places> {
 
 /// The mount point as a directory that answers; a mount of ours whose daemon is gone is cleared away.
 fn usable_mountpoint(path: &Path) -> Result<PathBuf> {
-    let looked_at = |e| Error::io(format!("looking at the mount point {}", show(path)), e);
-    let real = real_path(path).map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound => {
-            Error::Usage(format!("the mount point {0} does not exist; make it with `mkdir {0}`", show(path)))
+    let real = loop {
+        let found = ask(path, TO_ASK)?.ok_or_else(|| {
+            Error::Busy(format!(
+                "{0} is a mount whose daemon does not answer; `cairnfs umount -f {0}` takes it away",
+                show(path)
+            ))
+        })?;
+        let real = found.real();
+        match found.heard {
+            Heard::NotThere(libc::ENOENT) => {
+                return Err(Error::Usage(format!(
+                    "the mount point {0} does not exist; make it with `mkdir {0}`",
+                    show(path)
+                )));
+            }
+            Heard::NotThere(errno) => return Err(looked_at(path, io::Error::from_raw_os_error(errno))),
+            // Several, if one was mounted over the other.
+            Heard::Dead if MountTable::read()?.by_id(found.mount).is_some_and(|m| m.mountpoint == real) => {
+                detach(&real, Detach::Lazily)?;
+                eprintln!("cairnfs: {} was a mount whose daemon is gone; it was unmounted", show(&real));
+            }
+            _ => break real,
         }
-        _ => looked_at(e),
-    })?;
-    // Several, if one was mounted over the other.
-    while is_dead(&real)? {
-        detach(&real, Detach::Lazily)?;
-        eprintln!("cairnfs: {} was a mount whose daemon is gone; it was unmounted", show(&real));
-    }
-    if !fs::metadata(&real).map_err(looked_at)?.is_dir() {
+    };
+    if !fs::metadata(&real).map_err(|e| looked_at(path, e))?.is_dir() {
         return Err(Error::Usage(format!("the mount point {} is not a directory", show(path))));
     }
     Ok(real)
 }
 
-/// Whether a mount of ours stands there and nobody answers for it. The kernel remembers attributes for long, so only a
-/// question that always goes to the daemon tells.
-fn is_dead(mountpoint: &Path) -> Result<bool> {
-    Ok(MountTable::read()?.at(mountpoint).is_some_and(|m| m.is_ours())
-        && rustix::fs::statvfs(mountpoint).is_err_and(|e| crate::fuse::nobody_answers(&e.into())))
+fn looked_at(path: &Path, error: io::Error) -> Error {
+    Error::io(format!("looking at the mount point {}", show(path)), error)
 }
 
 /// A store below its own mount would have to answer the kernel's questions about itself.
@@ -101,15 +112,29 @@ fn refuse_mounted(store: &Path, mountpoint: &Path) -> Result<()> {
             )
         }));
     }
-    // A mount whose daemon does not listen is dead or about to end: then the lock decides.
-    if let Some(entry) = table.of_store(store).next()
-        && Client::connect(store)?.is_some()
-    {
+    refuse_open(store, &table)
+}
+
+/// A store that a process has open and serves. One that does not listen is dead or about to end: then the lock decides.
+fn refuse_open(store: &Path, table: &MountTable) -> Result<()> {
+    let silent = |error: Error| {
+        let text = format!("the store {} is in use: {error}", show(store));
+        if is_silence(&error) { Error::Busy(text) } else { error }
+    };
+    let Some(mut client) = Client::connect(store).map_err(silent)? else { return Ok(()) };
+    let mounted = client.presence().mount;
+    let of_it = |entry: &&Entry| Some((entry.major, entry.minor)) == mounted;
+    if let Some(entry) = table.ours().find(of_it) {
         return Err(Error::Busy(format!(
             "{} is mounted at {} already; a store can be mounted once (`mount --bind` shows it in a second place)",
             show(store),
             show(&entry.mountpoint)
         )));
+    }
+    // It goes on without being in sight here.
+    let place = mounted.map(|(major, minor)| Entry::of_device(major, minor));
+    if place.as_ref().is_some_and(|place| is_held(place) == Some(true)) && client.hello(None)?.serving {
+        return Err(Error::Busy(still_open(store, client.presence(), place.as_ref())));
     }
     Ok(())
 }

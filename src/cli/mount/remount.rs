@@ -9,14 +9,20 @@ use std::path::Path;
 use crate::cli::args::MountArgs;
 use crate::cli::mount_options::Wanted;
 use crate::cli::show;
-use crate::cli::target::{Target, reach};
+use crate::cli::target::{TO_ASK, Target, reach};
 use crate::error::{Error, Result};
-use crate::fuse::{self, MountTable, Remount, real_path};
+use crate::fuse::{self, MountTable, Remount, ask};
+use crate::store::real_path;
 
 /// Changes the mount at the mount point. When it is read-only, everything is durable.
 pub(super) fn run(args: &MountArgs, wanted: &Wanted) -> Result<()> {
-    let mountpoint = real_path(&args.mountpoint)
-        .map_err(|error| Error::io(format!("looking at {}", show(&args.mountpoint)), error))?;
+    let Some(found) = ask(&args.mountpoint, TO_ASK)? else {
+        return Err(Error::Environment(format!(
+            "the process that serves the mount at {} does not answer; nothing was changed",
+            show(&args.mountpoint)
+        )));
+    };
+    let mountpoint = found.real();
     refuse_what_is_not_ours(&args.store, &mountpoint)?;
     if args.fake {
         return Ok(());

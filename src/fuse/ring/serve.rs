@@ -236,7 +236,7 @@ impl Call<'_> {
 
     fn getxattr(&self, payload: &mut [u8]) -> Result<usize> {
         let asked: abi::GetxattrIn = self.operation()?;
-        let value = self.adapter.getxattr(self.ino, name(self.came(payload))?.0)?;
+        let value = self.adapter.getxattr(self.ino, self.caller, name(self.came(payload))?.0)?;
         put_xattr(payload, value, asked.size)
     }
 

@@ -1,0 +1,91 @@
+//! The process at the other end, looked at from outside: whether it is gone, stopped, or at work.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::protocol::Presence;
+
+/// How often a process is looked at that is about to end.
+const POLL: Duration = Duration::from_millis(2);
+
+/// A process, told by its start from a later one with the same number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Process {
+    pid: u32,
+    /// In clock ticks since the machine started.
+    start: u64,
+}
+
+impl Process {
+    /// The one that a presence speaks of. `None` where it cannot be seen: in another namespace, gone, or no /proc.
+    pub(super) fn of(presence: &Presence) -> Option<Self> {
+        let known = presence.pid_namespace != 0 && presence.pid_namespace == own_namespace();
+        let (start, _) = known.then(|| stat(presence.pid)).flatten()?;
+        Some(Self { pid: presence.pid, start })
+    }
+
+    /// Its state as proc(5) has it; `None` if it has ended, reaped or not.
+    pub(super) fn state(&self) -> Option<char> {
+        let (start, state) = stat(self.pid)?;
+        (start == self.start && !matches!(state, 'Z' | 'X')).then_some(state)
+    }
+
+    /// Waits until it has ended; false if that takes longer than `patience`.
+    pub(super) fn ends_within(&self, patience: Duration) -> bool {
+        let begin = Instant::now();
+        while self.state().is_some() {
+            if begin.elapsed() >= patience {
+                return false;
+            }
+            thread::sleep(POLL);
+        }
+        true
+    }
+}
+
+/// The number of this process's namespace of processes; 0 where it cannot be told.
+pub(super) fn own_namespace() -> u64 {
+    fs::metadata("/proc/self/ns/pid").map_or(0, |meta| meta.ino())
+}
+
+/// When a process started, and its state. The name, in brackets, may have anything in it. A leader that has ended while
+/// other threads have not counts as one that has not.
+fn stat(pid: u32) -> Option<(u64, char)> {
+    let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let mut fields = text.rsplit_once(") ")?.1.split(' ');
+    let state = fields.next()?.chars().next()?;
+    let start = fields.nth(18)?.parse().ok()?;
+    let threads = || fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    let state = if state == 'Z' && threads() > 1 { 'R' } else { state };
+    Some((start, state))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, id};
+
+    fn presence(pid: u32) -> Presence {
+        Presence { pid, pid_namespace: own_namespace(), ..Presence::default() }
+    }
+
+    #[test]
+    fn a_process_is_told_from_its_successor_and_seen_to_end() {
+        let me = Process::of(&presence(id())).unwrap();
+        assert!(me.state().is_some() && !me.ends_within(Duration::ZERO));
+        let earlier = Process { start: me.start - 1, ..me };
+        assert!(earlier.ends_within(Duration::ZERO), "another one has its number");
+        assert_eq!(Process::of(&Presence { pid_namespace: 1, ..presence(id()) }), None);
+
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let process = Process::of(&presence(child.id())).unwrap();
+        assert!(!process.ends_within(Duration::ZERO));
+        child.kill().unwrap();
+        assert!(process.ends_within(Duration::from_secs(100)), "not reaped, but ended");
+        child.wait().unwrap();
+        assert_eq!(Process::of(&presence(child.id())), None);
+    }
+}

@@ -1,0 +1,313 @@
+//! What has to be asked of a mount is asked by a process of its own.
+//!
+//! A request to a FUSE mount cannot be left once the daemon has taken it: whoever waits there cannot be ended, by
+//! SIGKILL neither. So two kinds of process never ask a mount themselves. The daemon: killed while one of its threads
+//! waits for its own mount, it would keep the connection open, wait for itself for ever and hold the store's lock. And a
+//! command, which has to come back to its user although the daemon is silent. Both start this program once more, with
+//! `errand`, and wait for that process as long as they like.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::mount::{Detach, detach, nobody_answers};
+use super::mount_table::{MountTable, id_of};
+use super::xattr::PRESENCE;
+use crate::error::{Error, Result};
+use crate::store::CONFIG_FILE;
+
+/// The hidden command.
+const COMMAND: &str = "errand";
+
+/// This program, also where its path is hidden by a mount or was replaced.
+const MYSELF: &str = "/proc/self/exe";
+
+/// More than any presence has.
+const LONGEST_PRESENCE: usize = 4096;
+
+/// What is to be done at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Errand {
+    /// Say what is there, and what the daemon says that serves it.
+    Ask,
+    /// Let the kernel learn of a new mount what it need not ask.
+    Greet,
+    /// Have the kernel hand over what it holds of changed files.
+    Flush,
+    /// Unmount as long as nobody uses it.
+    Unmount,
+    /// Take out of sight.
+    Hide,
+}
+
+impl Errand {
+    const ALL: [(&str, Self); 5] = [
+        ("ask", Self::Ask),
+        ("greet", Self::Greet),
+        ("flush", Self::Flush),
+        ("unmount", Self::Unmount),
+        ("hide", Self::Hide),
+    ];
+
+    /// The errand of this name.
+    pub fn named(word: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(name, _)| *name == word).map(|(_, errand)| *errand)
+    }
+
+    fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, errand)| *errand == self).map_or("", |(name, _)| name)
+    }
+
+    /// Does it; what is found goes to standard output.
+    pub fn run(self, path: &Path) -> Result<()> {
+        match self {
+            Self::Ask => {
+                let found = serde_json::to_string(&look(path))
+                    .map_err(|e| Error::io("encoding what was found", e.into()))?;
+                println!("{found}");
+                Ok(())
+            }
+            Self::Greet => greet(path),
+            Self::Flush => flush(path).map_err(|e| Error::io(format!("flushing {}", path.display()), e)),
+            Self::Unmount => detach(path, Detach::Plainly),
+            Self::Hide => detach(path, Detach::Lazily),
+        }
+    }
+
+    fn command(self, path: &Path) -> Command {
+        let mut command = Command::new(MYSELF);
+        command.arg(COMMAND).arg(self.name()).arg("--").arg(path).stdin(Stdio::null());
+        command
+    }
+
+    /// Has it done by a process of its own and waits for that; an error says what it said. Where no process can be
+    /// started it is done here.
+    pub fn send(self, path: &Path) -> Result<()> {
+        let child = self.command(path).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        let done = match child {
+            Ok(child) => child.wait_with_output(),
+            Err(error) => {
+                tracing::debug!("starting a process for `{}`: {error}", self.name());
+                return self.run(path);
+            }
+        };
+        let done = done.map_err(|e| Error::io(format!("waiting for `{}`", self.name()), e))?;
+        if done.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&done.stderr);
+        let said = said.trim().strip_prefix("cairnfs: ").unwrap_or(said.trim()).to_owned();
+        match done.status.code() {
+            Some(4) => Err(Error::Busy(said)),
+            _ if said.is_empty() => {
+                Err(Error::Environment(format!("{} at {}: {}", self.name(), path.display(), done.status)))
+            }
+            _ => Err(Error::Environment(said)),
+        }
+    }
+
+    /// The same, but waits no longer than `patience`; false if that was too short. What it waits for then goes on.
+    pub fn send_within(self, path: &Path, patience: Duration) -> bool {
+        let Ok(child) = self.command(path).stdout(Stdio::null()).stderr(Stdio::null()).spawn() else {
+            return self.run(path).is_ok();
+        };
+        within(child, patience, |child| child.wait().is_ok_and(|status| status.success())).unwrap_or(false)
+    }
+}
+
+/// Asks what is at a path. `None` if the answer takes longer than `patience`: a mount is there whose daemon is silent.
+pub fn ask(path: &Path, patience: Duration) -> Result<Option<Found>> {
+    if cfg!(test) {
+        // The program that unit tests run in knows no errands.
+        return Ok(Some(look(path)));
+    }
+    let child = Errand::Ask.command(path).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+    let Ok(child) = child else {
+        return Ok(Some(look(path)));
+    };
+    let answer = within(child, patience, |child| {
+        let mut text = String::new();
+        let read = child.stdout.take().map_or(Ok(0), |mut out| out.read_to_string(&mut text));
+        let ended = child.wait();
+        read.and(ended).map(|_| text)
+    });
+    let Some(text) = answer else { return Ok(None) };
+    let asking = || format!("asking what is at {}", path.display());
+    let text = text.map_err(|e| Error::io(asking(), e))?;
+    serde_json::from_str(&text).map(Some).map_err(|e| Error::io(asking(), e.into()))
+}
+
+/// Waits for a child in a thread of its own. It may hang in the kernel: then both are left to themselves, and end with
+/// what they wait for.
+fn within<T: Send + 'static>(
+    mut child: Child,
+    patience: Duration,
+    wait: impl FnOnce(&mut Child) -> T + Send + 'static,
+) -> Option<T> {
+    let (tell, told) = mpsc::channel();
+    let pid = rustix::process::Pid::from_child(&child);
+    thread::spawn(move || tell.send(wait(&mut child)));
+    let done = told.recv_timeout(patience).ok();
+    if done.is_none() {
+        // It goes as soon as it can.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+    done
+}
+
+/// What is at a path.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Found {
+    /// The path without symbolic links, byte by byte.
+    real: Vec<u8>,
+    /// The kernel's number of the mount it is in; 0 where the path could not be looked at.
+    pub mount: u64,
+    /// Whether a store's directory is there; the error number of the host where that cannot be seen.
+    pub store: std::result::Result<bool, i32>,
+    /// What was heard.
+    pub heard: Heard,
+}
+
+/// What was heard at a path.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Heard {
+    /// The path cannot be looked at: the host's error number.
+    NotThere(i32),
+    /// It is in no mount of ours.
+    NotOurs,
+    /// It is in a mount of ours, and this is what its daemon says of itself.
+    Presence(String),
+    /// It is in a mount of ours whose daemon is gone.
+    Dead,
+    /// It is in a mount of ours whose daemon may not be asked: the error number.
+    Refused(i32),
+}
+
+impl Found {
+    /// The path without symbolic links.
+    pub fn real(&self) -> PathBuf {
+        PathBuf::from(std::ffi::OsString::from_vec(self.real.clone()))
+    }
+}
+
+/// Looks at a path; may wait for a daemon.
+fn look(path: &Path) -> Found {
+    let nothing = |heard| Found { real: absolute(path), mount: 0, store: Ok(false), heard };
+    // Opened like this, nobody is asked for the directory at which a mount stands.
+    let file = match rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(file) => file,
+        Err(error) if nobody_answers(&error.into()) => return nothing(Heard::Dead),
+        Err(error) => return nothing(Heard::NotThere(error.raw_os_error())),
+    };
+    let here = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let real = fs::read_link(&here).map_or_else(|_| absolute(path), |real| real.into_os_string().into_vec());
+    let mount = id_of(&file).unwrap_or(0);
+    let ours = MountTable::read().is_ok_and(|table| table.by_id(mount).is_some_and(|e| e.is_ours()));
+    let store = match fs::metadata(here.join(CONFIG_FILE)) {
+        Ok(meta) => Ok(meta.is_file()),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
+        Err(e) if nobody_answers(&e) => Ok(false),
+        Err(e) => Err(e.raw_os_error().unwrap_or(libc::EIO)),
+    };
+    let heard = if ours { listen(&here) } else { Heard::NotOurs };
+    Found { real, mount, store, heard }
+}
+
+fn absolute(path: &Path) -> Vec<u8> {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).into_os_string().into_vec()
+}
+
+/// Any file of a mount answers: also where only a part of it is seen, through a bind mount.
+fn listen(path: &Path) -> Heard {
+    let mut value = [0; LONGEST_PRESENCE];
+    match rustix::fs::getxattr(path, OsStr::from_bytes(PRESENCE), &mut value[..]) {
+        Ok(length) => Heard::Presence(String::from_utf8_lossy(&value[..length]).into_owned()),
+        Err(error) if nobody_answers(&error.into()) => Heard::Dead,
+        Err(error) => Heard::Refused(error.raw_os_error()),
+    }
+}
+
+fn flush(path: &Path) -> io::Result<()> {
+    let root = File::open(path)?;
+    Ok(rustix::fs::syncfs(&root)?)
+}
+
+/// Lets the kernel learn which requests need not be asked. Until it has opened one file, it ends each file that it
+/// makes with a request; until it has opened one directory, likewise.
+fn greet(mountpoint: &Path) -> Result<()> {
+    let learned = || -> io::Result<()> {
+        fs::metadata(mountpoint)?;
+        fs::read(mountpoint.join(".cairnfs/generation"))?;
+        learn_to_copy(mountpoint);
+        fs::read_dir(mountpoint).map(drop)
+    };
+    learned().map_err(|e| Error::io(format!("the new mount at {}", mountpoint.display()), e))
+}
+
+/// A kernel that has a newer form of copy_file_range asks for that one first. Where two programs do so at once, and both
+/// are told that there is no such request, it takes the second answer for one about the older form: from then on every
+/// copy in this mount is read and written. So it asks once before anybody can, for a copy that is refused.
+fn learn_to_copy(mountpoint: &Path) {
+    let from = File::open(mountpoint.join(".cairnfs/generation"));
+    let to = File::options().write(true).open(mountpoint.join(".cairnfs/gc"));
+    // On a read-only mount there is nothing to learn.
+    if let (Ok(from), Ok(to)) = (from, to)
+        && let Err(error) = rustix::fs::copy_file_range(from, Some(&mut 0), to, Some(&mut 0), 1)
+        && error != Errno::INVAL
+    {
+        tracing::debug!("a copy that was to be refused: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_errand_has_a_name_of_its_own() {
+        for (name, errand) in Errand::ALL {
+            assert_eq!(Errand::named(name), Some(errand));
+            assert_eq!(errand.name(), name);
+        }
+        assert_eq!(Errand::named("fly"), None);
+    }
+
+    #[test]
+    fn what_is_at_a_path_survives_the_pipe() {
+        let tmp = tempfile::tempdir().unwrap();
+        let odd = tmp.path().join(OsStr::from_bytes(b"st\xffore"));
+        fs::create_dir(&odd).unwrap();
+        let again = |path: &Path| -> Found {
+            serde_json::from_str(&serde_json::to_string(&look(path)).unwrap()).unwrap()
+        };
+        let found = again(&odd);
+        assert_eq!(found.real(), fs::canonicalize(&odd).unwrap());
+        assert!(found.mount != 0 && matches!((found.store, found.heard), (Ok(false), Heard::NotOurs)));
+        fs::write(odd.join(CONFIG_FILE), "").unwrap();
+        assert_eq!(again(&odd).store, Ok(true));
+        assert!(matches!(again(&tmp.path().join("none")).heard, Heard::NotThere(libc::ENOENT)));
+        assert_eq!(again(&tmp.path().join("n".repeat(300))).mount, 0);
+    }
+
+    #[test]
+    fn who_hangs_is_not_waited_for() {
+        let child = Command::new("sleep").arg("1000").spawn().unwrap();
+        assert!(within(child, Duration::from_millis(1), |child| child.wait().is_ok()).is_none());
+        let child = Command::new("true").spawn().unwrap();
+        assert_eq!(
+            within(child, Duration::from_secs(100), |child| child.wait().unwrap().success()),
+            Some(true)
+        );
+    }
+}
