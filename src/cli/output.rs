@@ -130,6 +130,9 @@ pub(super) fn status(report: &StatusReport) -> String {
         lines.add("deleted", format!("{} files wait to be removed", count(store.deletion_queue)));
     }
     lines.add("disk", format!("{} free of {}", show_size(store.host_free), show_size(store.host_total)));
+    if store.reserve_given_up {
+        lines.add("reserve", "given up on a full disk; it comes back by itself once there is room");
+    }
     for problem in &report.problems {
         lines.add(problem_name(problem.kind), &problem.text);
     }
@@ -210,7 +213,6 @@ fn problem_name(kind: ProblemKind) -> &'static str {
         ProblemKind::ReadOnly => "READ-ONLY",
         ProblemKind::Killed => "KILLED",
         ProblemKind::Failing => "FAILING",
-        ProblemKind::NoReserve => "NO RESERVE",
         ProblemKind::Other => "PROBLEM",
     }
 }

@@ -18,8 +18,6 @@ pub enum ProblemKind {
     Killed,
     /// Something that the mount does by itself fails.
     Failing,
-    /// The reserve was given up on a full disk.
-    NoReserve,
     /// One that this program does not know.
     #[serde(other)]
     Other,
@@ -58,11 +56,6 @@ impl StatusReport {
             let text =
                 format!("{} failed {times}, next try in {minutes} minutes: {}", trouble.what, trouble.error);
             add(ProblemKind::Failing, text);
-        }
-        if store.reserve_given_up {
-            let text = "the reserve was given up on a full disk; delete what is not needed, run `cairnfs gc`, or make \
-                        room on the disk: then it comes back by itself";
-            add(ProblemKind::NoReserve, text.to_owned());
         }
         problems.extend(others);
         self.problems = problems;
@@ -114,13 +107,14 @@ mod tests {
             Trouble { what: "cycle".into(), error: "no".into(), failures: 3, since: 7, retry_in: 61 };
         let latched =
             StoreStatus { read_only_because: Some("a sync failed".into()), ..StoreStatus::default() };
+        // That is what the reserve is for; who watches the disk is told by the figures.
         let full = StoreStatus { reserve_given_up: true, ..StoreStatus::default() };
+        assert_eq!(code(&report(full, Vec::new()).with_problems(Vec::new())), 0);
         let killed =
             || vec![Problem { kind: ProblemKind::Killed, text: "it ended without closing it".into() }];
         let figures = |store, failing| report(store, failing).with_problems(Vec::new());
         for (report, kind, said) in [
             (figures(latched.clone(), Vec::new()), ProblemKind::ReadOnly, "a sync failed"),
-            (figures(full, Vec::new()), ProblemKind::NoReserve, "full disk"),
             (figures(StoreStatus::default(), vec![trouble]), ProblemKind::Failing, "in 2 minutes: no"),
             (
                 report(StoreStatus::default(), Vec::new()).with_problems(killed()),
