@@ -120,7 +120,7 @@ fn read_unread(run: &mut Run<'_>, pass: &mut Pass) -> Result<()> {
 
 /// Tells of chunks that do not read back. Whatever is stored from now on must not be shared with them.
 fn found_bad(run: &mut Run<'_>, fault: Fault) {
-    run.store.distrust(fault.chunks.iter().copied(), fault.row.at.pack);
+    run.store.healing.distrust(fault.chunks.iter().copied(), fault.row.at.pack);
     let ids = fault.chunks.iter().map(|id| (id.0, id.0 + 1));
     run.findings.add(Kind::Data, fault.sentence(), Victims::chunks(ids));
 }
@@ -239,7 +239,7 @@ fn take_in(run: &mut Run<'_>, pass: &mut Pass, told: Told) -> Result<()> {
     }
     for fault in told.faults {
         if fault.is_unread {
-            run.store.suspect(fault.row.at.pack);
+            run.store.healing.suspect(fault.row.at.pack);
             pass.look_again((fault.row.first, fault.row.end()));
             continue;
         }
@@ -272,13 +272,14 @@ fn read_lots(store: &Store, lots: &Receiver<Vec<RegionRow>>, tell: &Sender<Told>
 /// Reads what a row names, or what has come of it, and compares. Chunks that were bad and read well are trusted again.
 /// Fails where the host would not let it be read.
 pub(super) fn look(store: &Store, row: RegionRow) -> Result<Vec<Fault>> {
-    let suspects: Vec<ChunkId> = row.live().map(|(id, _)| id).filter(|id| store.is_bad(*id)).collect();
+    let suspects: Vec<ChunkId> =
+        row.live().map(|(id, _)| id).filter(|id| store.healing.is_bad(*id)).collect();
     let found = settled(store, row, |row| read_region(store, row))?;
     let fault = |(row, Wrong { chunks, why, is_unread })| Fault { row, chunks, why, is_unread };
     let faults: Vec<Fault> = found.into_iter().map(fault).collect();
     for id in suspects {
         if !faults.iter().any(|fault| fault.chunks.contains(&id)) {
-            store.trust(id);
+            store.healing.trust(id);
         }
     }
     Ok(faults)
@@ -293,7 +294,7 @@ struct Wrong {
 
 /// Reads a region and compares.
 fn read_region(store: &Store, row: &RegionRow) -> Result<Result<(), Wrong>> {
-    let (_, region) = match store.region_record(&row.at) {
+    let (_, region) = match store.packs.record(&row.at) {
         Ok(found) => found,
         Err(error) if error.is_refusal() => return Err(error),
         Err(error) => {

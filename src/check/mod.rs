@@ -74,8 +74,8 @@ pub struct Options<'a> {
 
 /// Checks what is durable in the store at this moment.
 pub fn check(store: &Arc<Store>, options: &Options<'_>) -> Result<CheckReport> {
-    if store.writable().is_ok()
-        && let Err(error) = store.commit()
+    if store.batches.writable().is_ok()
+        && let Err(error) = store.commits.commit()
     {
         // On a full disk, say: what is in the database can be checked all the same.
         tracing::warn!("what is not durable yet could not be made so and is not checked: {error}");

@@ -83,7 +83,7 @@ fn end_of(at: &Location) -> u64 {
 
 /// Whether a pack is there and has this many bytes. An error if the host would not look.
 fn look_at(store: &Store, pack: PackId, end: u64) -> Result<Result<(), Fault>> {
-    Ok(match store.pack_size(pack) {
+    Ok(match store.packs.size(pack) {
         Ok((len, _)) if len >= end => Ok(()),
         Ok((len, _)) => Err(Fault { what: format!("has {len} bytes, its regions need at least {end}"), len }),
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {

@@ -153,7 +153,8 @@ impl Pass {
     /// What is to be done with a region.
     pub fn due(&self, row: &RegionRow) -> Due {
         let first = row.first.0;
-        let suspect = || self.at.bad.contains(&first) || row.live().any(|(id, _)| self.store.is_bad(id));
+        let suspect =
+            || self.at.bad.contains(&first) || row.live().any(|(id, _)| self.store.healing.is_bad(id));
         match self.at.has(first) {
             false => Due::Now,
             true if (row.at.pack.0, row.at.offset) >= self.at.frontier || suspect() => Due::Again,

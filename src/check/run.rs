@@ -45,7 +45,7 @@ pub(super) struct Run<'a> {
 impl<'a> Run<'a> {
     pub fn new(store: &'a Arc<Store>, options: &'a Options<'a>) -> Self {
         // In this order: what moves between the two moves behind the frontier.
-        let frontier = store.frontier();
+        let frontier = store.packs.frontier();
         Self {
             store,
             frontier,

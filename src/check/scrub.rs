@@ -124,7 +124,7 @@ impl Scrub {
     /// Notes in the database how far it is; durable with the next commit.
     pub fn note(&self) {
         let mut inner = self.inner.lock();
-        if let Ok(member) = self.store.join() {
+        if let Ok(member) = self.store.batches.join() {
             member.rows.put(Table::State, SCRUB_KEY, &inner.0.encode());
             inner.1 = 0;
         }
@@ -154,7 +154,7 @@ impl Scrub {
             }
         }
         for fault in &bad {
-            self.store.distrust(fault.chunks.iter().copied(), fault.row.at.pack);
+            self.store.healing.distrust(fault.chunks.iter().copied(), fault.row.at.pack);
         }
         bad
     }

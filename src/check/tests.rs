@@ -18,8 +18,8 @@ fn a_sound_store_is_clean_and_counted() {
     assert!(report.data);
     // The root, 2 directories, 4 files, a symlink, and the file that was deleted and is still open.
     assert_eq!((report.inodes, report.dirents), (9, 8));
-    assert_eq!(report.chunks, place.store.counter(Counter::Chunks));
-    assert_eq!(report.bytes_read, place.store.counter(Counter::PlainBytes));
+    assert_eq!(report.chunks, place.store.commits.counter(Counter::Chunks));
+    assert_eq!(report.bytes_read, place.store.commits.counter(Counter::PlainBytes));
     assert_eq!((report.packs, report.unreferenced_chunks), (1, 0));
     assert!(report.extents >= 5, "{}", report.extents);
     let quick = place.check(false);
@@ -65,7 +65,7 @@ fn progress_rises_to_its_end() {
     let seen = seen.into_inner();
     let last = *seen.last().unwrap();
     assert!(last.total > 0 && last.done == last.total);
-    assert_eq!(last.bytes, place.store.counter(Counter::PlainBytes));
+    assert_eq!(last.bytes, place.store.commits.counter(Counter::PlainBytes));
     assert!(seen.is_sorted_by_key(|step| (step.done, step.bytes)), "{seen:?}");
 }
 

@@ -35,7 +35,7 @@ pub(super) fn status(args: &StatusArgs) -> Result<()> {
 
 fn closed_status(store: &Arc<Store>) -> Result<StatusReport> {
     // Before the figures, which have what it finds.
-    let looked = store.look_for_packs(&mut || Ok(()));
+    let looked = store.healing.look_for_packs(&mut || Ok(()));
     let problem = |kind, error: Error| Problem { kind, text: error.to_string() };
     let others = [
         closed_in_order(store.path()).err().map(|error| problem(ProblemKind::Killed, error)),

@@ -105,7 +105,7 @@ struct Keeping {
 
 impl Keeping {
     fn run(&mut self) {
-        if let Err(error) = self.store.look_for_packs(&mut || self.go_on())
+        if let Err(error) = self.store.healing.look_for_packs(&mut || self.go_on())
             && !matches!(error, Error::Posix(libc::EINTR))
         {
             tracing::warn!("whether all packs are there could not be seen: {error}");
@@ -120,11 +120,11 @@ impl Keeping {
 
     /// Does what is due at `now`. Of a store that takes no changes that is nothing.
     fn look(&mut self, now: Instant) {
-        if self.store.writable().is_err() {
+        if self.store.batches.writable().is_err() {
             return;
         }
         let waited = now.saturating_duration_since(self.backed_up) >= BETWEEN_BACKUPS;
-        if waited && self.store.backup_due(false) && self.tries.backup.lock().may_try(now) {
+        if waited && self.store.backups.are_due(false) && self.tries.backup.lock().may_try(now) {
             self.backed_up = now;
             self.back_up(now);
         }
@@ -183,13 +183,13 @@ impl Keeping {
 
 /// The last backup of a mount, where one is worth its while.
 pub(super) fn back_up_at_close(store: &Arc<Store>) {
-    if store.writable().is_ok() && store.commit().is_ok() && store.backup_due(true) {
+    if store.batches.writable().is_ok() && store.commits.commit().is_ok() && store.backups.are_due(true) {
         let _ = back_up(store, &mut || Ok(())).inspect_err(tell_of_backup);
     }
 }
 
 fn back_up(store: &Arc<Store>, go_on: &mut dyn FnMut() -> Result<()>) -> Result<()> {
-    let Some(size) = store.back_up_metadata(go_on)? else {
+    let Some(size) = store.backups.write(go_on)? else {
         let full = std::io::Error::from_raw_os_error(libc::ENOSPC);
         return Err(Error::io("the disk has too little room for a metadata backup", full));
     };
@@ -220,8 +220,8 @@ mod tests {
         let config = StoreConfig::new(&MkfsOptions::default()).unwrap();
         let store =
             Store::on_media(Arc::new(disk.clone()), config, "/simulated".into(), None, &options).unwrap();
-        store.join().unwrap().rows.put(Table::Xattrs, b"a row that is large", &vec![7; 200 << 10]);
-        store.commit().unwrap();
+        store.batches.join().unwrap().rows.put(Table::Xattrs, b"a row that is large", &vec![7; 200 << 10]);
+        store.commits.commit().unwrap();
         let (end, ended) = bounded(0);
         let (scrub, tries, backed_up) = (Arc::new(Scrub::of(&store)), Tries::new(), Instant::now());
         (disk, Keeping { store, scrub, period: None, ended, tries, backed_up }, end)
@@ -259,7 +259,7 @@ mod tests {
     fn of_a_store_that_takes_no_changes_nothing_is_kept() {
         let (_disk, mut keeping, _end) = keeping();
         let begin = keeping.backed_up;
-        keeping.store.latch(&Error::damaged("the disk"));
+        keeping.store.batches.latch().set(&Error::damaged("the disk"));
         assert_eq!(look(&mut keeping, begin, DAY), 0);
         assert!(keeping.tries.troubles().is_empty());
         let _ = keeping.store.close();

@@ -131,7 +131,7 @@ fn start_server(setup: &Setup, store: &Store, handler: &Arc<Handler>) -> Result<
     let start =
         || control::Server::start(&setup.store, Arc::clone(handler) as Arc<dyn control::ControlHandler>);
     let started = match start() {
-        Err(error) if error.is_no_space() && store.give_up_reserve() => start(),
+        Err(error) if error.is_no_space() && store.space.give_up_reserve() => start(),
         started => started,
     };
     match started {

@@ -109,7 +109,7 @@ impl Fs {
         for (number, block) in blocks.into_iter().enumerate() {
             let end = block.end;
             let blocks = self.cut_block(block, carried.take());
-            self.store.relieve();
+            self.store.chunks.relieve();
             let mut state = inode.lock();
             let installed = self.install(inode.ino, &mut state, &blocks, how);
             if number == last || installed.is_err() {
@@ -132,7 +132,7 @@ impl Fs {
         if !state.flushing.is_empty() || state.staging.is_empty() || state.dead {
             return Ok(None);
         }
-        self.store.writable()?;
+        self.store.batches.writable()?;
         let layers = self.now();
         // What is planned before the bytes are taken cannot strand them.
         let runs = state.staging.take();
@@ -202,14 +202,14 @@ impl Fs {
         };
         let end = piece.offset + u64::from(piece.len);
         let inside = end > run.offset;
-        let at_end = end == state.disk_size && u64::from(piece.len) < self.store.max_chunk();
+        let at_end = end == state.disk_size && u64::from(piece.len) < self.store.chunks.max_len();
         Ok(if inside || at_end { piece.offset } else { run.offset })
     }
 
     /// Cuts a block; `carried` is what the one before it left over.
     fn cut_block(&self, block: Block, carried: Option<Run>) -> Vec<CutBlock> {
         let cut = |start: u64, data: Arc<Vec<u8>>, closed: bool, goes_on: bool| {
-            let cuts = self.store.cut_together(&data);
+            let cuts = self.store.chunks.cut_together(&data);
             CutBlock { start, data, cuts, closed, goes_on }
         };
         let closed = block.runs.last().is_some_and(|run| run.end() < block.end);
@@ -249,7 +249,7 @@ impl Fs {
     fn append_old(&self, pieces: &[Piece], start: u64, end: u64, data: &mut Vec<u8>) -> Result<()> {
         let at = data.len();
         data.resize((end - start) as usize, 0);
-        self.store.read_pieces(pieces, start + at as u64, false, &mut data[at..])
+        self.store.chunks.read_pieces(pieces, start + at as u64, false, &mut data[at..])
     }
 
     /// Puts the chunks of all blocks into the file, as one member of one batch; what is left over if another part follows.
@@ -273,7 +273,7 @@ impl Fs {
             for cut in cuts {
                 let bytes = &block.data[at..at + cut.len as usize];
                 if let Some(digest) = cut.digest {
-                    let id = self.store.put(&member, digest, bytes, state.row.size)?;
+                    let id = self.store.chunks.put(&member, digest, bytes, state.row.size)?;
                     let offset = block.start + at as u64;
                     pieces.push(Piece { offset, id, chunk_len: cut.len, start: 0, len: cut.len });
                 }
@@ -303,7 +303,9 @@ impl Fs {
         let end = block.start + block.data.len() as u64;
         let growing = how == Flush::Growing && !block.closed && end >= state.row.size && block.cuts.len() > 1;
         match block.cuts.split_last() {
-            Some((last, others)) if block.goes_on && u64::from(last.len) < self.store.max_chunk() => others,
+            Some((last, others)) if block.goes_on && u64::from(last.len) < self.store.chunks.max_len() => {
+                others
+            }
             Some((_, others)) if growing => others,
             _ => &block.cuts,
         }

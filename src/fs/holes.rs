@@ -92,7 +92,7 @@ impl Fs {
         state.save(ino, &member.rows);
         drop(member);
         let enough = self.options.at_a_time as u64 * BYTES_OF_EACH;
-        if self.store.batch_bytes() < enough { Ok(()) } else { self.store.commit() }
+        if self.store.batches.open_bytes() < enough { Ok(()) } else { self.store.commits.commit() }
     }
 }
 

@@ -134,11 +134,11 @@ impl Fs {
             btime: now,
             ..InodeRow::default()
         };
-        let member = self.store.join()?;
+        let member = self.store.batches.join()?;
         member.rows.put(Table::Inodes, &id_key(ROOT_INO), &row.encode());
         member.rows.count(Counter::Inodes, 1);
         drop(member);
-        self.store.commit()
+        self.store.commits.commit()
     }
 
     /// The store beneath.
@@ -155,7 +155,7 @@ impl Fs {
     pub fn statfs(&self) -> Result<FsStat> {
         let space = self.store.host_space()?;
         let block = space.block_size.max(512);
-        let inodes = self.store.counter(Counter::Inodes);
+        let inodes = self.store.commits.counter(Counter::Inodes);
         // Inodes cost bytes, not slots: as many as the free space could take rows for.
         let room = space.available / 512;
         Ok(FsStat {
@@ -181,7 +181,7 @@ impl Fs {
     /// Joins the open batch, after the locks of inodes were taken. Waits before if the batch is large already.
     fn join(&self) -> Result<Member> {
         self.limit_batch()?;
-        self.store.join()
+        self.store.batches.join()
     }
 
     /// Refuses with ENOSPC where not even a row of metadata would find room.

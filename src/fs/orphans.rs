@@ -88,7 +88,7 @@ impl Fs {
         self.inodes.remove(ino);
         // The queue meets what cannot be removed, and says so.
         if !gone.unwrap_or(false) {
-            let batch = self.store.open_batch();
+            let batch = self.store.batches.open_number();
             self.orphans.inodes.lock().insert(ino, Some(batch));
         }
     }
@@ -125,7 +125,7 @@ impl Fs {
             return Ok((0, false));
         }
         let mut gone = Vec::new();
-        self.store.rewrite(false, |txn, sums| {
+        self.store.commits.rewrite(false, |txn, sums| {
             let mut budget = ROWS_AT_A_TIME;
             let mut bytes = 0;
             for &ino in &ready {
@@ -158,7 +158,7 @@ impl Fs {
         let known = self.orphans.inodes.lock().clone();
         // Last: an empty open batch counts as durable, and a flush may be about to fill it. Whatever was written for an
         // inode that is known to be forgotten is in its batch by now.
-        let committed = self.store.settled_batch();
+        let committed = self.store.batches.settled_number();
         // After what is known: who is not known any more because it went at once is not in here.
         let later = self.now();
         let (mut ready, mut more) = (Vec::new(), false);
@@ -179,8 +179,8 @@ impl Fs {
     /// Commits, and works off what is in the queue by then, as far as the kernel lets it. What is deleted meanwhile is
     /// for the next time: under steady deletes there would be no end.
     pub fn drain_orphans(self: &Arc<Self>) -> Result<()> {
-        self.store.commit()?;
-        let (mut left, mut more) = (self.store.counter(Counter::Orphans), true);
+        self.store.commits.commit()?;
+        let (mut left, mut more) = (self.store.commits.counter(Counter::Orphans), true);
         while more && left > 0 {
             let gone;
             (gone, more) = self.reap()?;

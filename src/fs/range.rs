@@ -127,7 +127,8 @@ impl Fs {
             found.iter().filter_map(|extent| extent.clip(from_offset, from_end)).collect();
         let mut pieces: Vec<Piece> = Vec::new();
         for extent in &clipped {
-            if let Some(id) = self.store.barrier().reuse_run(extent.first, extent.lens.len() as u64) {
+            if let Some(id) = self.store.collection.barrier.reuse_run(extent.first, extent.lens.len() as u64)
+            {
                 return Err(Error::damaged(format!(
                     "inode {from} refers to chunk {}, which was condemned",
                     id.0

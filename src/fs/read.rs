@@ -70,7 +70,7 @@ impl Fs {
 
     /// Fills all of `out`, which begins at `offset`.
     fn fill(self: &Arc<Self>, gathered: &Gathered, offset: u64, out: &mut [u8]) -> Result<()> {
-        self.store.read_pieces(&gathered.pieces, offset, gathered.small, out)?;
+        self.store.chunks.read_pieces(&gathered.pieces, offset, gathered.small, out)?;
         for run in &gathered.flushing {
             copy_part(run.offset, &run.data, offset, out);
         }
@@ -97,7 +97,7 @@ impl Fs {
         let sequential = state.next_read == offset;
         state.next_read = end;
         if sequential && (end / AHEAD > offset / AHEAD || end - offset >= AHEAD) {
-            let far = FAR_AHEAD.min(self.store.region_cache_bytes() / 8).max(AHEAD);
+            let far = FAR_AHEAD.min(self.store.packs.cache_bytes() / 8).max(AHEAD);
             // What is nearer was brought in before, but for a reader who has just begun.
             let near = if offset < AHEAD { 0 } else { far - AHEAD };
             self.read_ahead(ino, &state, end + near, end + far)?;
@@ -132,9 +132,9 @@ impl Fs {
         }
         let pieces = extents::pieces(&self.now(), ino, from, to)?;
         let store = self.store.clone();
-        self.store.spawn(move || {
+        self.store.workers.ordinary(move || {
             for piece in pieces {
-                store.prefetch(piece.id);
+                store.chunks.prefetch(piece.id);
             }
         });
         Ok(())
@@ -143,7 +143,10 @@ impl Fs {
     /// With relatime the access time moves only where it would otherwise be older than a change, or than a day.
     fn touch_atime(&self, ino: u64, state: &mut InodeState) -> Result<()> {
         let times = self.options.atime;
-        if times == AccessTimes::Never || state.row.flags & NO_ATIME != 0 || self.store.writable().is_err() {
+        if times == AccessTimes::Never
+            || state.row.flags & NO_ATIME != 0
+            || self.store.batches.writable().is_err()
+        {
             return Ok(());
         }
         let now = Timestamp::now();

@@ -76,13 +76,13 @@ impl Fs {
     pub fn fsync(self: &Arc<Self>, ino: u64) -> Result<()> {
         let inode = self.inode(ino)?;
         self.flush(&inode, Flush::Wanted)?;
-        self.store.commit()
+        self.store.commits.commit()
     }
 
     /// Makes everything durable. A file that cannot be stored does not keep the others from it.
     pub fn sync(self: &Arc<Self>) -> Result<()> {
         let flushed = self.flush_all();
-        self.store.commit().and(flushed)
+        self.store.commits.commit().and(flushed)
     }
 
     /// A file was closed: what was written to it is complete.
@@ -91,7 +91,7 @@ impl Fs {
             && !inode.lock().staging.is_empty()
         {
             let fs = self.clone();
-            self.store.spawn(move || {
+            self.store.workers.ordinary(move || {
                 fs.flush_in_background(&inode, Flush::Aged);
             });
         }
@@ -119,7 +119,7 @@ impl Fs {
         };
         if queue.lock().len() > 1 {
             let (work, done) = (work.clone(), done.clone());
-            self.store.spawn(move || {
+            self.store.workers.ordinary(move || {
                 work();
                 drop(done);
             });
@@ -133,7 +133,7 @@ impl Fs {
 
     /// Called before joining a batch: has a large one committed, and while it is too large, refuses what cannot be.
     pub(super) fn limit_batch(&self) -> Result<()> {
-        let bytes = self.store.batch_bytes();
+        let bytes = self.store.batches.open_bytes();
         if bytes < BATCH_BYTES {
             return Ok(());
         }
@@ -142,7 +142,7 @@ impl Fs {
             // Full means that one is asked for already.
             let _ = commit.try_send(());
         }
-        if bytes < BATCH_LIMIT { Ok(()) } else { self.store.commit() }
+        if bytes < BATCH_LIMIT { Ok(()) } else { self.store.commits.commit() }
     }
 
     pub(super) fn start_background(self: &Arc<Self>) -> Result<()> {
@@ -172,7 +172,7 @@ impl Fs {
     /// Commits when asked to, until nobody can ask any more.
     fn commit_on_demand(self: &Arc<Self>, wanted: &Receiver<()>) {
         while wanted.recv().is_ok() {
-            self.committed(Instant::now(), self.store.commit());
+            self.committed(Instant::now(), self.store.commits.commit());
         }
     }
 
@@ -186,11 +186,12 @@ impl Fs {
 
     /// Commits at `now`, if there is anything and the store takes it; true if the log has a line about its failure.
     fn commit_what_there_is(self: &Arc<Self>, now: Instant) -> bool {
-        if self.store.writable().is_err() {
+        if self.store.batches.writable().is_err() {
             return false;
         }
         // A batch that could not be committed is sealed and waits, also where nothing was written since.
-        let something = !self.dirty.is_empty() || self.store.settled_batch() < self.store.open_batch();
+        let something =
+            !self.dirty.is_empty() || self.store.batches.settled_number() < self.store.batches.open_number();
         self.committed(now, if something { self.sync() } else { Ok(()) })
     }
 
@@ -213,7 +214,7 @@ impl Fs {
 
     /// A step of the queue at `now`, unless the last one failed a moment ago; true if there is more to do at once.
     fn reap_what_is_due(&self, now: Instant) -> bool {
-        if self.store.writable().is_err() || !self.background.reaping.lock().may_try(now) {
+        if self.store.batches.writable().is_err() || !self.background.reaping.lock().may_try(now) {
             return false;
         }
         let reaped = caught(|| if self.store.has_orphans() { self.reap() } else { Ok((0, false)) });
@@ -241,7 +242,7 @@ impl Fs {
             // A thread that panicked has said so on stderr.
             let _ = thread.join();
         }
-        if self.store.writable().is_err() && self.dirty.bytes() == 0 {
+        if self.store.batches.writable().is_err() && self.dirty.bytes() == 0 {
             return Ok(());
         }
         self.sync()

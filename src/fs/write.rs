@@ -34,8 +34,10 @@ impl Fs {
         self.promise(data.len() as u64)?;
         if self.dirty.bytes() > self.options.staging_limit && !out(Protection::StagingLimit) {
             self.flush_oldest();
-            let room = self.dirty.wait_for_room(self.options.staging_limit, || self.store.writable().is_ok());
-            self.store.writable()?;
+            let room = self
+                .dirty
+                .wait_for_room(self.options.staging_limit, || self.store.batches.writable().is_ok());
+            self.store.batches.writable()?;
             if !room {
                 // Nothing is stored any more: because others have filled the disk, or for a reason that nobody knows.
                 self.promise(data.len() as u64)?;
@@ -66,7 +68,7 @@ impl Fs {
         drop(state);
         if stream {
             let fs = self.clone();
-            self.store.spawn(move || {
+            self.store.workers.ordinary(move || {
                 fs.flush_in_background(&inode, Flush::Growing);
             });
         } else if self.dirty.bytes() > FLUSH_START {
@@ -93,7 +95,7 @@ impl Fs {
             return;
         }
         let fs = self.clone();
-        self.store.spawn(move || {
+        self.store.workers.ordinary(move || {
             while fs.dirty.bytes() > FLUSH_STOP {
                 let Some(inode) = fs.dirty.pop() else { break };
                 let stored = fs.flush_in_background(&inode, Flush::Aged);

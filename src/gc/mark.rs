@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::meta::rows::{Extent, ino_of, split_extent_key};
 use crate::meta::{ReadView, Table};
 use crate::sabotage::{Protection, out};
-use crate::store::cells::Cells;
+use crate::store::barrier::cells::Cells;
 
 use super::CycleRecord;
 

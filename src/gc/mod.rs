@@ -19,7 +19,7 @@ use crate::meta::rows::Timestamp;
 use crate::meta::{Counter, ReadView};
 use crate::retry::{Retry, Trouble};
 use crate::sabotage::{Protection, out};
-use crate::store::cells::Cells;
+use crate::store::barrier::cells::Cells;
 use crate::store::{FlipInfo, Store};
 use crate::sync::channel::{Receiver, Sender, bounded};
 use crate::sync::thread::{Builder, JoinHandle};
@@ -162,10 +162,10 @@ impl Collector {
 
     /// Whether a cycle is to start by itself at `now`. Of a store that takes no changes none does: it could only fail.
     fn is_due(&self, starter: &mut Starter, now: Instant) -> bool {
-        if self.store.writable().is_err() {
+        if self.store.batches.writable().is_err() {
             return false;
         }
-        let deleted = self.store.counter(Counter::Deleted);
+        let deleted = self.store.commits.counter(Counter::Deleted);
         let short =
             deleted > 0 && self.store.host_space().is_ok_and(|space| space.available < space.total / 50);
         let due = starter.is_due(now, *self.tried.lock(), Look { deleted, short });
@@ -193,7 +193,7 @@ impl Collector {
         let (_running, begun) = (self.running.lock(), Instant::now());
         if !dry_run {
             // What is latched is not to begin a generation that no commit will ever record.
-            self.store.writable()?;
+            self.store.batches.writable()?;
         }
         let mut record = CycleRecord { dry_run, started: Timestamp::now().sec, ..CycleRecord::default() };
         let result = if dry_run { self.look(&mut record) } else { self.collect(&mut record) };
@@ -210,7 +210,7 @@ impl Collector {
                 tracing::info!("cycle {}", serde_json::to_string(&record).unwrap_or_default());
             }
             if result.is_ok()
-                && let Err(error) = self.store.note_packs()
+                && let Err(error) = self.store.healing.note_packs()
             {
                 tracing::debug!("which packs there are could not be noted: {error}");
             }
@@ -259,13 +259,13 @@ impl Collector {
         self.pass(Point::Begin)?;
         let mut clock = self.enter(Stage::Drain);
         (self.options.drain)()?;
-        let deleted = self.store.counter(Counter::Deleted);
+        let deleted = self.store.commits.counter(Counter::Deleted);
         record.drain_ms = elapsed(&mut clock);
 
         self.pass(Point::BeforeFlip)?;
         self.enter(Stage::Flip);
-        self.store.make_room();
-        let (flip, view) = self.store.flip()?;
+        self.store.space.make_room();
+        let (flip, view) = self.store.collection.flip()?;
         record.generation = flip.generation;
         record.watermark = flip.cells.watermark().0;
         record.longest_hold_us = flip.held.as_micros() as u64;
@@ -273,10 +273,10 @@ impl Collector {
 
         let result = self
             .after_flip(&flip, view, record, &mut clock)
-            .and_then(|()| self.store.forget_deleted(deleted));
+            .and_then(|()| self.store.collection.forget_deleted(deleted));
         self.pass_always(Point::Reclaimed);
         // The barrier has to come down however the cycle ended; cells that were condemned stay refused until it does.
-        let ended = self.store.end_cycle();
+        let ended = self.store.collection.end_cycle();
         result.and(ended)
     }
 
@@ -304,7 +304,7 @@ impl Collector {
         self.enter(Stage::Reclaim);
         if !out(Protection::DurableBeforeFree) {
             // I3: no byte is freed before the removal of its last name is durable.
-            self.store.rewrite(true, |_, _| Ok(()))?;
+            self.store.commits.rewrite(true, |_, _| Ok(()))?;
         }
         reclaim::reclaim(&self.store, &usage, flip.packs_below, record, || self.pass(Point::Moved))?;
         record.reclaim_ms = elapsed(clock);

@@ -11,7 +11,7 @@ use crate::chunk::ChunkId;
 use crate::error::Result;
 use crate::meta::rows::{RegionRow, chunk_of, id_key};
 use crate::meta::{Counter, Table};
-use crate::pack::{HEADER_LEN, Location, PackId, RegionChunk, encode_region};
+use crate::pack::{HEADER_LEN, Location, PackId, RegionChunk};
 use crate::store::{Store, Turn};
 use crate::sync::Arc;
 
@@ -59,7 +59,7 @@ pub(super) fn reclaim(
     for file in plan.compact.iter().filter(|file| kept.contains(&file.id)) {
         if let Err(error) = punch_group(store, &[*file], usage, record) {
             tracing::warn!("what is dead in {} stays as well: {error}", file.id.path());
-            store.writable()?;
+            store.batches.writable()?;
         }
     }
     Ok(())
@@ -67,15 +67,15 @@ pub(super) fn reclaim(
 
 fn pack_files(store: &Store) -> Result<Vec<PackFile>> {
     let mut files = Vec::new();
-    for id in store.packs()? {
-        let (len, allocated) = store.pack_size(id)?;
+    for id in store.packs.list()? {
+        let (len, allocated) = store.packs.size(id)?;
         files.push(PackFile { id, len, allocated });
     }
     Ok(files)
 }
 
 fn remove(store: &Store, file: &PackFile, record: &mut CycleRecord) -> Result<()> {
-    store.remove_pack(file.id)?;
+    store.packs.remove(file.id)?;
     record.packs_removed += 1;
     record.freed_bytes += file.allocated;
     Ok(())
@@ -163,7 +163,7 @@ impl Moving {
         }
         let copier = store.clone();
         let threads = (rows.len(), Turn::Last);
-        for (row, copied) in store.together(rows, threads, move |row| copy(&copier, row)) {
+        for (row, copied) in store.workers.together(rows, threads, move |row| copy(&copier, row)) {
             match copied {
                 Ok(done) => {
                     self.bytes += u64::from(done.to.len);
@@ -174,7 +174,7 @@ impl Moving {
                     // A region that cannot be read stays, as all do once the disk is full. Neither frees anything.
                     self.full |= error.is_no_space();
                     tracing::warn!("the region of chunk {} stays in its pack: {error}", row.first.0);
-                    store.writable()?;
+                    store.batches.writable()?;
                     self.stay.insert(row.at.pack);
                 }
             }
@@ -189,7 +189,7 @@ impl Moving {
 
 /// Writes the live chunks of a region to where packs grow now.
 fn copy(store: &Store, row: &RegionRow) -> Result<Move> {
-    let (record, region) = store.region_record(&row.at)?;
+    let (record, region) = store.packs.record(&row.at)?;
     let live: Vec<&RegionChunk> =
         region.chunks.iter().filter(|chunk| row.entry(chunk.id).is_some()).collect();
     let (record, plain) = if live.len() == region.chunks.len() {
@@ -200,9 +200,9 @@ fn copy(store: &Store, row: &RegionRow) -> Result<Move> {
             bytes.extend_from_slice(region.chunk(chunk.id).unwrap_or_default());
         }
         let chunks: Vec<RegionChunk> = live.into_iter().copied().collect();
-        (encode_region(&chunks, &bytes, store.compression()), bytes.len() as u32)
+        (store.packs.encode(&chunks, &bytes), bytes.len() as u32)
     };
-    let to = store.append_moved(&record)?;
+    let to = store.packs.append(&record)?;
     Ok(Move { first: row.first, end: row.end(), from: row.at, to, plain })
 }
 
@@ -211,8 +211,8 @@ fn settle(store: &Arc<Store>, moves: Vec<Move>) -> Result<()> {
     if moves.is_empty() {
         return Ok(());
     }
-    store.sync_packs()?;
-    store.rewrite(true, |txn, sums| {
+    store.packs.sync()?;
+    store.commits.rewrite(true, |txn, sums| {
         let mut rows = Vec::new();
         for step in &moves {
             // One row by now may be several, of which those that were healed are elsewhere.
@@ -255,19 +255,19 @@ fn punch_group(
     for file in group {
         let mut stretches = live.remove(&file.id).unwrap_or_default();
         stretches.sort_unstable();
-        let end = store.pack_records_end(file.id)?;
+        let end = store.packs.records_end(file.id)?;
         let mut at = HEADER_LEN;
         let mut punched = true;
         for (from, to) in stretches.into_iter().chain([(end, end)]) {
             if from > at && from - at >= MIN_HOLE {
-                punched = store.punch_pack(file.id, at, from - at)?;
+                punched = store.packs.punch(file.id, at, from - at)?;
             }
             if !punched {
                 break;
             }
             at = at.max(to);
         }
-        let (_, allocated) = store.pack_size(file.id)?;
+        let (_, allocated) = store.packs.size(file.id)?;
         record.packs_punched += 1;
         record.freed_bytes += file.allocated.saturating_sub(allocated);
     }

@@ -90,7 +90,7 @@ impl CycleRecord {
     /// Puts the record into the open batch: it is durable with the next commit. A store that takes no changes keeps the
     /// one before.
     pub(super) fn keep(&self, store: &Store) {
-        if let (Ok(row), Ok(member)) = (serde_json::to_vec(self), store.join()) {
+        if let (Ok(row), Ok(member)) = (serde_json::to_vec(self), store.batches.join()) {
             member.rows.put(Table::State, CYCLE_KEY, &row);
         }
     }

@@ -14,7 +14,7 @@ use crate::meta::rows::{RegionRow, chunk_of, id_key};
 use crate::pack::PackId;
 use crate::sabotage::{Protection, out};
 use crate::store::Store;
-use crate::store::cells::{Cell, Cells};
+use crate::store::barrier::cells::{Cell, Cells};
 use crate::sync::Arc;
 
 use super::CycleRecord;

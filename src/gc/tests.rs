@@ -34,8 +34,8 @@ impl Disk {
 
 /// Something was deleted.
 fn delete(store: &Arc<Store>) {
-    store.join().unwrap().rows.count(Counter::Deleted, 1);
-    store.commit().unwrap();
+    store.batches.join().unwrap().rows.count(Counter::Deleted, 1);
+    store.commits.commit().unwrap();
 }
 
 /// Looks as the thread does, every five seconds of `time` from `begin` on; how often a cycle was tried.
@@ -56,7 +56,7 @@ fn look(collector: &Collector, begin: Instant, time: Duration) -> u64 {
 fn a_cycle_that_fails_is_tried_ever_more_rarely_and_begins_no_generation() {
     let (store, collector) = Disk::new().open();
     let (key, begin) = (extent_key(77, 0), Instant::now());
-    store.join().unwrap().rows.put(Table::Extents, &key, b"no extent");
+    store.batches.join().unwrap().rows.put(Table::Extents, &key, b"no extent");
     delete(&store);
     let generation = store.generation();
     assert_eq!(look(&collector, begin, DAY), 11);
@@ -67,7 +67,7 @@ fn a_cycle_that_fails_is_tried_ever_more_rarely_and_begins_no_generation() {
     let last = collector.last().unwrap();
     assert_eq!(last.ended_early, Some(trouble.error));
 
-    store.join().unwrap().rows.delete(Table::Extents, &key);
+    store.batches.join().unwrap().rows.delete(Table::Extents, &key);
     delete(&store);
     assert_eq!(look(&collector, begin + DAY, DAY), 1);
     assert!(collector.trouble().is_none());
@@ -82,14 +82,14 @@ fn a_cycle_that_fails_is_tried_ever_more_rarely_and_begins_no_generation() {
 fn who_asks_for_a_cycle_gets_one() {
     let (store, collector) = Disk::new().open();
     let key = extent_key(77, 0);
-    store.join().unwrap().rows.put(Table::Extents, &key, b"no extent");
-    store.commit().unwrap();
+    store.batches.join().unwrap().rows.put(Table::Extents, &key, b"no extent");
+    store.commits.commit().unwrap();
     for failures in 1..=3 {
         assert!(collector.run_cycle(false).is_err());
         assert_eq!(collector.trouble().unwrap().failures, failures);
     }
-    store.join().unwrap().rows.delete(Table::Extents, &key);
-    store.commit().unwrap();
+    store.batches.join().unwrap().rows.delete(Table::Extents, &key);
+    store.commits.commit().unwrap();
     collector.run_cycle(false).unwrap();
     assert!(collector.trouble().is_none());
     store.close().unwrap();
@@ -100,7 +100,7 @@ fn a_store_that_takes_no_changes_has_no_cycles() {
     let (store, collector) = Disk::new().open();
     delete(&store);
     let generation = store.generation();
-    store.latch(&Error::damaged("the disk"));
+    store.batches.latch().set(&Error::damaged("the disk"));
     assert_eq!(look(&collector, Instant::now(), DAY), 0);
     assert!(matches!(collector.run_cycle(false), Err(Error::Latched(_))), "who asks is told");
     assert_eq!((store.generation(), collector.trouble()), (generation, None));
@@ -125,7 +125,7 @@ fn the_record_of_the_last_cycle_is_kept() {
         store.close().unwrap();
     }
     let (store, _) = disk.open();
-    store.join().unwrap().rows.put(Table::State, b"cycle", b"{");
+    store.batches.join().unwrap().rows.put(Table::State, b"cycle", b"{");
     assert_eq!(CycleRecord::last_of(&store), None, "for display only");
     store.close().unwrap();
 }

@@ -9,11 +9,14 @@
 //! No clock (I10): who calls, and how often he looks, is the daemon's business.
 
 use crate::error::{Error, Result};
-use crate::media::create_anew;
+use crate::media::{Media, create_anew};
+use crate::meta::Meta;
 use crate::meta::backup::{self, Backup, Head, Size};
-use crate::sync::{Arc, Ordering};
+use crate::sync::{Arc, AtomicU64, Ordering};
 
-use super::Store;
+use super::batches::{Batches, Numbers};
+use super::commit::Commits;
+use super::files::allocated;
 
 /// The directory.
 pub const BACKUP_DIR: &str = "meta-backups";
@@ -36,7 +39,7 @@ fn number_of(name: &str) -> Option<u64> {
 }
 
 /// The numbers of all backups in a store, the newest first.
-pub fn list_backups(media: &dyn crate::media::Media) -> Result<Vec<u64>> {
+pub fn list_backups(media: &dyn Media) -> Result<Vec<u64>> {
     let failed = |error| Error::io(format!("listing {BACKUP_DIR}"), error);
     if !media.exists(BACKUP_DIR).map_err(failed)? {
         return Ok(Vec::new());
@@ -48,50 +51,82 @@ pub fn list_backups(media: &dyn crate::media::Media) -> Result<Vec<u64>> {
 }
 
 /// Opens a backup.
-pub fn open_backup(media: &dyn crate::media::Media, number: u64) -> Result<Backup> {
+pub fn open_backup(media: &dyn Media, number: u64) -> Result<Backup> {
     let name = path(number);
     let file = media.open(&name, false).map_err(|error| Error::io(format!("opening {name}"), error))?;
     Backup::open(file)
 }
 
-impl Store {
-    /// Bytes that all backups take on the host.
-    pub(super) fn bytes_of_backups(&self) -> Result<u64> {
+/// The backups of one store.
+pub struct Backups {
+    media: Arc<dyn Media>,
+    meta: Arc<Meta>,
+    batches: Arc<Batches>,
+    commits: Arc<Commits>,
+    numbers: Arc<Numbers>,
+    /// Who they are of.
+    uuid: [u8; 16],
+    /// Bytes of the store's reserve.
+    reserve: u64,
+    /// Bytes of rows that the last one had, about.
+    size: AtomicU64,
+}
+
+/// The parts of a store that its backups need.
+pub struct Parts {
+    /// Where they go.
+    pub media: Arc<dyn Media>,
+    /// What is in them.
+    pub meta: Arc<Meta>,
+    /// Whether anything may be written.
+    pub batches: Arc<Batches>,
+    /// How much has changed.
+    pub commits: Arc<Commits>,
+    /// The generation stands in them.
+    pub numbers: Arc<Numbers>,
+}
+
+impl Backups {
+    /// Of a store with this uuid and a reserve of so many bytes.
+    pub fn new(uuid: [u8; 16], reserve: u64, parts: Parts) -> Self {
+        let Parts { media, meta, batches, commits, numbers } = parts;
+        let size = AtomicU64::new(newest_size(media.as_ref()));
+        Self { media, meta, batches, commits, numbers, uuid, reserve, size }
+    }
+
+    /// Bytes that all of them take on the host.
+    pub fn bytes(&self) -> Result<u64> {
         let mut bytes = 0;
         for number in list_backups(self.media.as_ref())? {
             // The oldest may be removed at any moment.
-            bytes += self.allocated(&path(number))?.unwrap_or(0);
+            bytes += allocated(self.media.as_ref(), &path(number))?.unwrap_or(0);
         }
         Ok(bytes)
     }
 
-    /// Bytes of rows that were committed since the last backup.
-    pub fn changed_rows(&self) -> u64 {
-        self.changed.load(Ordering::Relaxed)
-    }
-
     /// Has enough changed for a backup? `at_close` of a small store, anything is enough.
-    pub fn backup_due(&self, at_close: bool) -> bool {
-        let last = self.backed_up.load(Ordering::Relaxed);
-        let changed = self.changed_rows();
+    pub fn are_due(&self, at_close: bool) -> bool {
+        let last = self.size.load(Ordering::Relaxed);
+        let changed = self.commits.changed();
         changed >= LEAST.max(last / 8) || at_close && changed > 0 && last <= SMALL
     }
 
     /// Writes a backup of what is in the database. `go_on` is asked now and then; once it fails, nothing stays behind.
     /// None where the disk has too little room.
-    pub fn back_up_metadata(self: &Arc<Self>, go_on: &mut dyn FnMut() -> Result<()>) -> Result<Option<Size>> {
-        self.writable()?;
-        let expected = self.backed_up.load(Ordering::Relaxed);
-        if self.host_space()?.available < expected + MARGIN.min(self.config.reserve * 2) {
+    pub fn write(&self, go_on: &mut dyn FnMut() -> Result<()>) -> Result<Option<Size>> {
+        self.batches.writable()?;
+        let expected = self.size.load(Ordering::Relaxed);
+        let space = self.media.space().map_err(|error| Error::io("statvfs of the store", error))?;
+        if space.available < expected + MARGIN.min(self.reserve * 2) {
             return Ok(None);
         }
-        let changed = self.changed.swap(0, Ordering::Relaxed);
+        let changed = self.commits.begin_changes();
         let written = self.write_backup(go_on);
         if written.is_err() {
-            self.changed.fetch_add(changed, Ordering::Relaxed);
+            self.commits.still_changed(changed);
         }
         let size = written?;
-        self.backed_up.store(size.plain, Ordering::Relaxed);
+        self.size.store(size.plain, Ordering::Relaxed);
         Ok(Some(size))
     }
 
@@ -104,8 +139,8 @@ impl Store {
         let name = path(numbers.first().map_or(1, |newest| newest + 1));
         let new = format!("{name}.new");
         let file = create_anew(media, &new).map_err(failed)?;
-        let head = Head { store: *self.config.uuid.as_bytes(), generation: self.generation() };
-        let view = self.now().view.clone();
+        let head = Head { store: self.uuid, generation: self.numbers.generation() };
+        let view = self.meta.now().view.clone();
         let size = match backup::write(&view, head, file.as_ref(), go_on) {
             Ok(size) => size,
             Err(error) => {
@@ -123,7 +158,7 @@ impl Store {
 }
 
 /// How much the newest backup has; nothing if there is none that can be read to its end without reading it all.
-pub(super) fn newest_size(media: &dyn crate::media::Media) -> u64 {
+fn newest_size(media: &dyn Media) -> u64 {
     // The length of the file is known at once; rows compress to about a third.
     let newest = list_backups(media).ok().and_then(|numbers| numbers.first().copied());
     let len = newest.and_then(|number| media.open(&path(number), false).ok()?.len().ok());

@@ -25,9 +25,12 @@ const STEP: u64 = 32 << 20;
 /// The reserve takes an inode again only if the host has more than these.
 const INODES_LEFT: u64 = 16;
 
+/// Bytes of rows that a cycle may need at a time.
+const CYCLE_ROWS: u64 = 16 << 20;
+
 /// Keeps account of the space of one store.
 #[derive(Debug)]
-pub(super) struct SpaceKeeper {
+pub struct SpaceKeeper {
     media: Arc<dyn Media>,
     reserve: u64,
     /// Bytes that may be promised before the host is asked again.
@@ -41,6 +44,7 @@ pub(super) struct SpaceKeeper {
 }
 
 impl SpaceKeeper {
+    /// Of a store on `media` whose reserve has so many bytes.
     pub fn new(media: Arc<dyn Media>, reserve: u64) -> Self {
         let has_reserve = media.exists(RESERVE_FILE).unwrap_or(false);
         let hidden = media.space().is_ok_and(|space| space.hidden_limit);
@@ -88,6 +92,11 @@ impl SpaceKeeper {
         if is_short() && self.give_up() && is_short() {
             self.give_up();
         }
+    }
+
+    /// Makes room for the rows of a cycle.
+    pub fn make_room(&self) {
+        self.prepare(CYCLE_ROWS);
     }
 
     /// Frees the reserve, or what is taken beside it; true if that gave anything.

@@ -1,15 +1,13 @@
 //! The store in numbers, for people and programs.
 
-use std::io::ErrorKind;
-
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::meta::Counter;
-use crate::sync::Ordering;
 
 use super::Store;
 use super::config::{META_FILE, RESERVE_FILE};
+use super::files::allocated;
 
 /// What `cairnfs status` tells of a store.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,39 +61,29 @@ impl Store {
     /// The store in numbers.
     pub fn status(&self) -> Result<StoreStatus> {
         let space = self.host_space()?;
-        let closed = self.closed.load(Ordering::Acquire);
-        let reserve = self.allocated(RESERVE_FILE)?;
+        let (media, sum) = (self.media.as_ref(), |counter| self.commits.counter(counter));
+        let reserve = allocated(media, RESERVE_FILE)?;
         Ok(StoreStatus {
             uuid: self.config.uuid.to_string(),
             path: self.path.display().to_string(),
             generation: self.generation(),
-            inodes: self.counter(Counter::Inodes),
-            deletion_queue: self.counter(Counter::Orphans),
-            referenced_bytes: self.counter(Counter::ReferencedBytes),
-            deleted_bytes: self.counter(Counter::Deleted),
-            chunks: self.counter(Counter::Chunks),
-            plain_bytes: self.counter(Counter::PlainBytes),
-            stored_bytes: self.counter(Counter::StoredBytes),
-            database_bytes: self.allocated(META_FILE)?.unwrap_or(0),
-            backup_bytes: self.bytes_of_backups()?,
+            inodes: sum(Counter::Inodes),
+            deletion_queue: sum(Counter::Orphans),
+            referenced_bytes: sum(Counter::ReferencedBytes),
+            deleted_bytes: sum(Counter::Deleted),
+            chunks: sum(Counter::Chunks),
+            plain_bytes: sum(Counter::PlainBytes),
+            stored_bytes: sum(Counter::StoredBytes),
+            database_bytes: allocated(media, META_FILE)?.unwrap_or(0),
+            backup_bytes: self.backups.bytes()?,
             reserve_bytes: reserve.unwrap_or(0),
             reserve_given_up: reserve.is_none() && self.config.reserve > 0,
             host_free: space.available,
             host_total: space.total,
-            cycle_running: self.barrier.is_armed(),
-            bad_chunks: self.bad.count(),
-            read_only_because: self.latch.get().filter(|_| !closed).cloned(),
+            cycle_running: self.collection.is_running(),
+            bad_chunks: self.healing.count(),
+            read_only_because: self.batches.latch().failure().map(str::to_owned),
         })
-    }
-
-    /// Bytes that one of the store's files takes on the host; none if it is not there.
-    pub(super) fn allocated(&self, name: &str) -> Result<Option<u64>> {
-        let failed = |error| Error::io(format!("looking at {name}"), error);
-        match self.media.open(name, false) {
-            Ok(file) => file.allocated().map(Some).map_err(failed),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(failed(error)),
-        }
     }
 }
 

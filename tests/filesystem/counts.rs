@@ -95,9 +95,9 @@ fn class_10_each_way_of_sharing_keeps_what_it_shares_and_no_more() {
         world.collector.run_cycle(false).unwrap();
         for counter in [Counter::Chunks, Counter::PlainBytes, Counter::StoredBytes, Counter::ReferencedBytes]
         {
-            assert_eq!(world.store.counter(counter), 0, "{counter:?} after everything is gone");
+            assert_eq!(world.store.commits.counter(counter), 0, "{counter:?} after everything is gone");
         }
-        assert_eq!(world.store.counter(Counter::Inodes), 1, "the root");
+        assert_eq!(world.store.commits.counter(Counter::Inodes), 1, "the root");
         world.close().unwrap();
     }
 }
@@ -137,7 +137,7 @@ fn a_sum_that_is_wrong_is_noticed() {
     for counter in [Counter::Chunks, Counter::PlainBytes, Counter::StoredBytes, Counter::ReferencedBytes] {
         for more in [1, -1] {
             let add = |more: i64| {
-                let change = world.store.rewrite(true, |_, sums| {
+                let change = world.store.commits.rewrite(true, |_, sums| {
                     sums[counter as usize] += more;
                     Ok(())
                 });

@@ -15,7 +15,7 @@ use crate::world::{WAYS_TO_GO, World, config, new_disk, protected};
 const LEN: usize = 200_000;
 
 fn deleted(world: &World) -> u64 {
-    world.store.counter(Counter::Deleted)
+    world.store.commits.counter(Counter::Deleted)
 }
 
 /// A store in which a file of [`LEN`] bytes was written and removed.
@@ -75,7 +75,7 @@ fn it_counts_after_a_cycle_that_was_cut_off_or_failed() {
     let world = World::open(&disk, &config()).unwrap();
     let ino = world.create(ROOT_INO, "g");
     let key = extent_key(ino, 0);
-    world.store.rewrite(true, |txn, _| txn.put(Table::Extents, &key, b"\xff\xff")).unwrap();
+    world.store.commits.rewrite(true, |txn, _| txn.put(Table::Extents, &key, b"\xff\xff")).unwrap();
     assert!(world.collector.run_cycle(false).is_err());
     assert_eq!(deleted(&world), LEN as u64, "the cycle ended before its end");
     world.close().unwrap();
@@ -114,21 +114,21 @@ fn a_small_file_goes_at_once_and_a_large_one_by_the_queue() {
     let open = file("open", 3, 0);
     world.fs.sync().unwrap();
     assert_eq!((rows_of(&world, small), rows_of(&world, large)), (at_once + 1, at_once + 2));
-    let inodes = world.store.counter(Counter::Inodes);
+    let inodes = world.store.commits.counter(Counter::Inodes);
     world.remove(ROOT_INO, "small");
     world.remove(ROOT_INO, "large");
     world.fs.unlink(ROOT_INO, b"open").unwrap();
     assert_eq!(rows_of(&world, small), 0, "before any commit");
     assert_eq!(rows_of(&world, large), at_once + 3);
-    assert_eq!(world.store.counter(Counter::Orphans), 2);
+    assert_eq!(world.store.commits.counter(Counter::Orphans), 2);
     assert_eq!(world.read(open).unwrap(), random::content(3, LEN), "the kernel remembers it");
     // What is in the queue by the time it is forgotten goes at once, too.
     world.fs.sync().unwrap();
     world.fs.forget(open, u64::MAX);
-    assert_eq!((rows_of(&world, open), world.store.counter(Counter::Orphans)), (0, 1));
+    assert_eq!((rows_of(&world, open), world.store.commits.counter(Counter::Orphans)), (0, 1));
     world.fs.drain_orphans().unwrap();
-    assert_eq!((rows_of(&world, large), world.store.counter(Counter::Orphans)), (0, 0));
-    assert_eq!(world.store.counter(Counter::Inodes), inodes - 3, "each is counted once");
+    assert_eq!((rows_of(&world, large), world.store.commits.counter(Counter::Orphans)), (0, 0));
+    assert_eq!(world.store.commits.counter(Counter::Inodes), inodes - 3, "each is counted once");
     assert_eq!(deleted(&world), 3 * LEN as u64);
     assert!(world.check().is_clean());
     world.close().unwrap();

@@ -161,7 +161,7 @@ fn a_backup_on_a_disk_that_gets_full_leaves_the_others_whole() {
     let (start, config, files) = store();
     let outcomes = at_each_step(
         &start,
-        |disk| opened(disk, &config, |world| (world.store.back_up_metadata(&mut || Ok(())).map(|_| ()), ())),
+        |disk| opened(disk, &config, |world| (world.store.backups.write(&mut || Ok(())).map(|_| ()), ())),
         |op, disk, ()| {
             let all = list_backups(media(disk).as_ref()).unwrap();
             assert!(!all.is_empty());
@@ -174,7 +174,7 @@ fn a_backup_on_a_disk_that_gets_full_leaves_the_others_whole() {
             assert_eq!(right(disk, &config, &files, ""), files.len(), "full from operation {op} on");
             // And the next one works.
             let (result, _) = opened(disk, &config, |world| {
-                let size = world.store.back_up_metadata(&mut || Ok(()));
+                let size = world.store.backups.write(&mut || Ok(()));
                 (size.and_then(|size| size.map(|_| ()).ok_or(Error::Posix(libc::ENOSPC))), ())
             });
             result.unwrap();

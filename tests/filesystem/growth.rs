@@ -49,7 +49,7 @@ fn write_rows(store: &Store) {
     });
     let mut digests: Vec<_> = (1..=CHUNKS).map(|id| (digest(id).0, Some(id_key(id)))).collect();
     digests.sort_unstable();
-    let written = store.rewrite(true, |txn, _| {
+    let written = store.commits.rewrite(true, |txn, _| {
         txn.apply(Table::Extents, extents)?;
         txn.apply(Table::Regions, regions)?;
         txn.apply(Table::Digests, digests)
@@ -131,7 +131,7 @@ fn a_cycle_frees_what_it_moved() {
         world.remove(ROOT_INO, &format!("f{number}"));
     }
     let packs = |world: &World| -> u64 {
-        world.store.packs().unwrap().iter().map(|pack| world.store.pack_size(*pack).unwrap().1).sum()
+        world.store.packs.list().unwrap().iter().map(|pack| world.store.packs.size(*pack).unwrap().1).sum()
     };
     let before = packs(&world);
     let record = world.collector.run_cycle(false).unwrap();
@@ -177,7 +177,7 @@ fn what_is_dead_goes_also_out_of_a_pack_that_has_to_stay() {
     let (disk, config) = (new_disk(), config());
     let world = World::open(&disk, &config).unwrap();
     write(&world, "stays", 1, 60_000);
-    let row = world.store.region_of(ChunkId(world.store.next_chunk().0 - 1)).unwrap().0;
+    let row = world.store.chunks.region_of(ChunkId(world.store.next_chunk().0 - 1)).unwrap().0;
     write(&world, "goes", 2, 850_000);
     world.close().unwrap();
     disk.flip_byte(&row.at.pack.path(), row.at.end() - 1);

@@ -11,7 +11,7 @@ use cairnfs::media::Media;
 use cairnfs::media::sim::SimMedia;
 use cairnfs::meta::rows::id_key;
 use cairnfs::meta::{Table, WriteTxn};
-use cairnfs::pack::{PackReader, encode_region, list_packs};
+use cairnfs::pack::{PackReader, list_packs};
 use cairnfs::sabotage::Protection;
 use cairnfs::store::StoreConfig;
 
@@ -171,23 +171,23 @@ fn what_was_brought_again_is_read_beside_what_was_always_good() {
     let bytes = content(3);
     let ino = world.save("f", &bytes);
     world.fs.sync().unwrap();
-    let (mut row, region) = world.store.region_of(ChunkId(world.store.next_chunk().0 - 1)).unwrap();
+    let (mut row, region) = world.store.chunks.region_of(ChunkId(world.store.next_chunk().0 - 1)).unwrap();
     let bad = region.chunks[1];
     let whole = region.chunk(bad.id).unwrap().to_vec();
     let parts = region.chunks.iter().map(|chunk| (chunk.id, region.chunk(chunk.id).unwrap()));
     let wrong =
         |(id, part): (ChunkId, &[u8])| part.iter().map(|byte| byte ^ u8::from(id == bad.id)).collect();
     let plain: Vec<Vec<u8>> = parts.map(wrong).collect();
-    let record = encode_region(&region.chunks, &plain.concat(), world.store.compression());
-    row.at = world.store.append_moved(&record).unwrap();
-    world.store.sync_packs().unwrap();
+    let record = world.store.packs.encode(&region.chunks, &plain.concat());
+    row.at = world.store.packs.append(&record).unwrap();
+    world.store.packs.sync().unwrap();
     let moved = |txn: &mut WriteTxn| txn.put(Table::Regions, &id_key(row.first.0), &row.encode());
-    world.store.rewrite(true, |txn, _| moved(txn)).unwrap();
+    world.store.commits.rewrite(true, |txn, _| moved(txn)).unwrap();
     assert!(world.read(ino).unwrap() != bytes, "the test changed what is read");
 
-    world.store.distrust([bad.id], row.at.pack);
-    let member = world.store.join().unwrap();
-    assert_eq!(world.store.put(&member, bad.digest, &whole, 0).unwrap(), bad.id);
+    world.store.healing.distrust([bad.id], row.at.pack);
+    let member = world.store.batches.join().unwrap();
+    assert_eq!(world.store.chunks.put(&member, bad.digest, &whole, 0).unwrap(), bad.id);
     assert!(world.read(ino).unwrap() == bytes, "before any commit");
     drop(member);
     world.fs.sync().unwrap();
@@ -390,7 +390,7 @@ fn a_pack_that_is_gone_is_noticed_and_heals() {
     let world = World::open(&disk, &config).unwrap();
     base(&world);
     world.close().unwrap();
-    let look = |world: &World| world.store.look_for_packs(&mut || Ok(())).unwrap();
+    let look = |world: &World| world.store.healing.look_for_packs(&mut || Ok(())).unwrap();
 
     let world = World::open(&disk, &config).unwrap();
     assert_eq!((look(&world), world.store.status().unwrap().bad_chunks), (0, 0));
@@ -422,7 +422,7 @@ fn a_pack_that_is_gone_is_noticed_and_heals() {
     assert!(newer != older && list_packs(&disk).unwrap() != before, "packs went");
     let bad = world.store.status().unwrap().bad_chunks;
     for row in [newer, older] {
-        world.store.join().unwrap().rows.put(Table::State, b"packs", &row);
+        world.store.batches.join().unwrap().rows.put(Table::State, b"packs", &row);
         // What is left of the packs that are gone is a long file, which nobody has written again.
         look(&world);
         assert_eq!(world.store.status().unwrap().bad_chunks, bad);

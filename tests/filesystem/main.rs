@@ -25,6 +25,7 @@ mod resume;
 mod scrub;
 mod seed;
 mod structure;
+mod structure_files;
 mod structure_skips;
 mod sweep;
 mod told;

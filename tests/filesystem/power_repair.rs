@@ -31,7 +31,7 @@ fn cut_a_backup(start: &SimMedia, config: &StoreConfig, seed: u64, each: &mut dy
     write(&world, &mut Files::new(), "s2", 20..23);
     world.fs.sync().unwrap();
     let disk_before = disk.op_count();
-    world.store.back_up_metadata(&mut || Ok(())).unwrap().unwrap();
+    world.store.backups.write(&mut || Ok(())).unwrap().unwrap();
     for op in disk_before..=disk.op_count() {
         each(op, disk.cut_at(op, seed ^ op));
     }
@@ -229,7 +229,7 @@ fn a_database_that_was_put_aside_long_ago_is_not_read() {
     }
     write(&world, &mut files, "after", 60..64);
     world.fs.sync().unwrap();
-    world.store.back_up_metadata(&mut || Ok(())).unwrap().unwrap();
+    world.store.backups.write(&mut || Ok(())).unwrap().unwrap();
     world.close().unwrap();
     media(&disk).remove(DB).unwrap();
     let report = mend(&disk, &config, true);

@@ -37,7 +37,7 @@ pub fn write(world: &World, files: &mut Files, dir: &str, numbers: std::ops::Ran
 
 fn backup(world: &World) {
     world.fs.sync().unwrap();
-    world.store.back_up_metadata(&mut || Ok(())).unwrap().unwrap();
+    world.store.backups.write(&mut || Ok(())).unwrap().unwrap();
 }
 
 /// A store with some history: two backups, a prune, a cycle that moves regions, hard links, a hole, attributes.

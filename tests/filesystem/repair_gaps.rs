@@ -33,7 +33,7 @@ fn large(with_backup: bool) -> (SimMedia, StoreConfig, Files) {
     };
     add(0..BACKED_UP);
     if with_backup {
-        world.store.back_up_metadata(&mut || Ok(())).unwrap().unwrap();
+        world.store.backups.write(&mut || Ok(())).unwrap().unwrap();
     }
     add(BACKED_UP..FILES);
     world.close().unwrap();
@@ -133,7 +133,7 @@ fn old_extents_are_not_taken_for_a_file_whose_mtime_was_set_back() {
     let ino = world.save("f", &before);
     world.save("same", &before);
     world.fs.sync().unwrap();
-    world.store.back_up_metadata(&mut || Ok(())).unwrap().unwrap();
+    world.store.backups.write(&mut || Ok(())).unwrap().unwrap();
     let mtime = Some(SetTime::At(world.fs.getattr(ino).unwrap().mtime));
     world.fs.write(ino, 0, &after, false).unwrap();
     world.fs.setattr(ino, CALLER, &SetAttr { mtime, ..SetAttr::default() }).unwrap();

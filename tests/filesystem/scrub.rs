@@ -104,8 +104,8 @@ fn the_scrub_ends_when_told_to_and_trusts_what_reads_again() {
     assert_eq!(scrub.step(u64::MAX, 2, &|| false).unwrap(), []);
     assert!(scrub.status().running && scrub.status().bytes == 0);
     let last = ChunkId(world.store.next_chunk().0 - 1);
-    let (row, _) = world.store.region_of(last).unwrap();
-    world.store.distrust(row.live().map(|(id, _)| id), row.at.pack);
+    let (row, _) = world.store.chunks.region_of(last).unwrap();
+    world.store.healing.distrust(row.live().map(|(id, _)| id), row.at.pack);
     assert!(world.store.status().unwrap().bad_chunks > 0);
     assert_eq!(scrub.step(u64::MAX, 2, &|| true).unwrap(), []);
     assert_eq!(world.store.status().unwrap().bad_chunks, 0, "they read back");
@@ -155,6 +155,6 @@ fn the_scrub_passes_by_rows_that_cannot_be_read() {
         let status = scrub.status();
         assert_eq!((status.passes, status.last_bad), (1, far.live().count() as u64), "{status:?}");
         assert!(status.bytes < world.store.status().unwrap().plain_bytes, "{status:?}");
-        assert!(world.store.is_bad(far.first));
+        assert!(world.store.healing.is_bad(far.first));
     }
 }

@@ -145,7 +145,7 @@ const MAY_READ_CLOCKS: [(&str, &str); 6] = [
     ("src/gc/mod.rs", "Instant"),
     ("src/gc/mod.rs", "elapsed("),
     // How long writers were held by a flip, for the record.
-    ("src/store/batch.rs", ""),
+    ("src/store/batches/batch.rs", ""),
     // How long the lock of a store is waited for.
     ("src/media/lock.rs", ""),
 ];

@@ -33,7 +33,7 @@ fn cut_off_sweeps(step: usize) -> Vec<SimMedia> {
     write(&world, "old", &random::content(2, GARBAGE));
     world.remove(ROOT_INO, "old");
     world.fs.sync().unwrap();
-    let chunks = world.store.counter(Counter::Chunks);
+    let chunks = world.store.commits.counter(Counter::Chunks);
     let cuts: Arc<Mutex<(usize, Vec<SimMedia>)>> = Arc::default();
     let (inside, seen, of) = (world.fs.clone(), cuts.clone(), disk.clone());
     world.collector.set_hook(Some(Arc::new(move |point| {
@@ -54,7 +54,7 @@ fn cut_off_sweeps(step: usize) -> Vec<SimMedia> {
     })));
     let record = world.collector.run_cycle(false).unwrap();
     world.collector.set_hook(None);
-    assert_eq!(record.condemned, chunks - world.store.counter(Counter::Chunks));
+    assert_eq!(record.condemned, chunks - world.store.commits.counter(Counter::Chunks));
     assert!(record.condemned as usize > GARBAGE / 16384 && world.read(world.find("live").unwrap()).is_ok());
     assert!(world.check().is_clean(), "{:?}", world.check());
     world.close().unwrap();
@@ -117,7 +117,7 @@ fn put_row(store: &Store, from: u64, to: u64) {
     let entry = |id| Some(RegionEntry { len: 1, digest: Digest::of(&u64::to_be_bytes(id)) });
     let at = Location { pack: PackId(1), offset: 64, len: 8 };
     let row = RegionRow { first: ChunkId(from), at, plain: 8, entries: (from..to).map(entry).collect() };
-    store.rewrite(true, |txn, _| txn.put(Table::Regions, &id_key(from), &row.encode())).unwrap();
+    store.commits.rewrite(true, |txn, _| txn.put(Table::Regions, &id_key(from), &row.encode())).unwrap();
 }
 
 /// A row is split, as by a healing, after its chunks were condemned: each part is removed, wherever in the ids it begins.

@@ -57,7 +57,7 @@ fn a_damaged_backup_is_found() {
     world.save("f", b"content");
     world.fs.sync().unwrap();
     for _ in 0..2 {
-        world.store.back_up_metadata(&mut || Ok(())).unwrap().unwrap();
+        world.store.backups.write(&mut || Ok(())).unwrap().unwrap();
     }
     let report = check(&world, false);
     assert!(report.is_clean() && report.backups == 2, "{report:?}");

@@ -23,7 +23,7 @@ fn named(store: &Store, of: &Digest) -> Vec<ChunkId> {
 
 /// Stores bytes as the only chunk of a file, as a flush does.
 fn put(store: &Arc<Store>, member: &Member, ino: u64, bytes: &[u8]) -> ChunkId {
-    let id = store.put(member, Digest::of(bytes), bytes, bytes.len() as u64).unwrap();
+    let id = store.chunks.put(member, Digest::of(bytes), bytes, bytes.len() as u64).unwrap();
     let len = bytes.len() as u32;
     let extent = Extent::of(Piece { offset: 0, id, chunk_len: len, start: 0, len });
     member.rows.put(Table::Extents, &extent_key(ino, 0), &extent.encode());
@@ -34,14 +34,14 @@ fn put(store: &Arc<Store>, member: &Member, ino: u64, bytes: &[u8]) -> ChunkId {
 /// of the faster one, which is in the next batch.
 fn stored_twice(world: &World, files: [u64; 2], bytes: &[u8]) -> [ChunkId; 2] {
     let store = &world.store;
-    let slow = store.join().unwrap();
+    let slow = store.batches.join().unwrap();
     // A batch without a row would not be committed.
     world.create(ROOT_INO, "something to commit");
     thread::scope(|scope| {
-        scope.spawn(|| store.commit().unwrap());
+        scope.spawn(|| store.commits.commit().unwrap());
         // The commit waits for the slow one; whoever joins after the swap is in the next batch.
         let fast = loop {
-            let member = store.join().unwrap();
+            let member = store.batches.join().unwrap();
             if member.number > slow.number {
                 break member;
             }
@@ -67,7 +67,7 @@ fn whichever_of_two_equal_chunks_goes_the_other_is_found() {
         world.fs.sync().unwrap();
         let ids = stored_twice(&world, files, &bytes);
         assert_ne!(ids[0], ids[1], "one batch depends on the one after it");
-        world.store.commit().unwrap();
+        world.store.commits.commit().unwrap();
         let mut both = named(&world.store, &of);
         both.sort();
         let mut stored = ids;
@@ -75,19 +75,27 @@ fn whichever_of_two_equal_chunks_goes_the_other_is_found() {
         assert_eq!(both, stored, "the digest names both");
 
         let gone = extent_key(files[goes], 0);
-        world.store.rewrite(true, |txn, _| txn.apply(Table::Extents, [(gone, None::<&[u8]>)])).unwrap();
+        world
+            .store
+            .commits
+            .rewrite(true, |txn, _| txn.apply(Table::Extents, [(gone, None::<&[u8]>)]))
+            .unwrap();
         world.collector.run_cycle(false).unwrap();
         assert_eq!(named(&world.store, &of), [ids[1 - goes]], "the other one is found");
-        let member = world.store.join().unwrap();
+        let member = world.store.batches.join().unwrap();
         assert_eq!(
-            world.store.put(&member, of, &bytes, bytes.len() as u64).unwrap(),
+            world.store.chunks.put(&member, of, &bytes, bytes.len() as u64).unwrap(),
             ids[1 - goes],
             "and used"
         );
         drop(member);
 
         let gone = extent_key(files[1 - goes], 0);
-        world.store.rewrite(true, |txn, _| txn.apply(Table::Extents, [(gone, None::<&[u8]>)])).unwrap();
+        world
+            .store
+            .commits
+            .rewrite(true, |txn, _| txn.apply(Table::Extents, [(gone, None::<&[u8]>)]))
+            .unwrap();
         world.collector.run_cycle(false).unwrap();
         assert_eq!(named(&world.store, &of), [], "nothing is left behind");
         world.close().unwrap();

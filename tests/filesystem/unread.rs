@@ -168,7 +168,7 @@ fn a_check_finds_what_the_host_cannot_read_only_if_it_does_not_pass() {
 fn a_repair_that_may_not_look_changes_nothing() {
     let _all = protected();
     let (disk, config, world) = world();
-    world.store.back_up_metadata(&mut || Ok(())).unwrap().unwrap();
+    world.store.backups.write(&mut || Ok(())).unwrap().unwrap();
     world.close().unwrap();
     media(&disk).open(DB, true).unwrap().set_len(10_000).unwrap();
     for (ends, kind) in

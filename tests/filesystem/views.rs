@@ -103,7 +103,7 @@ fn growth(hold_a_view: bool) -> f64 {
         let mut rows: Vec<_> = rows.collect();
         rows.sort_unstable();
         rows.dedup_by_key(|row| row.0);
-        store.rewrite(true, |txn, _| txn.apply(Table::Xattrs, rows)).unwrap();
+        store.commits.rewrite(true, |txn, _| txn.apply(Table::Xattrs, rows)).unwrap();
     };
     (0..20).for_each(commit);
     let on_disk = || std::fs::metadata(dir.path().join("meta/cairnfs.redb")).unwrap().blocks() * 512;

@@ -75,7 +75,7 @@ pub fn references(world: &World) -> Outcome<Vec<ChunkId>> {
 
 /// A chunk reads back and is what its digest says.
 pub fn chunk_reads(world: &World, id: ChunkId) -> Outcome {
-    let (row, region) = world.store.region_of(id)?;
+    let (row, region) = world.store.chunks.region_of(id)?;
     let digest = row.entry(id).map(|entry| entry.digest);
     if digest.is_none() || digest != region.chunk(id).map(Digest::of) {
         return broken(format!("chunk {} does not have the bytes of its digest", id.0));
@@ -95,7 +95,7 @@ fn has_no_garbage(world: &World) -> Outcome {
         live.insert(crate::meta::rows::RegionRow::decode(first, row)?.at.pack);
         Ok(true)
     })?;
-    match world.store.packs()?.into_iter().find(|pack| !live.contains(pack)) {
+    match world.store.packs.list()?.into_iter().find(|pack| !live.contains(pack)) {
         None => Ok(()),
         Some(pack) => broken(format!("pack {pack} has nothing live and is still there after two cycles")),
     }

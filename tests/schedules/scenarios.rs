@@ -72,7 +72,7 @@ pub const REVIVED: Scenario = Scenario {
         threads.start(world, |world| Ok(world.save_durably("one", 1)?));
         threads.start(world, |world| {
             world.save("two", 1)?;
-            Ok(world.store.commit()?)
+            Ok(world.store.commits.commit()?)
         });
         threads.start(world, |world| Ok(world.save_durably("three", 2)?));
         threads.join()?;
@@ -229,8 +229,8 @@ pub const POWER: Scenario = Scenario {
     before: |world| {
         // A cycle seals the pack, so that the one of the garbage can go as a whole.
         garbage(world, &[4])?;
-        world.store.flip()?;
-        world.store.end_cycle()?;
+        world.store.collection.flip()?;
+        world.store.collection.end_cycle()?;
         world.save("s0", 1)?;
         world.save("kept", 3)?;
         Ok(world.fs.sync()?)
@@ -279,7 +279,10 @@ pub const BAD_ROW: Scenario = Scenario {
         garbage(world, &[4])?;
         let ino = world.lookup("bad")?;
         world.forget(ino);
-        Ok(world.store.rewrite(true, |txn, _| txn.put(Table::Extents, &extent_key(ino, 0), b"\xff\xff"))?)
+        Ok(world
+            .store
+            .commits
+            .rewrite(true, |txn, _| txn.put(Table::Extents, &extent_key(ino, 0), b"\xff\xff"))?)
     },
     race: |world| {
         let digests = |world: &World| {

@@ -15,7 +15,7 @@ use crate::media::Media;
 use crate::meta::rows::{RegionEntry, RegionRow, bad_row, chunk_of, digest, id_key};
 use crate::meta::{Counter, Kv, ReadView, Table, WriteTxn};
 use crate::pack::{Location, PackId, PackReader, PackScan, RegionChunk, RegionHeader, list_packs};
-use crate::store::heal::split;
+use crate::store::healing::split;
 
 use super::super::findings::sentence;
 use super::super::ids::IdSet;

@@ -90,7 +90,7 @@ impl Place {
 
     /// Changes rows as no code of the store would.
     pub fn damage(&self, change: impl FnOnce(&mut WriteTxn<'_>) -> Result<()>) {
-        self.store.rewrite(true, |txn, _| change(txn)).unwrap();
+        self.store.commits.rewrite(true, |txn, _| change(txn)).unwrap();
     }
 
     pub fn change_inode(&self, ino: u64, change: impl FnOnce(&mut InodeRow)) {
@@ -111,6 +111,7 @@ impl Place {
     /// Changes one of the store's sums.
     pub fn add_to_counter(&self, counter: Counter, more: i64) {
         self.store
+            .commits
             .rewrite(true, |_, sums| {
                 sums[counter as usize] += more;
                 Ok(())

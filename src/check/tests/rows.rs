@@ -393,10 +393,10 @@ fn a_missing_state_row_is_found() {
     place.fs.write(place.small, 4, &noise(4, 9), false).unwrap();
     place.fs.sync().unwrap();
     assert_eq!(place.check(true).findings, []);
-    let txn = place.store.meta().kv().write().unwrap();
+    let txn = place.store.meta.kv().write().unwrap();
     let mut txn = txn;
     txn.apply(Table::State, [(STATE_KEY, None::<&[u8]>)]).unwrap();
     txn.commit(true).unwrap();
-    place.store.meta().publish(false).unwrap();
+    place.store.meta.publish(false).unwrap();
     place.finds(false, &[("the state row is missing, and the table inodes has rows", &[])]);
 }

@@ -150,7 +150,7 @@ fn a_chunk_stored_once_more_is_no_fault() {
     let (before, before_rows) = (place.check(true).bytes_read, place.regions().len());
     let region = place.regions().swap_remove(0);
     // Every other one: the row has to be split.
-    place.store.distrust(region.live().map(|(id, _)| id).filter(|id| id.0 % 2 == 0), region.at.pack);
+    place.store.healing.distrust(region.live().map(|(id, _)| id).filter(|id| id.0 % 2 == 0), region.at.pack);
     super::place::file(&place.fs, place.dir, b"again", &noise(300_000, 1));
     place.fs.sync().unwrap();
     let report = place.check(true);
@@ -224,16 +224,16 @@ fn move_all(place: &Place) {
     let moved: Vec<RegionRow> = rows
         .iter()
         .map(|row| {
-            let (record, _) = place.store.region_record(&row.at).unwrap();
-            RegionRow { at: place.store.append_moved(&record).unwrap(), ..row.clone() }
+            let (record, _) = place.store.packs.record(&row.at).unwrap();
+            RegionRow { at: place.store.packs.append(&record).unwrap(), ..row.clone() }
         })
         .collect();
-    place.store.sync_packs().unwrap();
+    place.store.packs.sync().unwrap();
     for row in &moved {
         place.put_region(row);
     }
     assert!(moved.iter().all(|row| row.at.pack != rows[0].at.pack));
-    place.store.remove_pack(rows[0].at.pack).unwrap();
+    place.store.packs.remove(rows[0].at.pack).unwrap();
 }
 
 /// Everything after the snapshot was taken, as `check` has it.
@@ -251,8 +251,8 @@ fn rest_of_check(run: &mut Run<'_>) -> Vec<Finding> {
 fn a_cycle_that_moves_and_frees_under_the_check_is_no_damage() {
     let place = Place::new();
     // So that regions move into a pack of their own.
-    place.store.flip().unwrap();
-    place.store.end_cycle().unwrap();
+    place.store.collection.flip().unwrap();
+    place.store.collection.end_cycle().unwrap();
     let options =
         Options { data: true, resume: false, all_names: false, progress: &|_| {}, cancelled: &|| false };
     let mut run = Run::new(&place.store, &options);
@@ -265,7 +265,7 @@ fn a_cycle_that_moves_and_frees_under_the_check_is_no_damage() {
     for row in &rows {
         place.remove(Table::Regions, &id_key(row.first.0));
     }
-    place.store.remove_pack(rows[0].at.pack).unwrap();
+    place.store.packs.remove(rows[0].at.pack).unwrap();
     assert_eq!(rest_of_check(&mut run), []);
 }
 
@@ -277,7 +277,7 @@ fn a_pack_lost_after_the_look_at_it_is_damage() {
     let mut run = Run::new(&place.store, &options);
     let regions = chunks::regions(&mut run).unwrap();
     let lost = packs::look(&mut run, &regions).unwrap();
-    place.store.remove_pack(place.regions()[0].at.pack).unwrap();
+    place.store.packs.remove(place.regions()[0].at.pack).unwrap();
     data::read(&mut run, &lost).unwrap();
     let findings = std::mem::replace(&mut run.findings, Findings::new(NAMED));
     let findings = paths::resolve(&mut run, findings).unwrap();

@@ -70,8 +70,8 @@ fn half_an_operation_is_never_committed() {
             assert!(!panics, "this panic is meant");
         });
         assert_eq!(changed.is_none(), panics);
-        assert_eq!(errno(fs.store.commit()), if panics { libc::EIO } else { 0 });
-        assert_eq!(fs.store.writable().is_err(), panics);
+        assert_eq!(errno(fs.store.commits.commit()), if panics { libc::EIO } else { 0 });
+        assert_eq!(fs.store.batches.writable().is_err(), panics);
         let after = open(&disk.cut_at(disk.op_count(), 1), &config);
         assert_eq!(after.now().get(Table::Held, &id_key(77)).unwrap().is_some(), !panics);
         close(&after);

@@ -52,6 +52,7 @@ fn parts_are_cut_as_the_whole_is() {
     let data = noise(1, 5 * PART as usize + 12_345);
     let expected: Vec<u64> = fs
         .store
+        .chunks
         .cut(&data)
         .iter()
         .scan(0, |end, cut| {
@@ -148,7 +149,10 @@ fn a_flush_of_a_file_that_went_leaves_no_rows() {
             let found = |key: &[u8], _: &[u8]| panic!("{} has a row {key:?}", table.name());
             fs.now().scan(table, Bound::Unbounded, Bound::Unbounded, found).unwrap();
         }
-        assert_eq!((fs.store.counter(Counter::Inodes), fs.store.counter(Counter::Orphans)), (1, 0));
+        assert_eq!(
+            (fs.store.commits.counter(Counter::Inodes), fs.store.commits.counter(Counter::Orphans)),
+            (1, 0)
+        );
     }
     close(&fs);
 }

@@ -49,10 +49,10 @@ fn no_batch_gets_all_rows_of_a_file_of_very_many_extents() {
     let enough = 2 * AT_A_TIME as u64 * BYTES_OF_EACH;
     let fs = open(&new_disk(), &config());
     let ino = sparse(&fs, EXTENTS);
-    let before = fs.store.open_batch();
+    let before = fs.store.batches.open_number();
     fs.fallocate(ino, STRIDE, (EXTENTS - 2) * STRIDE, PUNCH).unwrap();
-    assert!(fs.store.open_batch() > before + 5, "all in one batch");
-    assert!(fs.store.batch_bytes() < enough);
+    assert!(fs.store.batches.open_number() > before + 5, "all in one batch");
+    assert!(fs.store.batches.open_bytes() < enough);
     assert_eq!(extents(&fs, ino), [0, EXTENTS - 1]);
     assert_eq!(fs.read(ino, STRIDE - 1, 4).unwrap(), [0; 4]);
 
@@ -60,10 +60,10 @@ fn no_batch_gets_all_rows_of_a_file_of_very_many_extents() {
         fs.write(ino, number * STRIDE, &block(), false).unwrap();
     }
     fs.sync().unwrap();
-    let before = fs.store.open_batch();
+    let before = fs.store.batches.open_number();
     set_size(&fs, ino, 2 * STRIDE + 7).unwrap();
-    assert!(fs.store.open_batch() > before + 5, "all in one batch");
-    assert!(fs.store.batch_bytes() < enough);
+    assert!(fs.store.batches.open_number() > before + 5, "all in one batch");
+    assert!(fs.store.batches.open_bytes() < enough);
     assert_eq!(extents(&fs, ino), [0, 1, 2]);
     set_size(&fs, ino, 3 * STRIDE).unwrap();
     assert_eq!(fs.read(ino, 2 * STRIDE, 9).unwrap(), [&block()[..7], &[0, 0]].concat());

@@ -10,7 +10,8 @@ fn the_queue_leaves_alone_what_goes_in_a_batch_that_is_not_committed() {
     fs.write(ino, 0, b"bytes", false).unwrap();
     fs.unlink(ROOT_INO, b"file").unwrap();
     fs.sync().unwrap();
-    let counted = |fs: &Fs| [Counter::Inodes, Counter::Orphans].map(|counter| fs.store.counter(counter));
+    let counted =
+        |fs: &Fs| [Counter::Inodes, Counter::Orphans].map(|counter| fs.store.commits.counter(counter));
     assert_eq!(counted(&fs), [2, 1], "the root and the file, which is in the queue");
     assert_eq!(fs.reap().unwrap(), (0, false), "the kernel remembers it");
     fs.forget(ino, 1);

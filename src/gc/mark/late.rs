@@ -8,7 +8,7 @@ use crate::gc::CycleRecord;
 use crate::meta::rows::{Extent, extent_key, ino_of, split_extent_key};
 use crate::meta::{ReadView, Table};
 use crate::store::Store;
-use crate::store::cells::Cells;
+use crate::store::barrier::cells::Cells;
 
 /// Marks what the files in `listed` refer to by the time that they are reached; `go_on` is asked before each.
 pub(in crate::gc) fn mark(

@@ -18,7 +18,7 @@ use crate::meta::rows::{RegionRow, chunk_of, digest, id_key};
 use crate::meta::{Counter, Table, WriteTxn};
 use crate::sabotage::{Protection, out};
 use crate::store::Store;
-use crate::store::cells::{Cell, Cells};
+use crate::store::barrier::cells::{Cell, Cells};
 use crate::sync::Arc;
 
 /// One transaction in so many is durable: pages that a transaction replaced can be used again only after a durable one,
@@ -40,7 +40,7 @@ impl<G: FnMut(bool) -> Result<()>> Transactions<'_, G> {
     fn run<R>(&mut self, change: impl FnOnce(&mut WriteTxn, &mut Sums) -> Result<R>) -> Result<R> {
         (self.go_on)(false)?;
         self.done += 1;
-        let result = self.store.rewrite(self.done.is_multiple_of(DURABLE_EVERY), change)?;
+        let result = self.store.commits.rewrite(self.done.is_multiple_of(DURABLE_EVERY), change)?;
         (self.go_on)(true)?;
         Ok(result)
     }
@@ -143,7 +143,7 @@ pub(super) fn chunks(
         drop(view);
         if !seen.is_empty() {
             let bad = transactions.run(|txn, sums| remove_chunks(store, cells, txn, &seen, sums))?;
-            store.forget_bad(bad);
+            store.healing.forget(bad);
         }
     }
     Ok(())
@@ -172,7 +172,7 @@ fn remove_chunks(
                 let Some(chunk) = entry.filter(|_| is_condemned(cells, id)) else { continue };
                 sums[Counter::Chunks as usize] -= 1;
                 sums[Counter::PlainBytes as usize] -= i64::from(chunk.len);
-                bad.extend(Some(id).filter(|id| store.is_bad(*id)));
+                bad.extend(Some(id).filter(|id| store.healing.is_bad(*id)));
                 *entry = None;
             }
             let stays = row.live().next().is_some();

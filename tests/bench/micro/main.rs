@@ -108,7 +108,7 @@ fn get(c: &mut Criterion) {
     }
     let mut out = vec![0; DATA];
     let mut read = |store: &TempStore| {
-        store.store().read_pieces(&pieces, 0, false, &mut out).expect("what was put");
+        store.store().chunks.read_pieces(&pieces, 0, false, &mut out).expect("what was put");
     };
     // A store with as little cache as there can be: each region is read from its pack, checked and decompressed. The
     // host has the pack in its own cache.
@@ -125,7 +125,7 @@ fn commit(c: &mut Criterion) {
     let store = TempStore::new();
     let next = RefCell::new(1u64 << 32);
     let fill = |rows: u64| {
-        let member = store.store().join().expect("an open store");
+        let member = store.store().batches.join().expect("an open store");
         for _ in 0..rows {
             let key = id_key(*next.borrow());
             *next.borrow_mut() += 1;

@@ -57,26 +57,28 @@ impl TempStore {
     }
 
     pub fn cut(&self, data: &[u8]) -> Vec<Cut> {
-        self.store().cut(data)
+        self.store().chunks.cut(data)
     }
 
     /// Puts all pieces, in a batch.
     pub fn put_all(&self, data: &[u8], cuts: &[Cut]) -> Vec<ChunkId> {
-        let member = self.store().join().expect("an open store");
+        let member = self.store().batches.join().expect("an open store");
         let (mut ids, mut rest) = (Vec::with_capacity(cuts.len()), data);
         for cut in cuts {
             let (piece, behind) = rest.split_at(cut.len as usize);
             rest = behind;
             let digest = cut.digest.expect("noise has no zeros");
-            ids.push(self.store().put(&member, digest, piece, data.len() as u64).expect("a working store"));
+            ids.push(
+                self.store().chunks.put(&member, digest, piece, data.len() as u64).expect("a working store"),
+            );
         }
         drop(member);
-        self.store().relieve();
+        self.store().chunks.relieve();
         ids
     }
 
     pub fn commit(&self) {
-        self.store().commit().expect("a working store");
+        self.store().commits.commit().expect("a working store");
     }
 }
 

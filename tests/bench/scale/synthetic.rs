@@ -146,7 +146,7 @@ impl Loader<'_> {
     fn write(&mut self) -> Outcome<()> {
         let rows = self.rows.drain(..).map(|(key, value)| (key, Some(value)));
         self.unsynced = (self.unsynced + 1) % UNSYNCED;
-        let written = self.store.rewrite(self.unsynced == 0, |txn, _| txn.apply(self.table, rows));
+        let written = self.store.commits.rewrite(self.unsynced == 0, |txn, _| txn.apply(self.table, rows));
         written.map_err(|e| format!("table {}: {e}", self.table.name()))
     }
 }
@@ -346,7 +346,7 @@ fn set_state(store: &Arc<Store>, size: &Size, next_pack: PackId) -> Outcome<()> 
 
 /// Writes the store's sums and its next numbers: of chunks, inodes and packs.
 fn write_state(store: &Arc<Store>, sums: &[(Counter, u64)], next: (u64, u64, u64)) -> Outcome<()> {
-    let written = store.rewrite(true, |txn, counters| {
+    let written = store.commits.rewrite(true, |txn, counters| {
         for (counter, value) in sums {
             counters[*counter as usize] = *value as i64;
         }

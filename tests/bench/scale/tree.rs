@@ -163,7 +163,7 @@ fn repeat(store: &Arc<Store>, ino: u64, bytes: u64, step: u64) -> Outcome<()> {
     let rows = offsets.flat_map(|offset| {
         pattern.iter().map(move |extent| (extent_key(ino, offset + extent.offset), Some(extent.encode())))
     });
-    let written = store.rewrite(true, |txn, sums| {
+    let written = store.commits.rewrite(true, |txn, sums| {
         txn.apply(Table::Extents, rows)?;
         let Some(row) = txn.get(Table::Inodes, &id_key(ino))? else {
             return Ok(());

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use crate::sync::{Arc, Condvar, Mutex};
 
-use super::Store;
+use super::Pool;
 
 /// When helpers have their turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +35,7 @@ struct Progress<T, R> {
     complete: bool,
 }
 
-impl Store {
+impl Pool {
     /// Does `work` on each of `items`, on at most `threads` threads, while the calling one still finds out what the items
     /// are; returns them with what came of them, in their order.
     pub fn together<T: Send + 'static, R: Send + 'static>(
@@ -47,7 +47,7 @@ impl Store {
         let progress = Progress { left: VecDeque::new(), busy: 0, done: Vec::new(), complete: false };
         let (work, progress) = (Box::new(work), Mutex::new(progress));
         let shared = Arc::new(Shared { work, progress, changed: Condvar::new() });
-        for _ in 1..threads.min(self.pool.workers()) {
+        for _ in 1..threads.min(self.workers()) {
             let shared = Arc::downgrade(&shared);
             let help = move || {
                 if let Some(shared) = shared.upgrade() {
@@ -55,8 +55,8 @@ impl Store {
                 }
             };
             match turn {
-                Turn::Next => self.pool.assist(help),
-                Turn::Last => self.pool.ordinary(help),
+                Turn::Next => self.assist(help),
+                Turn::Last => self.ordinary(help),
             }
         }
         let (mut count, complete) = (0, Complete(&shared));
@@ -130,38 +130,33 @@ impl<T, R> Shared<T, R> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::Turn;
-    use crate::store::{MkfsOptions, OpenOptions, Store, mkfs};
-    use crate::sync::Arc;
+mod tests {
+    use super::{Pool, Turn};
     use crate::sync::channel::bounded;
 
-    /// Gives `test` a new store with so many workers, and waits for them.
-    pub fn with_store(workers: usize, test: impl FnOnce(&Arc<Store>)) {
-        let dir = tempfile::tempdir().unwrap();
-        mkfs(dir.path(), &MkfsOptions { reserve: 1 << 20, ..MkfsOptions::default() }).unwrap();
-        let options = OpenOptions { cache_bytes: 12 << 20, workers, ..OpenOptions::default() };
-        let store = Store::open(dir.path(), &options).unwrap();
-        test(&store);
-        store.close().unwrap();
+    /// Gives `test` so many workers, and waits for them.
+    fn with_workers(workers: usize, test: impl FnOnce(&Pool)) {
+        let pool = Pool::new(workers).unwrap();
+        test(&pool);
+        pool.close();
     }
 
     /// Does two pieces on two threads, and expects the call to panic.
     fn expect_panic(
-        store: &Store,
+        pool: &Pool,
         items: impl IntoIterator<Item = u8>,
         work: impl Fn(&u8) + Send + Sync + 'static,
     ) {
-        let together = std::panic::AssertUnwindSafe(|| store.together(items, (2, Turn::Next), work));
+        let together = std::panic::AssertUnwindSafe(|| pool.together(items, (2, Turn::Next), work));
         assert!(std::panic::catch_unwind(together).is_err());
     }
 
     #[test]
     fn everything_is_done_once_and_comes_back_in_order() {
         for workers in [1, 2, 5] {
-            with_store(workers, |store| {
+            with_workers(workers, |pool| {
                 for count in [0, 1, 2, 100] {
-                    let done = store.together(0..count, (9, Turn::Last), |number| number * 2);
+                    let done = pool.together(0..count, (9, Turn::Last), |number| number * 2);
                     assert_eq!(done, (0..count).map(|number| (number, number * 2)).collect::<Vec<_>>());
                 }
             });
@@ -171,9 +166,9 @@ pub(super) mod tests {
     /// The caller does one piece only if a worker does the other at the same time.
     #[test]
     fn a_free_worker_helps_and_busy_ones_are_not_waited_for() {
-        with_store(2, |store| {
+        with_workers(2, |pool| {
             let (met, meets) = bounded::<()>(0);
-            let done = store.together([true, false], (2, Turn::Last), move |sends| match sends {
+            let done = pool.together([true, false], (2, Turn::Last), move |sends| match sends {
                 true => met.send(()).is_ok(),
                 false => meets.recv().is_ok(),
             });
@@ -182,9 +177,9 @@ pub(super) mod tests {
             let (go, held) = bounded::<()>(0);
             for _ in 0..2 {
                 let held = held.clone();
-                store.pool.urgent(move || assert!(held.recv().is_err(), "the sender goes"));
+                pool.urgent(move || assert!(held.recv().is_err(), "the sender goes"));
             }
-            assert_eq!(store.together([1, 2, 3], (3, Turn::Last), |number| *number).len(), 3);
+            assert_eq!(pool.together([1, 2, 3], (3, Turn::Last), |number| *number).len(), 3);
             drop(go);
         });
     }
@@ -192,7 +187,7 @@ pub(super) mod tests {
     /// The caller waits in its piece until a worker has begun the other, which panics.
     #[test]
     fn a_panic_of_a_worker_is_one_of_the_caller() {
-        with_store(2, |store| {
+        with_workers(2, |pool| {
             let caller = std::thread::current().id();
             let (begun, begins) = bounded::<()>(0);
             let work = move |_: &u8| {
@@ -202,14 +197,14 @@ pub(super) mod tests {
                 }
                 begins.recv().unwrap();
             };
-            expect_panic(store, [0, 1], work);
+            expect_panic(pool, [0, 1], work);
         });
     }
 
     /// The second item panics once a worker has done the first, and is back to wait for more.
     #[test]
     fn a_panic_between_the_items_leaves_no_worker_waiting() {
-        with_store(2, |store| {
+        with_workers(2, |pool| {
             let (done, begun) = bounded::<()>(0);
             let items = (0..2).inspect(move |number| {
                 if *number == 1 {
@@ -218,7 +213,7 @@ pub(super) mod tests {
                 }
             });
             let work = move |_: &u8| done.send(()).unwrap();
-            expect_panic(store, items, work);
+            expect_panic(pool, items, work);
         });
     }
 }

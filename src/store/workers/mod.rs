@@ -4,10 +4,14 @@
 //! waits for work that is queued, so the pool cannot lock itself up; and a job that panics takes no worker along. Who waits
 //! for a job has to hear of that from the job itself.
 
+mod together;
+
 use std::collections::VecDeque;
 
 use crate::sync::thread::{Builder, JoinHandle, caught};
 use crate::sync::{Arc, Condvar, Mutex};
+
+pub use together::Turn;
 
 /// How far workers stand back; see nice(2).
 const NICE: i32 = 5;

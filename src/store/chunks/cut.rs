@@ -1,7 +1,7 @@
 //! Cutting and hashing, on as many threads as are free.
 //!
 //! Keeps true: the cuts are those of one thread alone, in the order of the data; nobody waits for a worker that is busy
-//! with something else ([`together`](super::together)).
+//! with something else ([`Pool::together`](super::super::workers::Pool::together)).
 //!
 //! One large file is one stream, and its next flush waits for this one. On one thread, cutting and hashing would be all
 //! that a fast copy waits for.
@@ -11,17 +11,8 @@ use std::ops::Range;
 use crate::chunk::{Digest, is_zero};
 use crate::sync::Arc;
 
-use super::Store;
-use super::together::Turn;
-
-/// A chunk that was cut and hashed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cut {
-    /// Its length.
-    pub len: u32,
-    /// Its digest; `None` if all its bytes are zero, which a hole says as well.
-    pub digest: Option<Digest>,
-}
+use super::super::workers::Turn;
+use super::{Chunks, Cut};
 
 /// Less than this is hashed sooner than another thread is awake.
 const ALONE: usize = 512 << 10;
@@ -32,7 +23,7 @@ fn hashed(piece: &[u8]) -> Cut {
     Cut { len: piece.len() as u32, digest: if is_zero(piece) { None } else { Some(Digest::of(piece)) } }
 }
 
-impl Store {
+impl Chunks {
     /// Cuts and hashes. Pure: needs no lock and no membership.
     pub fn cut(&self, data: &[u8]) -> Vec<Cut> {
         self.cutter.cut(data).map(hashed).collect()
@@ -40,7 +31,7 @@ impl Store {
 
     /// The same with the help of workers that have nothing else to do.
     pub fn cut_together(&self, data: &Arc<Vec<u8>>) -> Vec<Cut> {
-        let threads = data.len().div_ceil(EACH).min(self.pool.workers());
+        let threads = data.len().div_ceil(EACH).min(self.workers.workers());
         if data.len() < ALONE || threads < 2 {
             return self.cut(data);
         }
@@ -51,7 +42,7 @@ impl Store {
         });
         let shared = data.clone();
         let hash = move |piece: &Range<usize>| hashed(&shared[piece.clone()]);
-        let cuts = self.together(pieces, (threads, Turn::Next), hash);
+        let cuts = self.workers.together(pieces, (threads, Turn::Next), hash);
         cuts.into_iter().map(|(_, cut)| cut).collect()
     }
 }
@@ -60,8 +51,18 @@ impl Store {
 mod tests {
     use super::*;
     use crate::media::sim::Rng;
-    use crate::store::together::tests::with_store;
+    use crate::store::{MkfsOptions, OpenOptions, Store, mkfs};
     use crate::sync::channel::bounded;
+
+    /// Gives `test` a new store with so many workers, and waits for them.
+    fn with_store(workers: usize, test: impl FnOnce(&Store)) {
+        let dir = tempfile::tempdir().unwrap();
+        mkfs(dir.path(), &MkfsOptions { reserve: 1 << 20, ..MkfsOptions::default() }).unwrap();
+        let options = OpenOptions { cache_bytes: 12 << 20, workers, ..OpenOptions::default() };
+        let store = Store::open(dir.path(), &options).unwrap();
+        test(&store);
+        store.close().unwrap();
+    }
 
     /// Noise with zeros in it, of which no cut has a digest.
     fn data(len: usize) -> Arc<Vec<u8>> {
@@ -76,7 +77,11 @@ mod tests {
             with_store(workers, |store| {
                 for len in [0, 1, ALONE - 1, ALONE, EACH, EACH + 1, 9 * EACH + 77] {
                     let data = data(len);
-                    assert_eq!(store.cut_together(&data), store.cut(&data), "{workers} workers, {len} bytes");
+                    assert_eq!(
+                        store.chunks.cut_together(&data),
+                        store.chunks.cut(&data),
+                        "{workers} workers, {len} bytes"
+                    );
                 }
             });
         }
@@ -89,10 +94,10 @@ mod tests {
             let (go, held) = bounded::<()>(0);
             for _ in 0..2 {
                 let held = held.clone();
-                store.pool.urgent(move || assert!(held.recv().is_err(), "the sender goes"));
+                store.workers.urgent(move || assert!(held.recv().is_err(), "the sender goes"));
             }
             let data = data(5 * EACH);
-            assert_eq!(store.cut_together(&data), store.cut(&data));
+            assert_eq!(store.chunks.cut_together(&data), store.chunks.cut(&data));
             assert_eq!(Arc::strong_count(&data), 1, "a helper that waits in the queue has no data");
             drop(go);
         });

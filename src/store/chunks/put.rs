@@ -9,15 +9,13 @@ use crate::error::{Error, Result};
 use crate::meta::memtable::Known;
 use crate::meta::rows::{RegionEntry, RegionRow, digest, id_key};
 use crate::meta::{Counter, Layers, Table};
-use crate::pack::encode_region;
 use crate::sabotage::{Protection, out};
 use crate::sync::thread::caught;
 use crate::sync::{Arc, Ordering};
 
-use super::Store;
-use super::barrier::Verdict;
-use super::batch::{Batch, Member};
-use super::region_builder::PendingRegion;
+use super::super::barrier::Verdict;
+use super::super::batches::{Batch, Member, PendingRegion};
+use super::{Chunks, find_region};
 
 /// Plain bytes in unwritten regions above which whoever adds helps to write them.
 const PENDING_LIMIT: u64 = 32 << 20;
@@ -25,7 +23,7 @@ const PENDING_LIMIT: u64 = 32 << 20;
 /// decompressed for a few bytes (`docs/decisions/0012-region-lengths.md`).
 const LARGE_FILE: u64 = 4 << 20;
 
-impl Store {
+impl Chunks {
     /// Stores a chunk of a file of `file_size` bytes, or finds it. `bytes` are what `digest` was made of.
     pub fn put(
         self: &Arc<Self>,
@@ -36,7 +34,7 @@ impl Store {
     ) -> Result<ChunkId> {
         // The epoch first: what is remembered later comes from layers that are at least as new (I9).
         let epoch = self.locality.epoch();
-        let layers = self.now();
+        let layers = self.meta.now();
         let usable = |id: ChunkId| self.may_reuse(member, id, digest, bytes);
         if let Some(id) = self.find(member, epoch, &layers, &digest, usable)? {
             return Ok(id);
@@ -48,9 +46,9 @@ impl Store {
             member.rows.count(Counter::PlainBytes, bytes.len() as i64);
             self.pending_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         };
-        let full = self.config.region_size as usize;
+        let full = self.region_size;
         let size = if file_size < LARGE_FILE { full } else { full / 4 };
-        match member.regions.add(&self.next_chunk, size, (digest, bytes), known, born) {
+        match member.regions.add(&self.numbers.chunk, size, (digest, bytes), known, born) {
             Err(id) => Ok(id),
             Ok(added) => {
                 for region in added.full {
@@ -63,7 +61,7 @@ impl Store {
 
     /// Lets the caller write regions while too many wait. Not for members: they must not be held up.
     pub fn relieve(&self) {
-        while self.pending_bytes.load(Ordering::Relaxed) > PENDING_LIMIT && self.pool.help() {}
+        while self.pending_bytes.load(Ordering::Relaxed) > PENDING_LIMIT && self.workers.help() {}
     }
 
     /// Asks the barrier for a chunk that was found. If it may be used and is known to be bad, `member` brings its bytes.
@@ -72,10 +70,26 @@ impl Store {
             return false;
         }
         self.look_before_reuse(id);
-        if self.is_bad(id) && !out(Protection::NeverReuseBad) {
-            self.heal(member, id, digest, bytes);
+        if self.healing.is_bad(id) && !out(Protection::NeverReuseBad) {
+            self.healing.bring(member, id, digest, bytes);
         }
         true
+    }
+
+    /// Reads the region of a chunk that is about to be referred to anew, where others of its pack were found bad: damage
+    /// seldom comes alone.
+    fn look_before_reuse(&self, id: ChunkId) {
+        if !self.healing.has_any() || self.healing.is_bad(id) {
+            return;
+        }
+        if let Ok(Some(row)) = find_region(&self.meta.now(), id)
+            && self.healing.suspects(row.at.pack)
+        {
+            // What does not read back is noted in there; and this is the other moment.
+            if self.region_of(id).is_err_and(|error| error.is_unread()) {
+                self.healing.distrust(row.live().map(|(id, _)| id), row.at.pack);
+            }
+        }
     }
 
     /// A chunk with this digest that is `usable`, as far as `member` may know of it.
@@ -114,19 +128,19 @@ impl Store {
     }
 
     /// Has a closed region written by the pool.
-    pub(super) fn queue_region(self: &Arc<Self>, batch: &Arc<Batch>, region: Arc<PendingRegion>) {
-        let (store, batch) = (self.clone(), batch.clone());
-        self.pool.urgent(move || store.write_region(&batch, region));
+    fn queue_region(self: &Arc<Self>, batch: &Arc<Batch>, region: Arc<PendingRegion>) {
+        let (chunks, batch) = (self.clone(), batch.clone());
+        self.workers.urgent(move || chunks.write_region(&batch, region));
     }
 
     /// Compresses a region, appends it to a pack and notes where it is.
-    pub(super) fn write_region(&self, batch: &Batch, region: Arc<PendingRegion>) {
+    pub fn write_region(&self, batch: &Batch, region: Arc<PendingRegion>) {
         // Whoever commits the batch waits for this region.
         let outcome = caught(|| self.store_region(batch, &region));
         if let Err(error) = outcome.unwrap_or_else(|| Err(Error::panicked("writing a region"))) {
             // At once, and not with the commit: until then others would go on writing into memory (I8).
             if !error.is_no_space() {
-                self.latch(&error);
+                self.batches.latch().set(&error);
             }
             batch.regions.failed(region, error);
         }
@@ -136,8 +150,8 @@ impl Store {
         let Some(first) = region.first() else {
             return Ok(());
         };
-        let record = encode_region(&region.chunks, &region.plain, self.compression);
-        let at = self.append(&record)?;
+        let record = self.packs.encode(&region.chunks, &region.plain);
+        let at = self.packs.append(&record)?;
         let entry = |len, digest| Some(RegionEntry { len, digest });
         let row = RegionRow {
             first,
@@ -150,15 +164,6 @@ impl Store {
         self.pending_bytes.fetch_sub(region.plain.len() as u64, Ordering::Relaxed);
         batch.regions.written(first);
         Ok(())
-    }
-
-    /// Appends a region record; on a full disk the reserve is given up for it, since what is appended was
-    /// acknowledged long ago.
-    pub(super) fn append(&self, record: &[u8]) -> Result<crate::pack::Location> {
-        match self.writer.append(record) {
-            Err(error) if error.is_no_space() && self.space.give_up_reserve() => self.writer.append(record),
-            other => other,
-        }
     }
 }
 

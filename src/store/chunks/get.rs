@@ -4,51 +4,17 @@
 //! says. A read that meets a place that is gone or does not match looks the chunk up once more: the collector may have
 //! moved it. A second failure is damage.
 
-use lru::LruCache;
-
 use crate::chunk::ChunkId;
 use crate::error::{Error, Result};
-use crate::meta::rows::{Piece, RegionRow, chunk_of, id_key};
-use crate::meta::{Layers, Table};
-use crate::pack::{Location, Region};
+use crate::meta::rows::{Piece, RegionRow};
+use crate::pack::Region;
 use crate::sabotage::{Protection, out};
-use crate::sync::{Arc, Mutex, Ordering};
+use crate::sync::Arc;
 
-use super::Store;
+use super::trails::AHEAD;
+use super::{Chunks, find_region};
 
-/// Decoded regions, by bytes.
-#[derive(Debug)]
-pub(super) struct RegionCache {
-    limit: u64,
-    inner: Mutex<(u64, LruCache<Location, Arc<Region>>)>,
-}
-
-impl RegionCache {
-    pub fn new(limit: u64) -> Self {
-        Self { limit, inner: Mutex::new((0, LruCache::unbounded())) }
-    }
-
-    fn get(&self, at: &Location) -> Option<Arc<Region>> {
-        self.inner.lock().1.get(at).cloned()
-    }
-
-    fn put(&self, at: Location, region: Arc<Region>) {
-        let mut inner = self.inner.lock();
-        let (bytes, cache) = &mut *inner;
-        *bytes += region.plain.len() as u64;
-        if let Some((_, old)) = cache.push(at, region) {
-            *bytes -= old.plain.len() as u64;
-        }
-        while *bytes > self.limit && cache.len() > 1 {
-            match cache.pop_lru() {
-                Some((_, old)) => *bytes -= old.plain.len() as u64,
-                None => break,
-            }
-        }
-    }
-}
-
-impl Store {
+impl Chunks {
     /// Fills `out`, which begins at `start` of a file, with the bytes of `pieces`, which come in the file's order; zeros
     /// where there are none. It is a `small` file if what is read next is likely to stand behind it.
     pub fn read_pieces(
@@ -67,7 +33,7 @@ impl Store {
             (rest, at) = (behind, piece.offset + u64::from(piece.len));
             if let Some((row, region)) = &last
                 && row.entry(piece.id).is_some()
-                && !self.is_bad(piece.id)
+                && !self.healing.is_bad(piece.id)
             {
                 copy_piece(piece, region, part)?;
                 continue;
@@ -86,38 +52,47 @@ impl Store {
         Ok(())
     }
 
-    /// How many plain bytes of regions are kept.
-    pub fn region_cache_bytes(&self) -> u64 {
-        self.regions.limit
-    }
-
     /// Reads the region of a chunk into the cache, if it is not there yet; where its ids end. Failures are left to the
     /// read that follows.
     pub fn prefetch(&self, id: ChunkId) -> Option<ChunkId> {
-        let row = find_region(&self.now(), id).ok()??;
-        self.load(&row.at).ok()?;
+        let row = find_region(&self.meta.now(), id).ok()??;
+        self.packs.load(&row.at).ok()?;
         Some(row.end())
+    }
+
+    /// Notes that `row` was read for a small file, and has the next regions brought in if it looks as if somebody will
+    /// come to them.
+    fn look_ahead(self: &Arc<Self>, row: &RegionRow) {
+        if !self.trails.leads_on(row.first, row.end()) {
+            return;
+        }
+        let fit = self.packs.cache_bytes() / 2 / self.region_size as u64;
+        let (chunks, mut next) = (self.clone(), row.end());
+        self.workers.ordinary(move || {
+            for _ in 0..AHEAD.min(fit) {
+                let Some(end) = chunks.prefetch(next) else { return };
+                next = end;
+            }
+        });
     }
 
     /// Takes a piece of a chunk that has no row yet, or whose bytes were brought again, from its batch.
     fn read_unwritten(&self, piece: &Piece, out: &mut [u8]) -> Result<bool> {
-        let is_settled = piece.id.0 < self.settled.load(Ordering::Acquire);
-        if is_settled && !self.is_bad(piece.id) {
+        let is_settled = self.batches.is_settled(piece.id);
+        if is_settled && !self.healing.is_bad(piece.id) {
             return Ok(false);
         }
         let end = (piece.start + piece.len) as usize;
-        // The open one first: a batch that is sealed in between is then met twice, and never missed.
-        let batches = [Some(self.gate.open()), self.sealed.read().clone()];
+        let mut batches = self.batches.undurable();
         if is_settled {
-            let mut batches = batches.into_iter().flatten();
-            let bytes = batches.find_map(|batch| self.healing_bytes(&batch, piece.id));
+            let bytes = batches.find_map(|batch| self.healing.bytes(&batch, piece.id));
             let part = bytes.as_ref().and_then(|bytes| bytes.get(piece.start as usize..end));
             return Ok(part.is_some_and(|part| {
                 out.copy_from_slice(part);
                 true
             }));
         }
-        for batch in batches.into_iter().flatten() {
+        for batch in batches {
             let copied =
                 batch.regions.with_chunk(piece.id, |bytes| match bytes.get(piece.start as usize..end) {
                     Some(part) => {
@@ -142,37 +117,19 @@ impl Store {
             Err(_) => self.try_region_of(id).inspect_err(|error| {
                 tracing::error!("chunk {} cannot be read: {error}", id.0);
                 // A chunk without a row was swept after its file let go of it: nothing is bad.
-                if let Ok(Some(row)) = find_region(&self.now(), id) {
-                    self.note_unread(&row, error);
+                if let Ok(Some(row)) = find_region(&self.meta.now(), id) {
+                    self.healing.note_unread(&row, error);
                 }
             }),
         }
     }
 
     fn try_region_of(&self, id: ChunkId) -> Result<(RegionRow, Arc<Region>)> {
-        let row = find_region(&self.now(), id)?
+        let row = find_region(&self.meta.now(), id)?
             .ok_or_else(|| Error::damaged(format!("chunk {} is referred to and not there", id.0)))?;
-        let region = self.load(&row.at)?;
+        let region = self.packs.load(&row.at)?;
         Ok((row, region))
     }
-
-    pub(super) fn load(&self, at: &Location) -> Result<Arc<Region>> {
-        if let Some(region) = self.regions.get(at) {
-            return Ok(region);
-        }
-        let region = Arc::new(self.reader.read_region(at)?);
-        self.regions.put(*at, region.clone());
-        Ok(region)
-    }
-}
-
-/// The row of the region that has a chunk.
-pub(super) fn find_region(layers: &Layers, id: ChunkId) -> Result<Option<RegionRow>> {
-    let Some((key, row)) = layers.last(Table::Regions, &id_key(0), &id_key(id.0))? else {
-        return Ok(None);
-    };
-    let row = RegionRow::decode(ChunkId(chunk_of(&key)?), &row)?;
-    Ok(row.entry(id).is_some().then_some(row))
 }
 
 /// The first `len` bytes and what follows them. Pieces come from rows: where these say what cannot be, that is damage.

@@ -5,42 +5,106 @@
 //! is final: the store is latched (I8). A disk that is full when a region is appended is not a failure of that kind:
 //! nothing is lost that is not still in memory, so the batch waits, sealed, and the next commit goes on with it.
 
+mod direct;
+
 use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::meta::rows::{STATE_KEY, State, digest};
-use crate::meta::{Counter, Table};
+use crate::meta::{Counter, Memtable, Meta, Table};
 use crate::sabotage::{Protection, out};
 use crate::sync::thread::caught;
-use crate::sync::{Arc, Ordering};
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
 
-use super::Store;
-use super::batch::Batch;
-use super::region_builder::PendingRegion;
+use super::batches::{Batch, Batches, Numbers, PendingRegion};
+use super::chunks::Chunks;
+use super::healing::Healing;
+use super::packs::Packs;
+use super::space::SpaceKeeper;
+use super::workers::Pool;
+
+/// The commits of one store.
+pub struct Commits {
+    meta: Arc<Meta>,
+    batches: Arc<Batches>,
+    packs: Arc<Packs>,
+    healing: Arc<Healing>,
+    chunks: Arc<Chunks>,
+    numbers: Arc<Numbers>,
+    space: Arc<SpaceKeeper>,
+    workers: Arc<Pool>,
+    /// One commit at a time.
+    committing: Mutex<CommitState>,
+    /// The sums as they stand in the database.
+    counters: Mutex<Sums>,
+    /// Bytes of rows committed since the last metadata backup.
+    changed: AtomicU64,
+}
+
+/// A sum over the whole store for each [`Counter`].
+pub type Sums = [i64; Counter::ALL.len()];
+
+/// The parts of a store that its commits need.
+pub struct Parts {
+    /// Where rows become durable.
+    pub meta: Arc<Meta>,
+    /// What is committed.
+    pub batches: Arc<Batches>,
+    /// Synced before rows point to them.
+    pub packs: Arc<Packs>,
+    /// What batches bring for bad chunks.
+    pub healing: Arc<Healing>,
+    /// Who writes the regions of a batch.
+    pub chunks: Arc<Chunks>,
+    /// Recorded with each commit.
+    pub numbers: Arc<Numbers>,
+    /// Gives way on a full disk.
+    pub space: Arc<SpaceKeeper>,
+    /// Helped while regions wait.
+    pub workers: Arc<Pool>,
+}
 
 /// Guarded by the lock of commits.
 #[derive(Debug, Default)]
-pub(super) struct CommitState {
+struct CommitState {
     /// A sealed batch whose commit has not come to its end: it failed on a full disk.
     unfinished: Option<Arc<Batch>>,
     /// ChunkIds below this belong to the sealed batch or to earlier ones.
     sealed_below: u64,
 }
 
-impl Store {
+impl Commits {
+    /// Goes on with the sums that the database has.
+    pub fn new(sums: Sums, parts: Parts) -> Self {
+        let Parts { meta, batches, packs, healing, chunks, numbers, space, workers } = parts;
+        Self {
+            meta,
+            batches,
+            packs,
+            healing,
+            chunks,
+            numbers,
+            space,
+            workers,
+            committing: Mutex::new(CommitState::default()),
+            counters: Mutex::new(sums),
+            changed: AtomicU64::new(0),
+        }
+    }
+
     /// Makes everything durable that was in a batch when this was called. Callers at the same time share the work.
-    pub fn commit(self: &Arc<Self>) -> Result<()> {
-        let wanted = self.gate.open();
-        if wanted.rows.is_empty() && self.committed.load(Ordering::Acquire) + 1 == wanted.number {
+    pub fn commit(&self) -> Result<()> {
+        let wanted = self.batches.open();
+        if wanted.rows.is_empty() && self.batches.committed() + 1 == wanted.number {
             return Ok(());
         }
         let mut state = self.committing.lock();
-        if self.committed.load(Ordering::Acquire) >= wanted.number {
+        if self.batches.committed() >= wanted.number {
             return Ok(());
         }
-        self.writable()?;
+        self.batches.writable()?;
         self.finish(&mut state)?;
-        if self.committed.load(Ordering::Acquire) >= wanted.number {
+        if self.batches.committed() >= wanted.number {
             return Ok(());
         }
         self.swap_batch(&mut state, || {});
@@ -49,11 +113,9 @@ impl Store {
 
     /// Seals the open batch. `at_swap` runs in the moment in which nobody can join. Returns how long joining was held.
     fn swap_batch(&self, state: &mut CommitState, at_swap: impl FnOnce()) -> Duration {
-        let (old, held) = self.gate.swap(|old, next| {
+        let (old, held) = self.batches.seal(|_, next| {
             at_swap();
-            // Before the new batch is the open one: a reader looks into the open batch first, then into this.
-            *self.sealed.write() = Some(old.clone());
-            state.sealed_below = self.next_chunk.load(Ordering::Acquire);
+            state.sealed_below = self.numbers.next_chunk().0;
             self.meta.seal(next.rows.clone());
         });
         state.unfinished = Some(old);
@@ -61,9 +123,9 @@ impl Store {
     }
 
     /// Swaps batches with `at_swap` in the moment between them, and commits everything before it; for the flip.
-    pub(super) fn commit_with(self: &Arc<Self>, at_swap: impl FnOnce()) -> Result<Duration> {
+    pub fn commit_with(&self, at_swap: impl FnOnce()) -> Result<Duration> {
         let mut state = self.committing.lock();
-        self.writable()?;
+        self.batches.writable()?;
         self.finish(&mut state)?;
         let held = self.swap_batch(&mut state, at_swap);
         self.finish(&mut state)?;
@@ -71,56 +133,55 @@ impl Store {
     }
 
     /// Brings the sealed batch, if there is one, to its end.
-    fn finish(self: &Arc<Self>, state: &mut CommitState) -> Result<()> {
+    fn finish(&self, state: &mut CommitState) -> Result<()> {
         let Some(batch) = state.unfinished.clone() else {
             return Ok(());
         };
         caught(|| self.finish_batch(state, &batch)).unwrap_or_else(|| {
             let error = Error::panicked("a commit");
-            self.latch(&error);
+            self.batches.latch().set(&error);
             Err(error)
         })
     }
 
-    fn finish_batch(self: &Arc<Self>, state: &mut CommitState, batch: &Arc<Batch>) -> Result<()> {
-        batch.wait_until_empty().inspect_err(|error| self.latch(error))?;
+    fn finish_batch(&self, state: &mut CommitState, batch: &Arc<Batch>) -> Result<()> {
+        batch.wait_until_empty().inspect_err(|error| self.batches.latch().set(error))?;
         for (region, _) in batch.regions.take_failed() {
             // The disk was full the last time; it may have room now.
-            self.write_region(batch, region);
+            self.chunks.write_region(batch, region);
         }
         self.write_open_regions(batch)?;
-        self.append_heals(batch).inspect_err(|error| {
+        self.healing.append(batch).inspect_err(|error| {
             if !error.is_no_space() {
-                self.latch(error);
+                self.batches.latch().set(error);
             }
         })?;
         self.space.prepare(batch.rows.bytes());
-        let synced = if out(Protection::BytesBeforeNames) { Ok(()) } else { self.writer.sync() };
+        let synced = if out(Protection::BytesBeforeNames) { Ok(()) } else { self.packs.sync() };
         let result = synced.and_then(|()| self.apply(batch));
         match result {
             Ok(()) => {
-                self.settled.store(state.sealed_below, Ordering::Release);
-                self.committed.store(batch.number, Ordering::Release);
+                self.batches.is_durable(batch, state.sealed_below);
                 self.changed.fetch_add(batch.rows.bytes(), Ordering::Relaxed);
-                *self.sealed.write() = None;
+                self.batches.forget_sealed();
                 state.unfinished = None;
                 self.space.committed();
                 Ok(())
             }
             Err(error) => {
-                self.latch(&error);
+                self.batches.latch().set(&error);
                 Err(error)
             }
         }
     }
 
     /// Closes the batch's last region and waits until all of them are in packs.
-    fn write_open_regions(self: &Arc<Self>, batch: &Arc<Batch>) -> Result<()> {
+    fn write_open_regions(&self, batch: &Arc<Batch>) -> Result<()> {
         if let Some(region) = batch.regions.close() {
-            self.write_region(batch, region);
+            self.chunks.write_region(batch, region);
         }
         loop {
-            while batch.regions.is_writing() && self.pool.help() {}
+            while batch.regions.is_writing() && self.workers.help() {}
             let failed = batch.regions.wait();
             let Some((_, error)) = failed.first() else {
                 return Ok(());
@@ -130,7 +191,7 @@ impl Store {
                 return Err(self.keep_failed(batch, failed));
             }
             for (region, _) in failed {
-                self.write_region(batch, region);
+                self.chunks.write_region(batch, region);
             }
         }
     }
@@ -140,7 +201,7 @@ impl Store {
         let errno = failed.first().map_or(libc::EIO, |(_, error)| error.errno());
         for (region, error) in failed {
             if !error.is_no_space() {
-                self.latch(&error);
+                self.batches.latch().set(&error);
             }
             batch.regions.failed(region, Error::Posix(errno));
         }
@@ -166,24 +227,47 @@ impl Store {
         for counter in Counter::ALL {
             sums[counter as usize] += batch.rows.counted(counter);
         }
-        let healed = self.point_heals(batch, &mut txn, &mut sums)?;
+        let healed = self.healing.point_rows(batch, &mut txn, &mut sums)?;
         txn.put(Table::State, STATE_KEY, &self.state(sums).encode())?;
         txn.commit(true)?;
         *counters = sums;
         // With the counters' lock still held, a sum is never taken with the batch counted twice or not at all.
         self.meta.publish(true)?;
-        self.healed(&healed);
+        self.healing.are_healed(&healed);
         Ok(())
     }
 
     /// The state row with these sums. Numbers may be ahead of the batch that is committed, never behind it.
-    pub(super) fn state(&self, counters: [i64; Counter::ALL.len()]) -> State {
+    fn state(&self, counters: Sums) -> State {
         State {
-            generation: self.generation.load(Ordering::Acquire),
-            next_chunk: self.next_chunk.load(Ordering::Acquire),
-            next_ino: self.next_ino.load(Ordering::Acquire),
-            next_pack: self.writer.next_pack().0,
+            generation: self.numbers.generation(),
+            next_chunk: self.numbers.next_chunk().0,
+            next_ino: self.numbers.next_ino(),
+            next_pack: self.packs.next().0,
             counters,
         }
+    }
+
+    /// A sum over the whole store, the open batches included.
+    pub fn counter(&self, counter: Counter) -> u64 {
+        let sums = self.counters.lock();
+        let (layers, base) = (self.meta.now(), sums[counter as usize]);
+        let sealed = layers.sealed.as_ref().map_or(0, |batch: &Arc<Memtable>| batch.counted(counter));
+        (base + sealed + layers.active.counted(counter)).max(0) as u64
+    }
+
+    /// Bytes of rows that were committed since this was last asked to [`Self::begin_changes`].
+    pub fn changed(&self) -> u64 {
+        self.changed.load(Ordering::Relaxed)
+    }
+
+    /// Counts changed bytes from 0 again; how many there were.
+    pub fn begin_changes(&self) -> u64 {
+        self.changed.swap(0, Ordering::Relaxed)
+    }
+
+    /// Counts `bytes` as changed once more: what was to be done with them was not done.
+    pub fn still_changed(&self, bytes: u64) {
+        self.changed.fetch_add(bytes, Ordering::Relaxed);
     }
 }

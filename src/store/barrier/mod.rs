@@ -4,7 +4,7 @@
 //! won for "stays"; if the collector won it for "goes", the caller is told to store the bytes again. While no cycle
 //! runs nothing is decided, because nothing is freed.
 //!
-//! What it leans on, and `batch.rs` and `gc/` owe it: whoever asks is a member of an open batch from before it looked
+//! What it leans on, and `batches/` and `gc/` owe it: whoever asks is a member of an open batch from before it looked
 //! the chunk up until its reference is in that batch. The flip waits for those who asked before it was armed, and the
 //! end of the cycle waits for those who may hold an answer from before the sweep (I9).
 //!
@@ -12,11 +12,13 @@
 //! snapshots taken at the start misses the one made after it from a base that is pruned before it is reached; marking
 //! what is newly written, but not what is reused, loses what is reused.
 
+pub mod cells;
+
 use crate::chunk::ChunkId;
 use crate::sabotage::{Protection, out};
 use crate::sync::{Arc, RwLock};
 
-use super::cells::{Cell, Cells};
+use cells::{Cell, Cells};
 
 /// The barrier of one store.
 #[derive(Debug, Default)]

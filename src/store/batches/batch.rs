@@ -13,8 +13,8 @@ use crate::meta::Memtable;
 use crate::sync::thread::panicking;
 use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, RwLock};
 
-use super::heal::Heals;
-use super::region_builder::RegionBuilder;
+use super::heals::Heals;
+use super::regions::RegionBuilder;
 
 /// One batch.
 #[derive(Debug)]

@@ -6,15 +6,12 @@
 //! would be waited for, once for the disk and once for the decoder.
 
 use crate::chunk::ChunkId;
-use crate::meta::rows::RegionRow;
-use crate::sync::{Arc, Mutex};
-
-use super::Store;
+use crate::sync::Mutex;
 
 /// Readers at different places that are told apart.
 const READERS: usize = 8;
 /// Regions that are brought in ahead of a reader, if they take no more than half of the cache.
-const AHEAD: u64 = 4;
+pub(super) const AHEAD: u64 = 4;
 
 /// Where the regions end that were read last, the latest last.
 #[derive(Debug, Default)]
@@ -23,7 +20,7 @@ pub(super) struct Trails(Mutex<Vec<ChunkId>>);
 impl Trails {
     /// Notes that a region with these ids was read. True if somebody came to it from the one before, for the first time
     /// in a while.
-    fn leads_on(&self, first: ChunkId, end: ChunkId) -> bool {
+    pub fn leads_on(&self, first: ChunkId, end: ChunkId) -> bool {
         let mut ends = self.0.lock();
         let (from_before, is_known) = (ends.contains(&first), ends.contains(&end));
         ends.retain(|known| *known != first && *known != end);
@@ -32,24 +29,6 @@ impl Trails {
         }
         ends.push(end);
         from_before && !is_known
-    }
-}
-
-impl Store {
-    /// Notes that `row` was read for a small file, and has the next regions brought in if it looks as if somebody will
-    /// come to them.
-    pub(super) fn look_ahead(self: &Arc<Self>, row: &RegionRow) {
-        if !self.trails.leads_on(row.first, row.end()) {
-            return;
-        }
-        let fit = self.region_cache_bytes() / 2 / self.config.region_size as u64;
-        let (store, mut next) = (self.clone(), row.end());
-        self.pool.ordinary(move || {
-            for _ in 0..AHEAD.min(fit) {
-                let Some(end) = store.prefetch(next) else { return };
-                next = end;
-            }
-        });
     }
 }
 

@@ -14,7 +14,7 @@ use crate::meta::rows::{RegionRow, chunk_of, id_key};
 use crate::meta::{Table, varint};
 use crate::pack::PackId;
 
-use super::Store;
+use super::Healing;
 
 /// The key of the row in the table `state`.
 const PACKS_KEY: &[u8] = b"packs";
@@ -53,12 +53,12 @@ fn missing(mut row: &[u8], there: &BTreeSet<PackId>) -> BTreeSet<PackId> {
     gone
 }
 
-impl Store {
+impl Healing {
     /// Puts the names of all packs that there are into the open batch, if they are others than the row has.
     pub fn note_packs(&self) -> Result<()> {
-        let row = encode(&self.packs()?);
-        if self.now().get(Table::State, PACKS_KEY)?.as_deref() != Some(&row) {
-            self.join()?.rows.put(Table::State, PACKS_KEY, &row);
+        let row = encode(&self.packs.list()?);
+        if self.meta.now().get(Table::State, PACKS_KEY)?.as_deref() != Some(&row) {
+            self.batches.join()?.rows.put(Table::State, PACKS_KEY, &row);
         }
         Ok(())
     }
@@ -66,8 +66,8 @@ impl Store {
     /// Looks whether all packs are there that the store had. Chunks of those that are gone are bad from now on, and the log
     /// names the packs. Returns how many chunks that are; `go_on` is asked now and then.
     pub fn look_for_packs(&self, go_on: &mut dyn FnMut() -> Result<()>) -> Result<u64> {
-        let Some(row) = self.now().get(Table::State, PACKS_KEY)? else { return Ok(0) };
-        let gone = missing(&row, &self.packs()?.into_iter().collect());
+        let Some(row) = self.meta.now().get(Table::State, PACKS_KEY)? else { return Ok(0) };
+        let gone = missing(&row, &self.packs.list()?.into_iter().collect());
         if gone.is_empty() {
             return Ok(0);
         }
@@ -96,7 +96,7 @@ impl Store {
         each: &mut dyn FnMut(&RegionRow),
     ) -> Result<Option<u64>> {
         let (mut seen, mut next, mut found) = (0, None, Vec::new());
-        let view = self.now().view.clone();
+        let view = self.meta.now().view.clone();
         view.scan(Table::Regions, Bound::Included(&id_key(from)), Bound::Unbounded, |key, row| {
             let row = RegionRow::decode(ChunkId(chunk_of(key)?), row)?;
             (seen, next) = (seen + 1, Some(row.first.0 + 1));

@@ -1,0 +1,63 @@
+//! The numbers that a store gives out, each only once.
+//!
+//! Keeps true: what a commit records is above every number that its rows name, and a crash does not make the store
+//! forget a number that it gave out: each opening skips more than the batches that a crash can lose may have taken
+//! (`docs/decisions/0007-id-gaps.md`).
+
+use crate::chunk::ChunkId;
+use crate::meta::rows::State;
+use crate::sync::{AtomicU64, Ordering};
+
+/// Inode numbers below this are the root's and the control directory's.
+pub const FIRST_INO: u64 = 16;
+
+/// Numbers skipped at each opening: more than the two batches that a crash can lose give out.
+pub const NUMBER_GAP: u64 = 1 << 20;
+
+/// The next numbers.
+#[derive(Debug)]
+pub struct Numbers {
+    /// The next ChunkId; ordered by the locks of the region builders.
+    pub chunk: AtomicU64,
+    ino: AtomicU64,
+    /// Raised by the flip while nobody can join.
+    generation: AtomicU64,
+}
+
+impl Numbers {
+    /// Goes on behind what `state` has recorded.
+    pub fn after(state: &State) -> Self {
+        let fresh = state.next_ino == FIRST_INO;
+        Self {
+            // A crash may have left bytes or handles with numbers that no commit recorded; those are not given again.
+            chunk: AtomicU64::new(state.next_chunk + NUMBER_GAP),
+            ino: AtomicU64::new(state.next_ino + if fresh { 0 } else { NUMBER_GAP }),
+            generation: AtomicU64::new(state.generation),
+        }
+    }
+
+    /// The next ChunkId.
+    pub fn next_chunk(&self) -> ChunkId {
+        ChunkId(self.chunk.load(Ordering::Acquire))
+    }
+
+    /// A new inode number; none is ever given twice.
+    pub fn new_ino(&self) -> u64 {
+        self.ino.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The next inode number.
+    pub fn next_ino(&self) -> u64 {
+        self.ino.load(Ordering::Acquire)
+    }
+
+    /// The present generation.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Begins the next generation and returns its number.
+    pub fn raise_generation(&self) -> u64 {
+        self.generation.fetch_add(1, Ordering::AcqRel) + 1
+    }
+}

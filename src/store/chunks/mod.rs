@@ -1,0 +1,116 @@
+//! Chunks: cut, stored once, and read back.
+//!
+//! What stands where: `cut` makes chunks of bytes, `put` stores them or finds them, `get` reads them; `locality` remembers
+//! digests and `trails` guesses what is read next.
+//!
+//! Keeps true (I4): a chunk that is found is referred to only after the barrier allowed it.
+
+mod cut;
+mod get;
+mod locality;
+mod put;
+mod trails;
+
+use crate::chunk::{ChunkId, Cutter, Digest};
+use crate::error::Result;
+use crate::meta::rows::{RegionRow, chunk_of, id_key};
+use crate::meta::{Layers, Meta, Table};
+use crate::sync::{Arc, AtomicU64, Ordering};
+
+use super::barrier::Barrier;
+use super::batches::{Batches, Numbers};
+use super::healing::Healing;
+use super::packs::Packs;
+use super::workers::Pool;
+use locality::Locality;
+use trails::Trails;
+
+/// A chunk that was cut and hashed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    /// Its length.
+    pub len: u32,
+    /// Its digest; `None` if all its bytes are zero, which a hole says as well.
+    pub digest: Option<Digest>,
+}
+
+/// The chunks of one store.
+pub struct Chunks {
+    cutter: Cutter,
+    /// Plain bytes after which a region is full.
+    region_size: usize,
+    meta: Arc<Meta>,
+    barrier: Arc<Barrier>,
+    batches: Arc<Batches>,
+    packs: Arc<Packs>,
+    healing: Arc<Healing>,
+    workers: Arc<Pool>,
+    numbers: Arc<Numbers>,
+    locality: Locality,
+    trails: Trails,
+    /// Plain bytes in regions that are not written yet.
+    pending_bytes: AtomicU64,
+}
+
+/// The parts of a store that its chunks need.
+pub struct Parts {
+    /// The rows.
+    pub meta: Arc<Meta>,
+    /// Asked before a chunk is reused.
+    pub barrier: Arc<Barrier>,
+    /// Where new rows go.
+    pub batches: Arc<Batches>,
+    /// Where regions go.
+    pub packs: Arc<Packs>,
+    /// What is known to be bad.
+    pub healing: Arc<Healing>,
+    /// Who compresses and reads ahead.
+    pub workers: Arc<Pool>,
+    /// Where ids come from.
+    pub numbers: Arc<Numbers>,
+}
+
+impl Chunks {
+    /// Chunks as `cutter` makes them, in regions of `region_size` plain bytes.
+    pub fn new(cutter: Cutter, region_size: usize, parts: Parts) -> Self {
+        let Parts { meta, barrier, batches, packs, healing, workers, numbers } = parts;
+        Self {
+            cutter,
+            region_size,
+            meta,
+            barrier,
+            batches,
+            packs,
+            healing,
+            workers,
+            numbers,
+            locality: Locality::default(),
+            trails: Trails::default(),
+            pending_bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// The longest chunk there can be, in bytes.
+    pub fn max_len(&self) -> u64 {
+        self.cutter.params().max.into()
+    }
+
+    /// Plain bytes in regions that are not written yet.
+    pub fn pending_bytes(&self) -> u64 {
+        self.pending_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Forgets which digests were found (I9).
+    pub fn forget_remembered(&self) {
+        self.locality.forget_all();
+    }
+}
+
+/// The row of the region that has a chunk.
+fn find_region(layers: &Layers, id: ChunkId) -> Result<Option<RegionRow>> {
+    let Some((key, row)) = layers.last(Table::Regions, &id_key(0), &id_key(id.0))? else {
+        return Ok(None);
+    };
+    let row = RegionRow::decode(ChunkId(chunk_of(&key)?), &row)?;
+    Ok(row.entry(id).is_some().then_some(row))
+}

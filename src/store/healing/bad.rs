@@ -1,0 +1,83 @@
+//! Which chunks did not read back.
+
+use std::collections::HashSet;
+
+use crate::chunk::ChunkId;
+use crate::error::{Error, Result};
+use crate::meta::rows::{bad_pack, chunk_of};
+use crate::meta::{Kv, Table};
+use crate::pack::PackId;
+use crate::sync::RwLock;
+
+/// The chunks that did not read back, of the whole store: some 20 bytes each.
+#[derive(Debug, Default)]
+pub struct BadChunks {
+    inner: RwLock<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    ids: HashSet<u64>,
+    /// Packs in which bad chunks were found since the store was opened, and those of the ones known before.
+    packs: HashSet<PackId>,
+}
+
+impl BadChunks {
+    /// Those that are in the database.
+    pub fn load(kv: &Kv) -> Result<Self> {
+        let mut known = Known::default();
+        let rows = kv.read()?.rows(Table::Bad)?;
+        let told = |error: &Error| tracing::error!("which chunks are bad cannot be read to the end: {error}");
+        for (key, row) in rows.map_while(|row| row.inspect_err(told).ok()) {
+            // What cannot be read here is found bad once more by whoever reads the chunk.
+            let Ok(id) = chunk_of(&key) else { continue };
+            if let Ok(pack) = row.and_then(|row| bad_pack(&row)) {
+                known.ids.insert(id);
+                known.packs.insert(pack);
+            }
+        }
+        Ok(Self { inner: RwLock::new(known) })
+    }
+
+    /// Is this one of them?
+    pub fn has(&self, id: ChunkId) -> bool {
+        self.inner.read().ids.contains(&id.0)
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.inner.read().ids.len() as u64
+    }
+
+    /// Were bad chunks found in this pack?
+    pub fn has_pack(&self, pack: PackId) -> bool {
+        self.inner.read().packs.contains(&pack)
+    }
+
+    /// True if none was found in any pack.
+    pub fn is_empty(&self) -> bool {
+        self.inner.read().packs.is_empty()
+    }
+
+    /// What is found in this pack is read before it is used again.
+    pub fn suspect(&self, pack: PackId) {
+        if !self.has_pack(pack) {
+            self.inner.write().packs.insert(pack);
+        }
+    }
+
+    /// Notes one; true if it was not known before.
+    pub fn add(&self, id: ChunkId, pack: PackId) -> bool {
+        let mut known = self.inner.write();
+        known.packs.insert(pack);
+        known.ids.insert(id.0)
+    }
+
+    /// Takes these off the list.
+    pub fn forget(&self, ids: impl IntoIterator<Item = ChunkId>) {
+        let mut known = self.inner.write();
+        for id in ids {
+            known.ids.remove(&id.0);
+        }
+    }
+}

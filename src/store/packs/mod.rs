@@ -1,0 +1,164 @@
+//! The packs of a store: records of regions made, appended, read, moved and freed.
+//!
+//! Keeps true: a region that is handed out matched its checksums; and a record that cannot be appended on a full disk is
+//! tried once more without the reserve, since what is appended was acknowledged long ago.
+
+mod cache;
+
+use crate::error::{Error, Result};
+use crate::media::Media;
+use crate::pack::{
+    Compression, Location, PackId, PackReader, PackWriter, Region, RegionChunk, decode_region, encode_region,
+    list_packs,
+};
+use crate::sabotage::{Protection, out};
+use crate::sync::Arc;
+
+use super::batches::Latch;
+use super::space::SpaceKeeper;
+use cache::RegionCache;
+
+/// The packs of one store.
+#[derive(Debug)]
+pub struct Packs {
+    media: Arc<dyn Media>,
+    writer: PackWriter,
+    reader: PackReader,
+    cache: RegionCache,
+    compression: Compression,
+    space: Arc<SpaceKeeper>,
+    latch: Arc<Latch>,
+}
+
+/// What the packs of a store are made with.
+pub struct PackOptions {
+    /// The store's uuid, which stands in each pack.
+    pub store: [u8; 16],
+    /// Bytes after which a pack is sealed.
+    pub size: u64,
+    /// The first pack that is made.
+    pub next: PackId,
+    /// How regions are compressed.
+    pub compression: Compression,
+    /// Plain bytes of decoded regions that are kept.
+    pub cache: u64,
+    /// Packs whose files are kept open for reading.
+    pub open_files: usize,
+}
+
+impl Packs {
+    /// The packs on `media`.
+    pub fn new(
+        media: Arc<dyn Media>,
+        options: &PackOptions,
+        space: Arc<SpaceKeeper>,
+        latch: Arc<Latch>,
+    ) -> Self {
+        Self {
+            writer: PackWriter::new(media.clone(), options.store, options.size, options.next),
+            reader: PackReader::new(media.clone(), options.open_files),
+            cache: RegionCache::new(options.cache),
+            compression: options.compression,
+            media,
+            space,
+            latch,
+        }
+    }
+
+    /// The record of a region with these chunks, whose bytes stand in `plain` one after the other.
+    pub fn encode(&self, chunks: &[RegionChunk], plain: &[u8]) -> Vec<u8> {
+        encode_region(chunks, plain, self.compression)
+    }
+
+    /// Appends a record; on a full disk the reserve is given up for it. A row may point to it after [`Self::sync`] (I1).
+    pub fn append(&self, record: &[u8]) -> Result<Location> {
+        match self.writer.append(record) {
+            Err(error) if error.is_no_space() && self.space.give_up_reserve() => self.writer.append(record),
+            other => other,
+        }
+    }
+
+    /// Makes everything appended so far durable (I1, before rows point to it); a failure is final (I8).
+    pub fn sync(&self) -> Result<()> {
+        self.writer.sync().inspect_err(|error| self.latch.set(error))
+    }
+
+    /// Seals the pack that is written to.
+    pub fn seal(&self) -> Result<()> {
+        self.writer.seal()
+    }
+
+    /// Packs below this are sealed, and stay so.
+    pub fn sealed_below(&self) -> PackId {
+        // In this order: whatever opens or rolls over meanwhile, no pack below the result is still written to.
+        let next = self.writer.next_pack();
+        match self.writer.open_pack() {
+            _ if out(Protection::UnsealedStays) => PackId(u64::MAX),
+            Some(open) => open.min(next),
+            None => next,
+        }
+    }
+
+    /// The next pack that will be made.
+    pub fn next(&self) -> PackId {
+        self.writer.next_pack()
+    }
+
+    /// Pack and offset before which nothing is written any more, neither by writers nor by a cycle.
+    pub fn frontier(&self) -> (PackId, u64) {
+        self.writer.frontier()
+    }
+
+    /// The decoded region at a place.
+    pub fn load(&self, at: &Location) -> Result<Arc<Region>> {
+        if let Some(region) = self.cache.get(at) {
+            return Ok(region);
+        }
+        let region = Arc::new(self.reader.read_region(at)?);
+        self.cache.put(*at, region.clone());
+        Ok(region)
+    }
+
+    /// How many plain bytes of regions are kept.
+    pub fn cache_bytes(&self) -> u64 {
+        self.cache.limit()
+    }
+
+    /// The record of a region as it stands in its pack, checked, and what it decodes to.
+    pub fn record(&self, at: &Location) -> Result<(Vec<u8>, Region)> {
+        let record = self.reader.read_record(at)?;
+        let region = decode_region(&record)?;
+        Ok((record, region))
+    }
+
+    /// All packs there are, by the names of their files.
+    pub fn list(&self) -> Result<Vec<PackId>> {
+        list_packs(self.media.as_ref())
+    }
+
+    /// Length and allocated bytes of a pack's file.
+    pub fn size(&self, pack: PackId) -> Result<(u64, u64)> {
+        let failed = |error| Error::io(format!("looking at {}", pack.path()), error);
+        let file = self.media.open(&pack.path(), false).map_err(failed)?;
+        Ok((file.len().map_err(failed)?, file.allocated().map_err(failed)?))
+    }
+
+    /// Where the records of a pack that is no longer written to end.
+    pub fn records_end(&self, pack: PackId) -> Result<u64> {
+        self.reader.records_end(pack)
+    }
+
+    /// Removes a pack nothing refers to. Only after the batch that removed its last name is durable (I3).
+    pub fn remove(&self, pack: PackId) -> Result<()> {
+        self.media
+            .remove(&pack.path())
+            .map_err(|error| Error::io(format!("removing {}", pack.path()), error))?;
+        self.reader.forget(pack);
+        Ok(())
+    }
+
+    /// Gives back the bytes of a dead stretch of a sealed pack; false where the host cannot (I3 as above).
+    pub fn punch(&self, pack: PackId, offset: u64, len: u64) -> Result<bool> {
+        self.reader.punch(pack, offset, len)
+    }
+}
