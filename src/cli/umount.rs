@@ -11,7 +11,8 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::args::UmountArgs;
 use super::show;
@@ -29,6 +30,10 @@ const TO_CLOSE: Duration = Duration::from_secs(60);
 const TO_FLUSH: Duration = Duration::from_secs(600);
 /// How long a process may take to end that has closed its store.
 const TO_END: Duration = Duration::from_secs(30);
+/// How long a process that was cut off may take to end.
+const TO_LEAVE: Duration = Duration::from_secs(5);
+/// How often that is looked at.
+const POLL: Duration = Duration::from_millis(20);
 /// Of those who keep a mount alive so many are named.
 const NAMED: usize = 5;
 
@@ -68,7 +73,7 @@ pub(super) fn run(args: &UmountArgs) -> Result<()> {
             Err(ended_in_disorder(&entry.source))
         }
         Daemon::Cannot(_) if args.force => {
-            detach(&entry.mountpoint, Detach::Forcibly)?;
+            tear_away(&entry.mountpoint)?;
             Err(silent(&entry.source))
         }
         Daemon::Cannot(error) => Err(error),
@@ -97,6 +102,18 @@ pub(super) fn run(args: &UmountArgs) -> Result<()> {
             settle(&entry, *waiting, &mut asking)?;
             say("everything is durable");
             Ok(())
+        }
+    }
+}
+
+/// Unmounts by force. That cuts off whoever waits for the daemon, the process that asked it among them; until it has
+/// ended the kernel finds the mount in use.
+fn tear_away(mountpoint: &Path) -> Result<()> {
+    let begin = Instant::now();
+    loop {
+        match detach(mountpoint, Detach::Forcibly) {
+            Err(Error::Busy(_)) if begin.elapsed() < TO_LEAVE => thread::sleep(POLL),
+            done => return done,
         }
     }
 }

@@ -20,12 +20,15 @@ const NAME: &str = "cairnfs.log";
 /// The one before it.
 const OLD: &str = "cairnfs.log.1";
 
+/// More of what was said on the terminal is not kept for the file.
+const KEPT: usize = 64 << 10;
+
 /// At this size the file becomes `cairnfs.log.1` and a new one is begun.
 const ROTATE_AT: u64 = 1 << 20;
 
 enum Sink {
-    /// To standard error, nothing less grave than this.
-    Terminal(Level),
+    /// To standard error, nothing less grave than the level; what was said is for the file as well.
+    Terminal(Level, Vec<u8>),
     /// To the file.
     File(LogFile),
 }
@@ -51,7 +54,7 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 /// The filter is `CAIRNFS_LOG`; a usage error if that is not one.
 pub fn start_logging(level: Level) -> Result<SharedLog> {
     let filter = EnvFilter::new(filter_words(std::env::var_os(VARIABLE))?);
-    let log = SharedLog(Arc::new(Mutex::new(Sink::Terminal(level))));
+    let log = SharedLog(Arc::new(Mutex::new(Sink::Terminal(level, Vec::new()))));
     tell_panics(std::panic::take_hook());
     // A second call in one process (tests) keeps the first logger.
     let _ = tracing_subscriber::fmt()
@@ -91,7 +94,15 @@ fn is_directive(word: &str) -> bool {
 impl SharedLog {
     /// From now on messages go to the store's log file, and a panic is logged too.
     pub fn to_store(&self, store: Arc<dyn Media>) {
-        *self.0.lock() = Sink::File(LogFile::open(store, ROTATE_AT));
+        let mut file = LogFile::open(store, ROTATE_AT);
+        let mut sink = self.0.lock();
+        if let Sink::Terminal(_, said) = &*sink
+            && !said.is_empty()
+        {
+            file.append(said);
+        }
+        *sink = Sink::File(file);
+        drop(sink);
         tell_panics(|info| tracing::error!("{info}"));
     }
 }
@@ -106,7 +117,7 @@ impl<'a> MakeWriter<'a> for SharedLog {
     fn make_writer_for(&'a self, meta: &Metadata<'_>) -> LogWriter {
         match &*self.0.lock() {
             // In tracing the graver level is the smaller one.
-            Sink::Terminal(level) if meta.level() > level => LogWriter(None),
+            Sink::Terminal(level, _) if meta.level() > level => LogWriter(None),
             _ => self.make_writer(),
         }
     }
@@ -119,7 +130,12 @@ impl Write for LogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if let Some(sink) = self.0.as_ref().filter(|_| !is_everyday(line)) {
             match &mut *sink.lock() {
-                Sink::Terminal(_) => io::stderr().write_all(line)?,
+                Sink::Terminal(_, said) => {
+                    if said.len() + line.len() <= KEPT {
+                        said.extend_from_slice(line);
+                    }
+                    io::stderr().write_all(line)?;
+                }
                 Sink::File(file) => file.append(line),
             }
         }

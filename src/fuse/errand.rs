@@ -17,7 +17,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -211,14 +211,16 @@ fn look(path: &Path) -> Found {
         Err(error) => return nothing(Heard::NotThere(error.raw_os_error())),
     };
     let here = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    let real = fs::read_link(&here).map_or_else(|_| absolute(path), |real| real.into_os_string().into_vec());
+    // Without /proc the way is gone once more.
+    let real = fs::read_link(&here).or_else(|_| fs::canonicalize(path));
+    let real = real.map_or_else(|_| absolute(path), |real| real.into_os_string().into_vec());
     let mount = id_of(&file).unwrap_or(0);
     let ours = MountTable::read().is_ok_and(|table| table.by_id(mount).is_some_and(|e| e.is_ours()));
-    let store = match fs::metadata(here.join(CONFIG_FILE)) {
-        Ok(meta) => Ok(meta.is_file()),
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
-        Err(e) if nobody_answers(&e) => Ok(false),
-        Err(e) => Err(e.raw_os_error().unwrap_or(libc::EIO)),
+    let store = match rustix::fs::statat(&file, CONFIG_FILE, AtFlags::empty()) {
+        Ok(stat) => Ok(FileType::from_raw_mode(stat.st_mode).is_file()),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
+        Err(e) if nobody_answers(&e.into()) => Ok(false),
+        Err(e) => Err(e.raw_os_error()),
     };
     let heard = if ours { listen(&here) } else { Heard::NotOurs };
     Found { real, mount, store, heard }
@@ -238,9 +240,13 @@ fn listen(path: &Path) -> Heard {
     }
 }
 
+/// Root may not look into a user's mount. What is written there by write(2) has come to the daemon already, and the kernel
+/// hands over the rest when the mount ends.
 fn flush(path: &Path) -> io::Result<()> {
-    let root = File::open(path)?;
-    Ok(rustix::fs::syncfs(&root)?)
+    match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        root => Ok(rustix::fs::syncfs(&root?)?),
+    }
 }
 
 /// Lets the kernel learn which requests need not be asked. Until it has opened one file, it ends each file that it

@@ -13,8 +13,6 @@ use crate::error::{Error, Result};
 use crate::media::{HostMedia, read_whole};
 use crate::pack::Compression;
 
-use super::mkfs::MkfsOptions;
-
 /// The name of the file.
 pub const CONFIG_FILE: &str = "cairnfs.toml";
 /// The format this program writes and reads.
@@ -25,6 +23,30 @@ pub const RESERVE_FILE: &str = "reserve";
 pub const META_FILE: &str = "meta/cairnfs.redb";
 /// More of the file is not read.
 const LONGEST: u64 = 1 << 20;
+
+/// The choices of mkfs.
+#[derive(Debug, Clone)]
+pub struct MkfsOptions {
+    /// Average size of a chunk in bytes; a power of two.
+    pub avg_chunk: u32,
+    /// How regions are compressed.
+    pub compression: Compression,
+    /// Bytes kept back so that deletes and cycles work on a full disk.
+    pub reserve: u64,
+    /// How many it may be on a disk that is too small for that.
+    pub least_reserve: u64,
+}
+
+impl Default for MkfsOptions {
+    fn default() -> Self {
+        Self {
+            avg_chunk: 64 << 10,
+            compression: Compression::Zstd(1),
+            reserve: 64 << 20,
+            least_reserve: 512 << 10,
+        }
+    }
+}
 
 /// The content of `cairnfs.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

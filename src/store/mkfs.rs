@@ -13,11 +13,11 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::media::{HostMedia, Media, StoreLock, create_anew};
 use crate::meta::Kv;
-use crate::pack::{Compression, PACKS};
+use crate::pack::PACKS;
 use crate::sync::Arc;
 
 use super::backups::BACKUP_DIR;
-use super::config::{CONFIG_FILE, META_FILE, RESERVE_FILE, StoreConfig};
+use super::config::{CONFIG_FILE, META_FILE, MkfsOptions, RESERVE_FILE, StoreConfig};
 
 /// The configuration until the store is whole.
 const UNFINISHED: &str = "cairnfs.toml.new";
@@ -30,30 +30,6 @@ const OF_THE_HOST: [&str; 6] =
     ["lost+found", ".snapshot", ".zfs", "System Volume Information", "aquota.user", "aquota.group"];
 /// The reserve takes no more than such a part of what is free, unless it was asked for by size.
 const PART_FOR_RESERVE: u64 = 16;
-
-/// The choices of mkfs.
-#[derive(Debug, Clone)]
-pub struct MkfsOptions {
-    /// Average size of a chunk in bytes; a power of two.
-    pub avg_chunk: u32,
-    /// How regions are compressed.
-    pub compression: Compression,
-    /// Bytes kept back so that deletes and cycles work on a full disk.
-    pub reserve: u64,
-    /// How many it may be on a disk that is too small for that.
-    pub least_reserve: u64,
-}
-
-impl Default for MkfsOptions {
-    fn default() -> Self {
-        Self {
-            avg_chunk: 64 << 10,
-            compression: Compression::Zstd(1),
-            reserve: 64 << 20,
-            least_reserve: 512 << 10,
-        }
-    }
-}
 
 /// Makes a store in `dir`, which must not exist or be empty.
 pub fn mkfs(dir: &Path, options: &MkfsOptions) -> Result<StoreConfig> {

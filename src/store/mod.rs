@@ -48,8 +48,10 @@ pub use backups::{BACKUP_DIR, list_backups, open_backup};
 pub use batches::{FIRST_INO, Member, NUMBER_GAP};
 pub use chunks::Cut;
 pub use collection::FlipInfo;
-pub use config::{CONFIG_FILE, META_FILE, StoreConfig, cannot_look, no_store, open_dir, real_path};
-pub use mkfs::{MkfsOptions, make_database, mkfs, mkfs_and};
+pub use config::{
+    CONFIG_FILE, META_FILE, MkfsOptions, StoreConfig, cannot_look, no_store, open_dir, real_path,
+};
+pub use mkfs::{make_database, mkfs, mkfs_and};
 pub use status::StoreStatus;
 pub use workers::Turn;
 

@@ -77,7 +77,8 @@ fn no_view_is_held_while_packs_are_read_or_moved() {
     let record = world.collector.run_cycle(false).unwrap();
     assert!(record.moved_bytes > 0 && record.packs_punched > 0, "{record:?}");
     assert_eq!(held.most(), 1, "a cycle");
-    // The watch sees one.
+    // The watch sees one. What the cycle has noted is committed, or the check would, and the view be an old one.
+    world.store.commits.commit().unwrap();
     let view: Arc<ReadView> = world.store.now().view.clone();
     assert!(check::check(&world.store, &options).unwrap().is_clean());
     assert_eq!(held.most(), 2);

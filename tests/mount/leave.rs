@@ -10,8 +10,12 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 
 use crate::data::noise;
+use crate::skip::{need, need_programs, need_root};
 use crate::sys;
 use crate::world::{Outcome, Setup, World, cairnfs, command, is_mounted, program, run, tool, wait_for};
+
+/// Words for setpriv(1): a user who is nobody here.
+const USER: [&str; 3] = ["--reuid=65534", "--regid=65534", "--clear-groups"];
 
 /// Nothing becomes durable by itself.
 fn unhurried() -> Setup {
@@ -109,8 +113,8 @@ fn kept_beside(keep: Keep, words: &[&str], said: &str, sabotage: &str) -> Option
 
 #[test]
 fn what_keeps_the_mount_alive_is_named_and_everything_is_durable() {
-    if !sys::is_root() {
-        return println!("skipped: only root may bind");
+    if !need_root("to bind") {
+        return;
     }
     for (what, keep, said) in KEEPS {
         let Some(kept) = kept_beside(keep, &[], said, "") else { return };
@@ -166,8 +170,8 @@ const CHANGES: [(&str, Change); 4] = [
 
 #[test]
 fn umount_waits_for_the_process_wherever_mount_and_store_are() {
-    if !sys::is_root() {
-        return println!("skipped: only root may bind");
+    if !need_root("to bind") {
+        return;
     }
     for (what, change) in CHANGES {
         let Some(world) = World::new(unhurried()) else { return };
@@ -225,8 +229,8 @@ fn names_that_are_no_text_and_a_parent_that_was_renamed() {
 
 #[test]
 fn another_store_at_the_same_path_is_not_asked() {
-    if !sys::is_root() {
-        return println!("skipped: only root may bind");
+    if !need_root("to bind") {
+        return;
     }
     let Some(world) = World::new(unhurried()) else { return };
     let uuid = world.ask_json(&["status"])["store"]["uuid"].clone();
@@ -247,7 +251,7 @@ fn another_store_at_the_same_path_is_not_asked() {
     assert_eq!(cairnfs(&[OsStr::new("sync"), world.mnt.as_os_str()]).code, 0);
     world.kill();
     // The daemon of that mount is gone; the store at its path was closed in order, and is another one.
-    wait_for("the end of the mount", || fs::read_dir(&world.mnt).is_err());
+    wait_for("the end of the mount", || sys::statvfs(&world.mnt).is_err());
     assert_eq!(cairnfs(&[OsStr::new("sync"), world.mnt.as_os_str()]).code, 7);
     tool!("umount", world.store);
     world.mount();
@@ -257,8 +261,8 @@ fn another_store_at_the_same_path_is_not_asked() {
 
 #[test]
 fn a_refused_umount_says_who_is_in_the_way_and_leaves_everything_as_it_was() {
-    if !sys::is_root() {
-        return println!("skipped: only root may mount in it");
+    if !need_root("to mount in it") {
+        return;
     }
     let Some(world) = World::usual() else { return };
     let refused = |path: &Path, said: &str| {
@@ -316,8 +320,8 @@ fn a_signal_makes_everything_durable_whatever_the_table_of_mounts_says() {
 
 #[test]
 fn a_signal_takes_the_mount_away_wherever_it_is() {
-    if !sys::is_root() {
-        return println!("skipped: only root may bind");
+    if !need_root("to bind") {
+        return;
     }
     let Some(world) = World::new(unhurried()) else { return };
     let (first, second) = (world.host().join("first"), world.host().join("second"));
@@ -395,12 +399,17 @@ fn nobody_waits_without_a_bound_for_a_daemon_that_is_silent() {
 }
 
 /// Killed in the first moments of a mount, nothing is stuck: no thread of the daemon waits for its own mount.
+/// `CAIRNFS_KILLS=200` makes it the long form.
 #[test]
 fn a_kill_right_after_mounting_leaves_nothing_that_cannot_end() {
     let Some(world) = World::usual() else { return };
     world.umount();
-    let transports = if sys::is_root() { &["off", "on"][..] } else { &["off"] };
-    for (transport, round) in transports.iter().flat_map(|way| (0..20).map(move |round| (way, round))) {
+    // The kernel's switch is root's.
+    let both = need_root("io_uring");
+    let transports = if both { &["off", "on"][..] } else { &["off"] };
+    let rounds =
+        std::env::var("CAIRNFS_KILLS").map_or(20, |word| word.parse().expect("CAIRNFS_KILLS: a number"));
+    for (transport, round) in transports.iter().flat_map(|way| (0..rounds).map(move |round| (way, round))) {
         let mut daemon = Command::new(program())
             .args(["mount", "--foreground", "-o", &format!("io_uring={transport},gc=off")])
             .args([&world.store, &world.mnt])
@@ -410,7 +419,7 @@ fn a_kill_right_after_mounting_leaves_nothing_that_cannot_end() {
             .unwrap();
         wait_for("the mount", || is_mounted(&world.mnt));
         // Each round a little later.
-        for _ in 0..round {
+        for _ in 0..round % 20 {
             is_mounted(&world.mnt);
         }
         let pid = daemon.id() as i32;
@@ -426,8 +435,12 @@ fn a_kill_right_after_mounting_leaves_nothing_that_cannot_end() {
 /// mount(8) drops PATH for a line of fstab with `user`.
 #[test]
 fn a_user_mounts_without_path() {
-    if !sys::is_root() || !Path::new("/usr/bin/fusermount3").exists() {
-        return println!("skipped: needs root, to become another user, and fusermount3");
+    if !need_root("to become another user") || !need_programs(&["fusermount3"]) {
+        return;
+    }
+    let may = run(command("setpriv").args(USER).args(["test", "-r", "/dev/fuse", "-a", "-w", "/dev/fuse"]));
+    if !need(may.code == 0, "a plain user may not open /dev/fuse") {
+        return;
     }
     let Some(world) = World::usual() else { return };
     world.umount();
@@ -435,7 +448,7 @@ fn a_user_mounts_without_path() {
     tool!("chown", "-R", "65534:65534", top);
     let user = |words: &[OsString]| {
         let mut command = command("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "env", "-i"]).arg(program());
+        command.args(USER).args(["env", "-i"]).arg(program());
         run(command.args(words))
     };
     let mounted = user(&["mount".into(), world.store.clone().into(), world.mnt.clone().into()]);
@@ -457,8 +470,8 @@ fn a_user_mounts_without_path() {
 
 #[test]
 fn root_without_the_right_is_told_which() {
-    if !sys::is_root() {
-        return println!("skipped: needs root");
+    if !need_root("to give up a right") {
+        return;
     }
     let Some(world) = World::usual() else { return };
     world.umount();
