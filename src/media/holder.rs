@@ -6,7 +6,7 @@
 //! Keeps true: a note can only refuse. Whoever has the lock and is not refused by the note has the store; a beat that
 //! stands still is never by itself a reason to take a store from somebody.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::process;
 
@@ -125,13 +125,15 @@ impl Note {
         pid.is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH))
     }
 
-    /// What it means to a process at `here` that has got the lock. Where locks are `trusted`, a lock that could be taken
+    /// What it means to a process at `here` that has got the lock of `file`. Where locks are `trusted`, a lock that could be taken
     /// says that nobody else has it; only what is certain refuses then.
-    pub fn meaning(&self, here: &Whereabouts, trusted: bool) -> Meaning {
+    pub fn meaning(&self, here: &Whereabouts, trusted: bool, file: &File) -> Meaning {
         let Some(((at, started), pid)) = self.place.as_ref().zip(self.pid) else { return Meaning::Free };
         let same = |theirs: &str, ours: &str| !theirs.is_empty() && theirs == ours;
         if same(&at.boot, &here.boot) && same(&at.pids, &here.pids) {
-            let lives = pid != process::id() as i32 && lives(pid, *started);
+            // A store that was copied while it was in use has its holder's note, and nobody has it open.
+            let lives =
+                pid != process::id() as i32 && lives(pid, *started) && (!trusted || has_open(pid, file));
             return if lives { Meaning::Alive } else { Meaning::Free };
         }
         if trusted {
@@ -166,6 +168,14 @@ fn lives(pid: i32, started: u64) -> bool {
     process_stat(pid).is_some_and(|stat| !stat.ends && stat.started == started)
 }
 
+/// Whether a process has this very file open, as far as that can be seen.
+fn has_open(pid: i32, file: &File) -> bool {
+    let Ok(wanted) = file.metadata() else { return false };
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let mut found = descriptors.filter_map(|descriptor| fs::metadata(descriptor.path()).ok());
+    found.any(|open| (open.dev(), open.ino()) == (wanted.dev(), wanted.ino()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,7 +203,9 @@ mod tests {
     #[test]
     fn who_lives_is_seen_and_who_cannot_be_seen_counts_only_where_locks_may_be_local() {
         let here = Whereabouts::here();
-        let mut child = process::Command::new("sleep").arg("60").spawn().unwrap();
+        let (lock, copy) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        let mut child =
+            process::Command::new("sleep").arg("60").stdin(lock.try_clone().unwrap()).spawn().unwrap();
         let pid = child.id() as i32;
         let started = process_stat(pid).unwrap().started;
         let at = |place: &Whereabouts, started| Note {
@@ -201,8 +213,11 @@ mod tests {
             place: Some((place.clone(), started)),
             ..Note::default()
         };
-        let meanings = |note: &Note| (note.meaning(&here, true), note.meaning(&here, false));
+        let meanings = |note: &Note| (note.meaning(&here, true, &lock), note.meaning(&here, false, &lock));
         assert_eq!(meanings(&at(&here, started)), (Meaning::Alive, Meaning::Alive));
+        let copied = at(&here, started);
+        assert_eq!(copied.meaning(&here, true, &copy), Meaning::Free, "the holder has another file open");
+        assert_eq!(copied.meaning(&here, false, &copy), Meaning::Alive);
         assert_eq!(
             meanings(&at(&here, started + 1)),
             (Meaning::Free, Meaning::Free),

@@ -89,7 +89,7 @@ impl StoreLock {
                 }
                 // As where locks are local.
                 Err(_) if !out(Protection::LockIsSeen) => in_use(&note, dir),
-                _ => match note.meaning(&guard.here, guard.trusted) {
+                _ => match note.meaning(&guard.here, guard.trusted, &file) {
                     _ if out(Protection::HolderIsRead) => return Self::begin(file, path, who, guard),
                     Meaning::Free => return Self::begin(file, path, who, guard),
                     Meaning::Rebooted if !beats(media, &note, guard) => {
