@@ -113,6 +113,8 @@ fn tear_away(mountpoint: &Path) -> Result<()> {
     loop {
         match detach(mountpoint, Detach::Forcibly) {
             Err(Error::Busy(_)) if begin.elapsed() < TO_LEAVE => thread::sleep(POLL),
+            // It is cut off, and ends as soon as the kernel lets it.
+            Err(Error::Busy(_)) => return detach(mountpoint, Detach::Lazily),
             done => return done,
         }
     }
