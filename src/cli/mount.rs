@@ -25,7 +25,6 @@ use super::mount_options::{self, Wanted};
 use super::{environment, output, show};
 use crate::daemon::{self, Setup, SharedLog, start_logging};
 use crate::error::{Error, Result};
-use crate::fs::{AccessTimes, FsOptions};
 use crate::fuse::MountOptions;
 use crate::media::Media;
 use crate::store::OpenOptions;
@@ -51,7 +50,7 @@ pub(super) fn run(args: &MountArgs) -> Result<()> {
     mount_options::refuse_more_than(mount_options::memory_of_this_machine(), &wanted)?;
     environment::has_proc()?;
     if args.report_ready || args.foreground || args.fake {
-        return serve(args, &wanted);
+        return serve(args, wanted);
     }
     in_background(args)
 }
@@ -104,24 +103,26 @@ fn in_background(args: &MountArgs) -> Result<()> {
 }
 
 /// Serves in this process until the mount is gone.
-fn serve(args: &MountArgs, wanted: &Wanted) -> Result<()> {
+fn serve(args: &MountArgs, wanted: Wanted) -> Result<()> {
     let log = start_logging(if args.foreground { tracing::Level::INFO } else { tracing::Level::WARN })?;
     let places = refuse::checked(&args.store, &args.mountpoint)?;
     if args.fake {
         return Ok(());
     }
     environment::can_mount()?;
-    let mut open = open_options(wanted, format!("mounted at {}", show(&places.mountpoint)));
-    limits::suffice(open.cache_bytes)?;
-    open.lock_wait = LOCK_WAIT.saturating_sub(wait_for_holder(&places.store));
+    limits::suffice(wanted.open.cache_bytes)?;
     let setup = Setup {
-        open,
-        fs: fs_options(wanted),
-        collect: wanted.gc_auto && !wanted.read_only,
-        collect_interval: wanted.gc_interval.filter(|_| !wanted.read_only),
-        scrub: wanted.scrub.filter(|_| !wanted.read_only),
-        fuse: fuse_options(wanted, &places.store),
-        store: places.store.clone(),
+        open: OpenOptions {
+            who: format!("mounted at {}", show(&places.mountpoint)),
+            lock_wait: LOCK_WAIT.saturating_sub(wait_for_holder(&places.store)),
+            ..wanted.open
+        },
+        fs: wanted.fs,
+        collect: wanted.collect,
+        collect_interval: wanted.collect_interval,
+        scrub: wanted.scrub,
+        fuse: MountOptions { fsname: places.store.as_os_str().to_owned(), ..wanted.fuse },
+        store: places.store,
         mountpoint: places.mountpoint,
     };
     if args.report_ready {
@@ -153,44 +154,6 @@ fn wait_for_holder(store: &Path) -> Duration {
         std::thread::sleep(LOCK_POLL);
     }
     begin.elapsed()
-}
-
-fn open_options(wanted: &Wanted, who: String) -> OpenOptions {
-    let mut options = OpenOptions { read_only: wanted.read_only, who, ..OpenOptions::default() };
-    if let Some(bytes) = wanted.cache {
-        options.cache_bytes = bytes;
-    }
-    options
-}
-
-fn fs_options(wanted: &Wanted) -> FsOptions {
-    let mut options = FsOptions { atime: wanted.atime, ..FsOptions::default() };
-    if let Some(interval) = wanted.commit {
-        options.commit_interval = interval;
-    }
-    options
-}
-
-fn fuse_options(wanted: &Wanted, store: &Path) -> MountOptions {
-    let usual = MountOptions::default();
-    MountOptions {
-        read_only: wanted.read_only,
-        allow_other: wanted.allow_other.unwrap_or(usual.allow_other),
-        default_permissions: wanted.default_permissions,
-        atime: wanted.atime,
-        suid: wanted.suid.unwrap_or(usual.suid),
-        dev: wanted.dev.unwrap_or(usual.dev),
-        exec: wanted.exec.unwrap_or(usual.exec),
-        // A kernel that applies ACLs checks modes as well, whatever the mount table says.
-        posix_acl: wanted.default_permissions && wanted.acl.unwrap_or(usual.posix_acl),
-        writeback: wanted.writeback.unwrap_or(usual.writeback),
-        threads: wanted.threads.unwrap_or(usual.threads),
-        io_uring: wanted.io_uring,
-        // Who reads a file anew has to be heard of, though the kernel has its pages.
-        no_open: usual.no_open && wanted.atime != AccessTimes::Always,
-        fsname: store.as_os_str().to_owned(),
-        ..usual
-    }
 }
 
 /// A daemon belongs to no terminal and keeps no directory busy.

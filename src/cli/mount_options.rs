@@ -1,67 +1,90 @@
-//! The words after `-o`: what they mean to us, what mount(8), fstab and systemd add for themselves, and a sentence for
-//! the rest.
+//! The words after `-o`: what they ask of the parts of a mount, what mount(8), fstab and systemd add for themselves, and a
+//! sentence for the rest. The options themselves are declared in [`table`], once each.
+
+mod manual;
+mod table;
 
 use std::time::Duration;
 
-use super::size::{parse_size, show_size};
+pub(super) use self::manual::help;
+use self::table::{ALIASES, DefaultValue, Effect, OPTIONS, Spelling};
+use super::size::show_size;
 use crate::error::{Error, Result};
-use crate::fs::AccessTimes;
-use crate::fuse::IoUring;
+use crate::fs::{AccessTimes, FsOptions};
+use crate::fuse::MountOptions;
+use crate::store::OpenOptions;
 
-/// What the words of `-o` ask for. None where nothing was said.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What the words of `-o` ask for, as the parts of a mount take it. What depends on the store and the mount point is not
+/// filled in.
+#[derive(Debug, Clone)]
 pub(super) struct Wanted {
     /// A mount that is there is to be changed.
     pub remount: bool,
-    pub read_only: bool,
-    pub atime: AccessTimes,
-    pub allow_other: Option<bool>,
-    /// Without it ACLs are not applied either.
-    pub default_permissions: bool,
-    pub suid: Option<bool>,
-    pub dev: Option<bool>,
-    pub exec: Option<bool>,
-    pub acl: Option<bool>,
-    pub writeback: Option<bool>,
-    pub commit: Option<Duration>,
-    pub cache: Option<u64>,
-    pub gc_auto: bool,
-    pub gc_interval: Option<Duration>,
+    pub open: OpenOptions,
+    pub fs: FsOptions,
+    pub fuse: MountOptions,
+    /// Cycles start by themselves.
+    pub collect: bool,
+    /// A cycle also starts when the last one is this long ago.
+    pub collect_interval: Option<Duration>,
+    /// All data is read and compared once in this time.
     pub scrub: Option<Duration>,
-    pub threads: Option<usize>,
-    pub io_uring: IoUring,
+    /// The words that were given, in order.
+    given: Vec<&'static str>,
 }
 
-impl Default for Wanted {
-    fn default() -> Self {
-        Self {
+impl Wanted {
+    /// What holds without any word.
+    fn of_defaults() -> Self {
+        let mut wanted = Self {
             remount: false,
-            read_only: false,
-            atime: AccessTimes::Relative,
-            allow_other: None,
-            default_permissions: true,
-            suid: None,
-            dev: None,
-            exec: None,
-            acl: None,
-            writeback: None,
-            commit: None,
-            cache: None,
-            gc_auto: true,
-            gc_interval: None,
-            scrub: Some(DAY * 30),
-            threads: None,
-            io_uring: IoUring::Auto,
+            open: OpenOptions::default(),
+            fs: FsOptions::default(),
+            fuse: MountOptions::default(),
+            collect: false,
+            collect_interval: None,
+            scrub: None,
+            given: Vec::new(),
+        };
+        for option in OPTIONS {
+            if let DefaultValue::Word(word) = option.default {
+                let applied = apply(&mut wanted, word);
+                debug_assert!(matches!(applied, Ok(true)), "`{word}` is a word of its option");
+            }
+        }
+        wanted.given.clear();
+        wanted
+    }
+
+    /// Which of two words was given last, if any: true for the first.
+    pub fn given_last(&self, yes: &str, no: &str) -> Option<bool> {
+        let last = self.given.iter().rev().find(|word| **word == yes || **word == no)?;
+        Some(*last == yes)
+    }
+
+    fn set_read_only(&mut self, read_only: bool) {
+        self.open.read_only = read_only;
+        self.fuse.read_only = read_only;
+    }
+
+    fn set_atime(&mut self, atime: AccessTimes) {
+        self.fs.atime = atime;
+        self.fuse.atime = atime;
+    }
+
+    /// What follows from several words together.
+    fn settle(&mut self) {
+        // A kernel that applies ACLs checks modes as well, whatever the mount table says.
+        self.fuse.posix_acl &= self.fuse.default_permissions;
+        // Who reads a file anew has to be heard of, though the kernel has its pages.
+        self.fuse.no_open &= self.fs.atime != AccessTimes::Always;
+        if self.open.read_only {
+            self.collect = false;
+            self.collect_interval = None;
+            self.scrub = None;
         }
     }
 }
-
-/// The words for people, as the message about an unknown one lists them.
-pub(super) const KNOWN: &str = "ro, rw, remount, noatime, relatime, strictatime, allow_other, default_permissions, \
-                     nodefault_permissions, \
-                     commit=SECONDS, cache=SIZE, gc=auto|off, gc_interval=TIME, scrub=TIME|off, threads=N, \
-                     io_uring=auto|on|off, acl, noacl, writeback, nowriteback, suid, nosuid, dev, nodev, exec, \
-                     noexec";
 
 /// Words that mount(8), /etc/fstab and systemd use among themselves, and words of which the kernel or mount(8) takes
 /// care; none of them is for us.
@@ -99,60 +122,86 @@ const NOT_OURS_PREFIXES: &[&str] = &["x-", "X-", "comment=", "user=", "helper=",
 /// With `remount`, mount(8) also hands over what the table of mounts has.
 const FROM_THE_TABLE: &[&str] = &["user_id=", "group_id=", "max_read=", "blksize=", "subtype=", "fsname="];
 
-/// Less would hold hardly a few regions.
-const SMALLEST_CACHE: u64 = 1 << 20;
+/// Words of other file systems that would be taken amiss if they were ignored.
+const REFUSED: &[&str] = &["uid", "gid"];
 
 /// A cache fills with time, and a daemon that takes all memory is killed in the middle of a backup.
 const MOST_OF_MEMORY: (u64, u64) = (3, 4);
 
-const DAY: Duration = Duration::from_secs(24 * 3600);
-
-/// The longest time that written data may stay in memory only.
-const LONGEST_COMMIT: u64 = 3600;
-
-/// More often, a store would do little else.
-const SHORTEST_GC_INTERVAL: Duration = Duration::from_secs(60);
-/// Reading has a most rate of its own, however short the time is.
-const SHORTEST_SCRUB: Duration = Duration::from_secs(1);
-
-/// More threads than this only wake each other.
-const MOST_THREADS: usize = 64;
-
 /// Reads all words in order; a later one overrides an earlier one. With `sloppy` unknown words are ignored.
 pub(super) fn parse(lists: &[String], sloppy: bool) -> Result<Wanted> {
-    let mut wanted = Wanted::default();
-    let remounts = lists.iter().flat_map(|list| list.split(',')).any(|word| word == "remount");
-    let of_the_table = if remounts { FROM_THE_TABLE } else { &[] };
-    for word in lists.iter().flat_map(|list| list.split(',')) {
+    let mut wanted = Wanted::of_defaults();
+    let words = || lists.iter().flat_map(|list| list.split(','));
+    let of_the_table = if words().any(|word| word == "remount") { FROM_THE_TABLE } else { &[] };
+    for word in words() {
         if word.is_empty() || is_not_ours(word) {
             continue;
         }
         let is_known = apply(&mut wanted, word)? || of_the_table.iter().any(|p| word.starts_with(p));
         if !is_known && !sloppy {
-            return Err(Error::Usage(format!("the mount option `{word}` is not known; known are {KNOWN}")));
+            let known = manual::known();
+            return Err(Error::Usage(format!("the mount option `{word}` is not known; known are {known}")));
         }
     }
-    if !wanted.default_permissions && wanted.acl == Some(true) {
+    if !wanted.fuse.default_permissions && wanted.given_last("acl", "noacl") == Some(true) {
         return Err(Error::Usage(String::from(
             "the mount options `nodefault_permissions` and `acl` exclude each other: the kernel checks all permissions \
              where it applies ACLs; leave one of them out",
         )));
     }
+    wanted.settle();
     Ok(wanted)
+}
+
+/// Applies one word; false if it is not known.
+fn apply(wanted: &mut Wanted, word: &str) -> Result<bool> {
+    let refused = |why: String| Err(Error::Usage(format!("the mount option `{word}`: {why}")));
+    let (name, text) = word.split_once('=').unwrap_or((word, ""));
+    if REFUSED.contains(&name) {
+        return refused(String::from(
+            "a store keeps the owner of every file, so none can be given for all; leave it out, and use chown for \
+             single files",
+        ));
+    }
+    let word = ALIASES.iter().find(|(alias, _)| *alias == word).map_or(word, |(_, meant)| meant);
+    let spellings = || OPTIONS.iter().flat_map(|option| option.spellings);
+    let is_whole = |s: &&Spelling| matches!(s.effect, Effect::Word(_)) && s.word == word;
+    let takes_value = |s: &&Spelling| matches!(s.effect, Effect::Value(_)) && s.name() == name;
+    let Some(spelling) = spellings().find(is_whole).or_else(|| spellings().find(takes_value)) else {
+        return match manual::written_as(name) {
+            Some(words) => refused(format!("write {words}")),
+            None => Ok(false),
+        };
+    };
+    match spelling.effect {
+        Effect::Word(set) => set(wanted),
+        Effect::Value(read) => {
+            if let Err(why) = read(wanted, text) {
+                return refused(why);
+            }
+        }
+    }
+    wanted.given.push(spelling.word);
+    Ok(true)
+}
+
+fn is_not_ours(word: &str) -> bool {
+    NOT_OURS.contains(&word) || NOT_OURS_PREFIXES.iter().any(|p| word.starts_with(p))
 }
 
 /// Refuses a cache that would not fit into `memory` bytes with what else the machine has to hold.
 pub(super) fn refuse_more_than(memory: u64, wanted: &Wanted) -> Result<()> {
     let most = memory / MOST_OF_MEMORY.1 * MOST_OF_MEMORY.0;
-    match wanted.cache {
-        Some(bytes) if bytes > most => Err(Error::Usage(format!(
-            "the mount option `cache`: {} are more than three quarters of the memory of this machine; write at most \
-             cache={}M",
-            show_size(bytes),
-            most >> 20
-        ))),
-        _ => Ok(()),
+    let bytes = wanted.open.cache_bytes;
+    // The default was not asked for, and a small machine has no better one.
+    if bytes <= most || !wanted.given.contains(&"cache=SIZE") {
+        return Ok(());
     }
+    Err(Error::Usage(format!(
+        "the mount option `cache`: {} are more than three quarters of the memory of this machine; write at most cache={}M",
+        show_size(bytes),
+        most >> 20
+    )))
 }
 
 /// Bytes of memory that this machine has.
@@ -162,198 +211,105 @@ pub(super) fn memory_of_this_machine() -> u64 {
     u64::try_from(info.totalram).unwrap_or(u64::MAX).saturating_mul(info.mem_unit.into())
 }
 
-fn is_not_ours(word: &str) -> bool {
-    NOT_OURS.contains(&word) || NOT_OURS_PREFIXES.iter().any(|p| word.starts_with(p))
-}
-
-/// Applies one word; false if it is not known.
-fn apply(wanted: &mut Wanted, word: &str) -> Result<bool> {
-    match word {
-        "ro" => wanted.read_only = true,
-        "rw" => wanted.read_only = false,
-        "noatime" => wanted.atime = AccessTimes::Never,
-        "relatime" | "atime" | "nostrictatime" => wanted.atime = AccessTimes::Relative,
-        "strictatime" => wanted.atime = AccessTimes::Always,
-        "allow_other" => wanted.allow_other = Some(true),
-        "default_permissions" => wanted.default_permissions = true,
-        "nodefault_permissions" => wanted.default_permissions = false,
-        "suid" => wanted.suid = Some(true),
-        "nosuid" => wanted.suid = Some(false),
-        "dev" => wanted.dev = Some(true),
-        "nodev" => wanted.dev = Some(false),
-        "exec" => wanted.exec = Some(true),
-        "noexec" => wanted.exec = Some(false),
-        "acl" => wanted.acl = Some(true),
-        "noacl" => wanted.acl = Some(false),
-        "writeback" => wanted.writeback = Some(true),
-        "nowriteback" => wanted.writeback = Some(false),
-        "remount" => wanted.remount = true,
-        _ => return apply_value(wanted, word),
-    }
-    Ok(true)
-}
-
-fn apply_value(wanted: &mut Wanted, word: &str) -> Result<bool> {
-    let (name, value) = word.split_once('=').unwrap_or((word, ""));
-    match name {
-        "uid" | "gid" => {
-            return Err(Error::Usage(format!(
-                "the mount option `{word}`: a store keeps the owner of every file, so none can be given for all; leave \
-                 it out, and use chown for single files"
-            )));
-        }
-        "commit" => {
-            let seconds = number(word, value, 1, LONGEST_COMMIT)?;
-            wanted.commit = Some(Duration::from_secs(seconds));
-        }
-        "threads" => wanted.threads = Some(number(word, value, 1, MOST_THREADS)?),
-        "cache" => {
-            let bytes =
-                parse_size(value).map_err(|e| Error::Usage(format!("the mount option `{word}`: {e}")))?;
-            if bytes < SMALLEST_CACHE {
-                return Err(Error::Usage(format!(
-                    "the mount option `{word}`: a cache needs at least {}",
-                    show_size(SMALLEST_CACHE)
-                )));
-            }
-            wanted.cache = Some(bytes);
-        }
-        "scrub" => wanted.scrub = scrub_period(word, value)?,
-        "gc" => {
-            wanted.gc_auto = match value {
-                "auto" => true,
-                "off" => false,
-                _ => {
-                    return Err(Error::Usage(format!("the mount option `{word}`: write gc=auto or gc=off")));
-                }
-            };
-        }
-        "gc_interval" => wanted.gc_interval = Some(gc_interval(word, value)?),
-        "io_uring" => {
-            wanted.io_uring = match value {
-                "auto" => IoUring::Auto,
-                "on" => IoUring::On,
-                "off" => IoUring::Off,
-                _ => {
-                    return Err(Error::Usage(format!(
-                        "the mount option `{word}`: write io_uring=auto, io_uring=on or io_uring=off"
-                    )));
-                }
-            };
-        }
-        _ => return Ok(false),
-    }
-    Ok(true)
-}
-
-/// A time such as `90s`, `30m`, `12h`, `30d`.
-fn time(value: &str) -> Option<Duration> {
-    let (at, unit) = value.char_indices().next_back()?;
-    let unit = match unit {
-        's' => DAY / 86_400,
-        'm' => DAY / 1_440,
-        'h' => DAY / 24,
-        'd' => DAY,
-        _ => return None,
-    };
-    unit.checked_mul(value[..at].parse().ok()?)
-}
-
-/// `30d`, `12h`, or `off`.
-fn scrub_period(word: &str, value: &str) -> Result<Option<Duration>> {
-    if value == "off" {
-        return Ok(None);
-    }
-    time(value).filter(|time| *time >= SHORTEST_SCRUB).map(Some).ok_or_else(|| {
-        Error::Usage(format!(
-            "the mount option `{word}`: write the time in which all data is to be read, such as scrub=30d or scrub=12h, \
-             or scrub=off"
-        ))
-    })
-}
-
-fn gc_interval(word: &str, value: &str) -> Result<Duration> {
-    time(value).filter(|time| *time >= SHORTEST_GC_INTERVAL).ok_or_else(|| {
-        Error::Usage(format!(
-            "the mount option `{word}`: write a time of at least a minute, such as gc_interval=12h or gc_interval=1d"
-        ))
-    })
-}
-
-fn number<N>(word: &str, value: &str, least: N, most: N) -> Result<N>
-where
-    N: std::str::FromStr + PartialOrd + std::fmt::Display,
-{
-    match value.parse::<N>() {
-        Ok(n) if n >= least && n <= most => Ok(n),
-        _ => Err(Error::Usage(format!(
-            "the mount option `{word}`: the value is a number from {least} to {most}"
-        ))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::fuse::IoUring;
 
     fn words(text: &str) -> Result<Wanted> {
         parse(&[text.to_owned()], false)
     }
 
+    /// Everything that is asked for, without the words that did it.
+    fn effects(text: &str) -> String {
+        format!("{:?}", Wanted { given: Vec::new(), ..words(text).unwrap() })
+    }
+
     #[test]
-    fn every_known_word_has_its_effect() {
+    fn every_word_has_its_effect() {
         let wanted = words(
-            "ro,noatime,allow_other,nodefault_permissions,noacl,writeback,commit=30,cache=256M,gc=off,gc_interval=12h,\
-             scrub=12h,threads=3,io_uring=off,nosuid,nodev,noexec",
+            "ro,noatime,allow_other,nodefault_permissions,noacl,writeback,commit=30,cache=256M,threads=3,io_uring=off,\
+             suid,dev,noexec",
         )
         .unwrap();
-        assert_eq!(
-            wanted,
-            Wanted {
-                read_only: true,
-                remount: false,
-                atime: AccessTimes::Never,
-                allow_other: Some(true),
-                default_permissions: false,
-                suid: Some(false),
-                dev: Some(false),
-                exec: Some(false),
-                acl: Some(false),
-                writeback: Some(true),
-                commit: Some(Duration::from_secs(30)),
-                cache: Some(256 << 20),
-                gc_auto: false,
-                gc_interval: Some(Duration::from_secs(12 * 3600)),
-                scrub: Some(DAY / 2),
-                threads: Some(3),
-                io_uring: IoUring::Off,
+        assert!(wanted.open.read_only && wanted.fuse.read_only && !wanted.remount);
+        assert_eq!((wanted.fs.atime, wanted.fuse.atime), (AccessTimes::Never, AccessTimes::Never));
+        assert_eq!(wanted.fs.commit_interval, Duration::from_secs(30));
+        assert_eq!(wanted.open.cache_bytes, 256 << 20);
+        let MountOptions { allow_other, default_permissions, posix_acl, writeback, .. } = wanted.fuse;
+        assert_eq!((allow_other, default_permissions, posix_acl, writeback), (true, false, false, true));
+        assert_eq!((wanted.fuse.threads, wanted.fuse.io_uring), (3, IoUring::Off));
+        assert_eq!((wanted.fuse.suid, wanted.fuse.dev, wanted.fuse.exec), (true, true, false));
+
+        let wanted = words("gc=off,gc_interval=12h,scrub=12h").unwrap();
+        let half_a_day = Some(Duration::from_secs(12 * 3600));
+        assert_eq!((wanted.collect, wanted.collect_interval, wanted.scrub), (false, half_a_day, half_a_day));
+        assert_eq!(words("scrub=off").unwrap().scrub, None);
+    }
+
+    #[test]
+    fn nothing_runs_by_itself_in_a_mount_that_is_read_only() {
+        let wanted = words("gc=auto,gc_interval=12h,scrub=12h,ro").unwrap();
+        assert_eq!((wanted.collect, wanted.collect_interval, wanted.scrub), (false, None, None));
+    }
+
+    #[test]
+    fn every_default_is_what_the_parts_have_by_themselves() {
+        let wanted = words("").unwrap();
+        assert_eq!(format!("{:?}", wanted.open), format!("{:?}", OpenOptions::default()));
+        assert_eq!(format!("{:?}", wanted.fs), format!("{:?}", FsOptions::default()));
+        assert_eq!(wanted.fuse, MountOptions::default());
+        assert_eq!((wanted.collect, wanted.collect_interval), (true, None));
+        assert_eq!(wanted.scrub, Some(Duration::from_secs(30 * 24 * 3600)));
+        for option in OPTIONS {
+            if let DefaultValue::Word(word) = option.default {
+                assert_eq!(effects(word), effects(""), "{word}");
             }
-        );
-        let back = words(
-            "ro,noatime,nosuid,nodev,noexec,gc=off,nodefault_permissions,acl,writeback,rw,relatime,suid,dev,exec,\
-             gc=auto,default_permissions,noacl,nowriteback",
-        );
-        assert_eq!(
-            back.unwrap(),
-            Wanted {
-                suid: Some(true),
-                dev: Some(true),
-                exec: Some(true),
-                acl: Some(false),
-                writeback: Some(false),
-                ..Wanted::default()
+        }
+    }
+
+    #[test]
+    fn the_words_of_an_option_differ_and_the_last_counts() {
+        let is_word = |s: &&Spelling| matches!(s.effect, Effect::Word(_));
+        let mut seen = 0;
+        for option in OPTIONS {
+            for one in option.spellings.iter().filter(is_word) {
+                for other in option.spellings.iter().filter(is_word).filter(|other| other.word != one.word) {
+                    seen += 1;
+                    let both = effects(&format!("{},{}", one.word, other.word));
+                    assert_eq!(both, effects(other.word), "{} then {}", one.word, other.word);
+                    assert_ne!(both, effects(one.word), "{} then {}", one.word, other.word);
+                }
             }
-        );
+        }
+        assert!(seen > 20, "{seen}");
+        let names: Vec<_> = OPTIONS.iter().flat_map(|option| option.spellings).map(|s| s.word).collect();
+        for word in &names {
+            assert!(names.iter().filter(|name| *name == word).count() == 1, "{word} is declared twice");
+            assert!(!is_not_ours(word), "{word} would be ignored");
+        }
+    }
+
+    #[test]
+    fn what_a_remount_changes_is_what_was_given_last() {
+        let given = |lists: &[&str]| {
+            let lists: Vec<_> = lists.iter().map(|&list| list.to_owned()).collect();
+            parse(&lists, false).unwrap().given_last("ro", "rw")
+        };
+        assert_eq!(given(&["remount,noatime"]), None);
+        assert_eq!(given(&["rw,noatime,remount,ro"]), Some(true));
+        assert_eq!(given(&["remount,ro", "rw"]), Some(false));
     }
 
     #[test]
     fn what_fstab_and_systemd_add_is_ignored() {
         let added = "rw,auto,noauto,user,users,nofail,_netdev,defaults,x-systemd.automount,x-systemd.requires=/srv,\
                      comment=backups,sync,async,dirsync,user=joe,uhelper=cairnfs,,";
-        assert_eq!(words(added).unwrap(), Wanted::default());
-        assert_eq!(parse(&[], false).unwrap(), Wanted::default());
+        assert_eq!(effects(added), effects(""));
+        let nothing = Wanted { given: Vec::new(), ..parse(&[], false).unwrap() };
+        assert_eq!(format!("{nothing:?}"), effects(""));
     }
 
     #[test]
@@ -364,21 +320,27 @@ mod tests {
             ("noatime,atime", AccessTimes::Relative),
             ("strictatime,noatime,nodiratime,lazytime", AccessTimes::Never),
         ] {
-            assert_eq!(words(text).unwrap().atime, atime, "{text}");
+            let wanted = words(text).unwrap();
+            assert_eq!((wanted.fs.atime, wanted.fuse.atime), (atime, atime), "{text}");
+            assert_eq!(wanted.fuse.no_open, atime != AccessTimes::Always, "{text}");
         }
     }
 
     #[test]
     fn a_remount_takes_the_words_of_the_table_of_mounts() {
         let wanted = words("rw,nosuid,user_id=0,group_id=0,allow_other,max_read=131072,remount,ro").unwrap();
-        assert!(wanted.remount && wanted.read_only && wanted.suid == Some(false));
+        assert!(wanted.remount && wanted.fuse.read_only);
+        assert_eq!(
+            (wanted.given_last("suid", "nosuid"), wanted.given_last("dev", "nodev")),
+            (Some(false), None)
+        );
     }
 
     #[test]
     fn several_lists_are_one() {
         let wanted = parse(&["ro,commit=9".into(), "rw".into()], false).unwrap();
-        assert!(!wanted.read_only);
-        assert_eq!(wanted.commit, Some(Duration::from_secs(9)));
+        assert!(!wanted.fuse.read_only);
+        assert_eq!(wanted.fs.commit_interval, Duration::from_secs(9));
     }
 
     #[test]
@@ -430,12 +392,15 @@ mod tests {
         fn any_words_are_read_or_refused(
             text: String,
             words in prop::collection::vec(
-                prop::sample::select(KNOWN.split([' ', ',']).collect::<Vec<_>>()), 0..6),
+                prop::sample::select(
+                    OPTIONS.iter().flat_map(|option| option.spellings).map(|s| s.word).collect::<Vec<_>>()), 0..6),
             value in "[0-9a-zA-Z=,.-]{0,12}",
             sloppy: bool,
         ) {
             let near = format!("{}{value}", words.join(","));
-            for list in [text, near] {
+            let names: Vec<_> = words.iter().map(|word| word.split('=').next().unwrap_or_default()).collect();
+            let of_names = format!("{}={value}", names.join(","));
+            for list in [text, near, of_names] {
                 if let Err(error) = parse(&[list], sloppy) {
                     prop_assert!(matches!(error, Error::Usage(_)), "{error}");
                 }

@@ -83,16 +83,24 @@ fn default_threads() -> usize {
 }
 
 impl MountOptions {
+    /// What is switched on in the table of mounts: the flag of mount(2) and the word of fusermount3, which has none for
+    /// some.
+    fn switches(&self) -> impl Iterator<Item = (MountFlags, Option<&'static str>)> {
+        [
+            (self.read_only, MountFlags::RDONLY, Some("ro")),
+            (self.atime == AccessTimes::Never, MountFlags::NOATIME, Some("noatime")),
+            (self.atime == AccessTimes::Always, MountFlags::STRICTATIME, None),
+            (!self.suid, MountFlags::NOSUID, Some("nosuid")),
+            (!self.dev, MountFlags::NODEV, Some("nodev")),
+            (!self.exec, MountFlags::NOEXEC, Some("noexec")),
+        ]
+        .into_iter()
+        .filter_map(|(is_on, flag, word)| is_on.then_some((flag, word)))
+    }
+
     /// The flags of mount(2).
     pub(super) fn flags(&self) -> MountFlags {
-        let mut flags = MountFlags::empty();
-        flags.set(MountFlags::RDONLY, self.read_only);
-        flags.set(MountFlags::NOATIME, self.atime == AccessTimes::Never);
-        flags.set(MountFlags::STRICTATIME, self.atime == AccessTimes::Always);
-        flags.set(MountFlags::NOSUID, !self.suid);
-        flags.set(MountFlags::NODEV, !self.dev);
-        flags.set(MountFlags::NOEXEC, !self.exec);
-        flags
+        self.switches().map(|(flag, _)| flag).collect()
     }
 
     /// The type under which the mount stands in the kernel's table.
@@ -114,17 +122,10 @@ impl MountOptions {
 
     /// What follows `fusermount3 -o`. It always adds nosuid and nodev for a plain user.
     pub(super) fn helper_words(&self) -> OsString {
-        let mut words = String::from(if self.read_only { "ro" } else { "rw" });
-        for (wanted, word) in [
-            (self.atime == AccessTimes::Never, ",noatime"),
-            (!self.suid, ",nosuid"),
-            (!self.dev, ",nodev"),
-            (!self.exec, ",noexec"),
-        ] {
-            if wanted {
-                words.push_str(word);
-            }
-        }
+        let writable = (!self.read_only).then_some("rw");
+        let words: Vec<&str> =
+            writable.into_iter().chain(self.switches().filter_map(|(_, word)| word)).collect();
+        let mut words = words.join(",");
         words.push_str(&self.kernel_words());
         words.push_str(",subtype=");
         words.push_str(&self.subtype);
@@ -207,6 +208,14 @@ mod tests {
             ..plain()
         };
         assert_eq!(opts.flags(), MountFlags::RDONLY | MountFlags::NOATIME | MountFlags::NOEXEC);
+    }
+
+    #[test]
+    fn the_helper_gets_a_word_for_each_switch() {
+        let opts = MountOptions { read_only: true, atime: AccessTimes::Never, exec: false, ..plain() };
+        let words = opts.helper_words();
+        let words = words.to_str().unwrap();
+        assert!(words.starts_with("ro,noatime,nosuid,nodev,noexec,default_permissions,subtype="), "{words}");
     }
 
     #[test]

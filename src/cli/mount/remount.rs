@@ -27,7 +27,7 @@ pub(super) fn run(args: &MountArgs, wanted: &Wanted) -> Result<()> {
     if args.fake {
         return Ok(());
     }
-    let read_only = last_said(&args.options);
+    let read_only = wanted.given_last("ro", "rw");
     let Target::Live(mut client) = reach(&mountpoint, true, "mount -o remount")? else {
         return Err(Error::Environment(format!(
             "no process serves the mount at {0} any more; unmount it and mount it again",
@@ -41,7 +41,12 @@ pub(super) fn run(args: &MountArgs, wanted: &Wanted) -> Result<()> {
             show(&mountpoint)
         )));
     }
-    let change = Remount { read_only, suid: wanted.suid, dev: wanted.dev, exec: wanted.exec };
+    let change = Remount {
+        read_only,
+        suid: wanted.given_last("suid", "nosuid"),
+        dev: wanted.given_last("dev", "nodev"),
+        exec: wanted.given_last("exec", "noexec"),
+    };
     fuse::remount(&mountpoint, change)?;
     if read_only == Some(true) && !began_read_only { client.sync() } else { Ok(()) }
 }
@@ -64,27 +69,4 @@ fn refuse_what_is_not_ours(store: &Path, mountpoint: &Path) -> Result<()> {
         )));
     }
     Ok(())
-}
-
-/// Read-only, not, or nothing said of it; the last word counts.
-fn last_said(lists: &[String]) -> Option<bool> {
-    let words = lists.iter().flat_map(|list| list.split(','));
-    words.rfold(None, |said, word| match word {
-        "ro" => said.or(Some(true)),
-        "rw" => said.or(Some(false)),
-        _ => said,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_word_counts() {
-        let said = |lists: &[&str]| last_said(&lists.iter().map(|&list| list.to_owned()).collect::<Vec<_>>());
-        assert_eq!(said(&["remount,noatime"]), None);
-        assert_eq!(said(&["rw,noatime,remount,ro"]), Some(true));
-        assert_eq!(said(&["remount,ro", "rw"]), Some(false));
-    }
 }
