@@ -13,6 +13,17 @@ use super::{CheckReport, Options, Progress};
 /// Steps between two looks at whether to go on.
 const LOOK_EVERY: u64 = 4096;
 
+/// How a table could be read.
+#[derive(Clone, Copy, Default)]
+struct Reading {
+    /// Not every row of it: sums over it say nothing.
+    partial: bool,
+    /// The engine could not read it to its end, which is told once.
+    broken: bool,
+    /// It was read from its beginning.
+    begun: bool,
+}
+
 /// One check.
 pub(super) struct Run<'a> {
     pub store: &'a Arc<Store>,
@@ -30,12 +41,8 @@ pub(super) struct Run<'a> {
     pub next_chunk: u64,
     pub next_ino: u64,
     options: &'a Options<'a>,
-    /// Tables of which not every row could be read: their sums say nothing.
-    partial: [bool; Table::ALL.len()],
-    /// Tables that the engine could not read to their ends, which is told once.
-    broken: [bool; Table::ALL.len()],
-    /// Tables that were read from their beginnings.
-    seen: [bool; Table::ALL.len()],
+    /// How each table could be read, by [`Table`].
+    readings: [Reading; Table::ALL.len()],
     done: u64,
     total: u64,
     reads_data: bool,
@@ -57,9 +64,7 @@ impl<'a> Run<'a> {
             next_chunk: u64::MAX,
             next_ino: u64::MAX,
             options,
-            partial: [false; Table::ALL.len()],
-            broken: [false; Table::ALL.len()],
-            seen: [false; Table::ALL.len()],
+            readings: [Reading::default(); Table::ALL.len()],
             done: 0,
             total: 0,
             reads_data: false,
@@ -101,7 +106,7 @@ impl<'a> Run<'a> {
 
     /// Notes that not every row of a table could be read.
     pub fn set_partial(&mut self, table: Table) {
-        self.partial[table as usize] = true;
+        self.readings[table as usize].partial = true;
     }
 
     /// The engine could not read a table to its end.
@@ -111,7 +116,7 @@ impl<'a> Run<'a> {
             self.refused.get_or_insert(error);
             return;
         }
-        if !std::mem::replace(&mut self.broken[table as usize], true) {
+        if !std::mem::replace(&mut self.readings[table as usize].broken, true) {
             let what = format!("the table {} cannot be read to its end: {}", table.name(), sentence(&error));
             self.findings.add(Kind::Row, what, Victims::default());
         }
@@ -119,11 +124,11 @@ impl<'a> Run<'a> {
 
     /// True the first time it is asked of a table.
     pub fn is_first_reading(&mut self, table: Table) -> bool {
-        !std::mem::replace(&mut self.seen[table as usize], true)
+        !std::mem::replace(&mut self.readings[table as usize].begun, true)
     }
 
     pub fn is_partial(&self, table: Table) -> bool {
-        self.partial[table as usize]
+        self.readings[table as usize].partial
     }
 
     pub fn count(&mut self, counter: Counter, more: u64) {

@@ -137,6 +137,8 @@ pub trait Contender {
 pub struct Stage<'a> {
     pub work: &'a Work,
     pub cairnfs: Option<&'a Path>,
+    /// An older cairnfs.
+    pub before: Option<&'a Path>,
     /// Beyond those that the benchmark needs itself.
     pub mount_options: &'a str,
     pub floor: &'a str,
@@ -150,12 +152,13 @@ impl Stage<'_> {
 }
 
 /// In the order of the table.
-pub const NAMES: &[&str] = &["cairnfs", "floor", "cp", "restic", "borg", "rustic", "btrfs"];
+pub const NAMES: &[&str] = &["cairnfs", "before", "floor", "cp", "restic", "borg", "rustic", "btrfs"];
 
 /// Why a contender cannot take part here, and what to do about it.
+/// `cairnfs` is the program to run, of the contenders that are one.
 pub fn missing(name: &str, cairnfs: Option<&Path>) -> Option<String> {
     match name {
-        "cairnfs" => cairnfs::missing(cairnfs),
+        "cairnfs" | "before" => cairnfs::missing(name, cairnfs),
         "floor" => floor::missing(),
         "cp" => None,
         "restic" => program_missing("restic", "apt-get install restic"),
@@ -168,7 +171,8 @@ pub fn missing(name: &str, cairnfs: Option<&Path>) -> Option<String> {
 
 pub fn new(name: &str, stage: &Stage<'_>) -> Outcome<Box<dyn Contender>> {
     Ok(match name {
-        "cairnfs" => Box::new(cairnfs::Cairnfs::new(stage)?),
+        "cairnfs" => Box::new(cairnfs::Cairnfs::new("cairnfs", stage.cairnfs, stage)?),
+        "before" => Box::new(cairnfs::Cairnfs::new("before", stage.before, stage)?),
         "floor" => Box::new(floor::Floor::new(stage)?),
         "cp" => Box::new(host::Host::new(stage)?),
         "restic" => Box::new(restic::Restic::new(stage)?),

@@ -1,5 +1,6 @@
 //! What is backed up: real files from Debian packages, a disk image that changes as disks do, and the two
-//! extremes, data that cannot be compressed and data that is mostly not there.
+//! extremes, data that cannot be compressed and data that is mostly not there. `creates` has nothing in it: its files are
+//! made in the mount.
 //!
 //! A corpus is a directory with one subdirectory a version and a file ABOUT that says what it is. It
 //! is made under another name and renamed, so that what is found under its name is complete.
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use crate::measure::Outcome;
 
-pub const NAMES: &[&str] = &["tree", "image", "random", "sparse"];
+pub const NAMES: &[&str] = &["tree", "image", "random", "sparse", "creates"];
 
 /// The name of the one file in the corpora that are one file.
 pub const BIG: &str = "disk.img";
@@ -67,6 +68,10 @@ fn make(name: &str, called: &str, wanted: &Wanted<'_>) -> Outcome<()> {
         ("image", quick) => image::make(&dir, if quick { 192 << 20 } else { 2 << 30 })?,
         ("random", quick) => files::random(&dir, if quick { 64 << 20 } else { 1 << 30 })?,
         ("sparse", quick) => files::sparse(&dir, if quick { 1 << 30 } else { 16 << 30 })?,
+        ("creates", _) => {
+            std::fs::create_dir(dir.join("v1")).map_err(fail)?;
+            "Files without content, made in the mount.".to_owned()
+        }
         _ => {
             return Err(format!("{name}: no such corpus; say one of {}", NAMES.join(", ")));
         }

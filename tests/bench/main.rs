@@ -52,6 +52,7 @@ fn act(options: Options) -> Outcome<()> {
     match options.command {
         Some(Command::Floor { mount, choices }) => floor::process::serve(&mount, &choices.parse()?)
             .map_err(|e| format!("floor on {}: {e}", mount.display())),
+        Some(Command::Create { dir, files }) => phases::create_files(&dir, files),
         Some(Command::Keeper { work }) => guard::keep(&work),
         Some(Command::Negotiate { source, only }) => {
             let work = Work::new(&work_parent(&options.run))?;
@@ -103,7 +104,11 @@ fn compare(run: &Run) -> Outcome<()> {
 
 /// Who is wanted and can; the others are named with what they lack.
 fn taking_part(run: &Run, cairnfs: Option<&Path>) -> (Vec<&'static str>, bool) {
-    let wanted = |name: &str| run.contenders.is_empty() || run.contenders.iter().any(|wanted| wanted == name);
+    let named = |name: &str| run.contenders.iter().any(|wanted| wanted == name);
+    let wanted = |name: &str| match name {
+        "before" => named(name) || (run.contenders.is_empty() && run.before.is_some()),
+        _ => named(name) || run.contenders.is_empty(),
+    };
     for name in &run.contenders {
         if name != "cpu" && !contenders::NAMES.contains(&name.as_str()) {
             println!("{name}: no such contender");
@@ -111,7 +116,8 @@ fn taking_part(run: &Run, cairnfs: Option<&Path>) -> (Vec<&'static str>, bool) {
     }
     let mut taking_part = Vec::new();
     for name in contenders::NAMES.iter().filter(|name| wanted(name)) {
-        match contenders::missing(name, cairnfs) {
+        let program = if *name == "before" { run.before.as_deref() } else { cairnfs };
+        match contenders::missing(name, program) {
             Some(why) => println!("{name} does not take part: {why}"),
             None => taking_part.push(*name),
         }
@@ -144,6 +150,7 @@ fn one_corpus(
         let stage = Stage {
             work: &work,
             cairnfs,
+            before: run.before.as_deref(),
             mount_options: &run.mount_options,
             floor: &run.floor,
             level: run.level,

@@ -32,11 +32,11 @@ pub struct Run {
     #[arg(long, value_name = "DIR", global = true)]
     pub work: Option<PathBuf>,
 
-    /// Which corpora: tree, image, random, sparse
+    /// Which corpora: tree, image, random, sparse, creates
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub corpora: Vec<String>,
 
-    /// Which contenders: cairnfs, floor, cp, restic, borg, rustic, btrfs, cpu
+    /// Which contenders: cairnfs, before, floor, cp, restic, borg, rustic, btrfs, cpu
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub contenders: Vec<String>,
 
@@ -59,6 +59,10 @@ pub struct Run {
     /// The cairnfs program [default: the one just built]
     #[arg(long, value_name = "PATH")]
     pub cairnfs: Option<PathBuf>,
+
+    /// An older cairnfs program, which takes part as `before`
+    #[arg(long, value_name = "PATH")]
+    pub before: Option<PathBuf>,
 
     /// Further mount options of cairnfs
     #[arg(long, value_name = "OPTIONS", default_value = "io_uring=auto")]
@@ -97,6 +101,8 @@ pub enum Command {
     },
     #[command(hide = true)]
     Floor { mount: PathBuf, choices: String },
+    #[command(hide = true)]
+    Create { dir: PathBuf, files: u32 },
     #[command(hide = true)]
     Keeper { work: PathBuf },
 }

@@ -52,6 +52,11 @@ pub enum Phase {
     },
     Collect,
     Stored,
+    /// Makes files without content, each process in a directory of its own.
+    Create {
+        name: &'static str,
+        processes: u32,
+    },
 }
 
 pub struct Step {
@@ -112,10 +117,22 @@ const EXTREME: &[Step] = &[
     step("stored in the end", Phase::Stored),
 ];
 
+/// For files without content: what making names costs, and whether processes keep each other from it.
+const CREATES: &[Step] = &[
+    step("40,000 creates, 1 process", Phase::Create { name: "c1", processes: 1 }),
+    step("40,000 creates, 4 processes", Phase::Create { name: "c4", processes: 4 }),
+    step("walk", Phase::Walk { name: "c4" }),
+    step("rm -rf of the first", Phase::Prune { name: "c1" }),
+];
+
+/// Files of one step of [`CREATES`], of all its processes.
+const CREATED: u32 = 40_000;
+
 pub fn steps(corpus: &Corpus) -> &'static [Step] {
     match corpus.name.as_str() {
         "tree" => TREE,
         "image" => IMAGE,
+        "creates" => CREATES,
         _ => EXTREME,
     }
 }
@@ -123,7 +140,8 @@ pub fn steps(corpus: &Corpus) -> &'static [Step] {
 /// All are if none is named; a snapshot that a later phase reads must be made.
 pub fn wanted(step: &Step, words: &[String]) -> bool {
     let named = words.iter().any(|word| step.title.contains(word.as_str()));
-    words.is_empty() || named || matches!(step.phase, Phase::Ingest { way: Way::Full, .. })
+    let makes = matches!(step.phase, Phase::Ingest { way: Way::Full, .. } | Phase::Create { .. });
+    words.is_empty() || named || makes
 }
 
 /// Brings the source into the kernel's cache, so that every ingest reads it from there.
@@ -171,6 +189,10 @@ pub fn take_turn(
             format!("tar cf - -C {view} . | cat >/dev/null")
         }),
         Phase::ReadRandom { name, block } => random_twice(world, title, (name, *block), contender, results),
+        Phase::Create { name, processes } => {
+            let cost = create(contender, name, *processes)?;
+            written(title, cost, contender, results)
+        }
         Phase::Restore { name } => restore(world, title, name, contender, results),
     }
 }
@@ -186,6 +208,31 @@ fn written(
     let until_durable = contender.durable()?;
     let row = format!("{title}, then until durable, s");
     results.add(contender.name(), &row, Better::Less, until_durable);
+    Ok(())
+}
+
+/// Processes that begin at the same time, each with a directory of its own below `name`.
+fn create(contender: &dyn Contender, name: &str, processes: u32) -> Outcome<Option<Cost>> {
+    let Some(root) = contender.root() else {
+        return Ok(None);
+    };
+    let myself = std::env::current_exe().map_err(|e| format!("the benchmark itself: {e}"))?;
+    let (myself, top) = (quoted(&myself), quoted(&root.join(name)));
+    let files = CREATED / processes;
+    let line = format!(
+        "mkdir {top} && pids=() && for n in $(seq {processes}); do {myself} create {top}/$n {files} & pids+=($!); done \
+         && for pid in ${{pids[@]}}; do wait $pid || exit 1; done"
+    );
+    contender.with_daemon(&line).map(Some)
+}
+
+/// What one such process does.
+pub fn create_files(dir: &Path, files: u32) -> Outcome<()> {
+    let fail = |e: std::io::Error| format!("{}: {e}", dir.display());
+    std::fs::create_dir(dir).map_err(fail)?;
+    for number in 0..files {
+        File::create_new(dir.join(format!("file-{number:06}"))).map_err(fail)?;
+    }
     Ok(())
 }
 

@@ -27,6 +27,7 @@ mod seed;
 mod structure;
 mod structure_files;
 mod structure_skips;
+mod structure_table;
 mod sweep;
 mod told;
 mod twins;

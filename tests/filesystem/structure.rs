@@ -31,7 +31,8 @@ fn sources() -> Vec<(PathBuf, String)> {
     rust_files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"))
 }
 
-fn rust_files(root: &Path) -> Vec<(PathBuf, String)> {
+/// The Rust files below a directory, with their texts.
+pub fn rust_files(root: &Path) -> Vec<(PathBuf, String)> {
     let (mut found, mut dirs) = (Vec::new(), vec![root.to_owned()]);
     while let Some(dir) = dirs.pop() {
         for entry in fs::read_dir(dir).unwrap() {

@@ -8,7 +8,7 @@ use std::path::Path;
 const ROOMS: [&str; 5] = ["chunk", "pack", "meta", "store", "gc"];
 
 /// A module: the names that lead to it below `src`.
-type Module = Vec<String>;
+pub type Module = Vec<String>;
 
 /// The files of a room, by their modules, without their unit tests and comments.
 fn files(room: &str) -> BTreeMap<Module, String> {
@@ -39,7 +39,7 @@ fn files(room: &str) -> BTreeMap<Module, String> {
 
 /// The paths that `use` statements name, one for each name. What a file only passes on to others (`pub use`) it does
 /// not need itself.
-fn imports(code: &str) -> Vec<String> {
+pub fn imports(code: &str) -> Vec<String> {
     let mut paths = Vec::new();
     for statement in code.split(';') {
         let statement = statement.trim();
@@ -77,7 +77,7 @@ fn expand(before: &str, tree: &str, paths: &mut Vec<String>) {
 }
 
 /// The file that a path leads to from `here`.
-fn target(here: &Module, path: &str, files: &BTreeMap<Module, String>) -> Option<Module> {
+pub fn target(here: &Module, path: &str, files: &BTreeMap<Module, String>) -> Option<Module> {
     let mut words: Vec<&str> = path.split("::").map(str::trim).collect();
     let mut base = here.clone();
     match words[0] {

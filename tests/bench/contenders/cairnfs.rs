@@ -10,6 +10,7 @@ use super::{Contender, Stage, disk_usage};
 use crate::measure::{Cost, Outcome, output, peak_memory, process_cpu, run, timed};
 
 pub struct Cairnfs {
+    name: &'static str,
     program: PathBuf,
     store: PathBuf,
     mount: PathBuf,
@@ -19,9 +20,9 @@ pub struct Cairnfs {
     peak: u64,
 }
 
-pub fn missing(program: Option<&Path>) -> Option<String> {
+pub fn missing(name: &str, program: Option<&Path>) -> Option<String> {
     match program {
-        None => Some("the program was not built; say --cairnfs PATH".into()),
+        None => Some(format!("no program; say --{name} PATH")),
         Some(program) if !program.exists() => {
             Some(format!("{} is not there; cargo build", program.display()))
         }
@@ -30,12 +31,13 @@ pub fn missing(program: Option<&Path>) -> Option<String> {
 }
 
 impl Cairnfs {
-    pub fn new(stage: &Stage<'_>) -> Outcome<Self> {
-        let program = stage.cairnfs.ok_or("cairnfs was not built")?.to_owned();
+    pub fn new(name: &'static str, program: Option<&Path>, stage: &Stage<'_>) -> Outcome<Self> {
+        let program = program.ok_or_else(|| format!("{name}: no program"))?.to_owned();
         let mut cairnfs = Cairnfs {
+            name,
             program,
-            store: stage.dir("cairnfs-store")?,
-            mount: stage.dir("cairnfs")?,
+            store: stage.dir(&format!("{name}-store"))?,
+            mount: stage.dir(name)?,
             // A cycle that started by itself would fall into another phase's time.
             options: format!("gc=off,{}", stage.mount_options),
             daemon: None,
@@ -82,7 +84,7 @@ fn daemon_of(store: &Path) -> Option<u32> {
 
 impl Contender for Cairnfs {
     fn name(&self) -> &'static str {
-        "cairnfs"
+        self.name
     }
 
     fn root(&self) -> Option<&Path> {
