@@ -3,10 +3,10 @@
 //! What callers may rely on, each with a test below:
 //! * the pieces, one after the other, are the data;
 //! * every piece but the last is between `min` and `max` bytes long, the last is at most `max`;
-//! * a cut depends on the bytes since the cut before it and on nothing else. So every piece but the last of a prefix
-//!   of some data is also a piece of the whole, and so is the last if it is `max` bytes long: a stream can be cut as
-//!   it comes in if its last piece is held back;
-//! * bytes put in or taken out move the cuts near them only.
+//! * a cut depends only on the bytes since the previous cut. So every piece but the last of a prefix of some data is
+//!   also a piece of the whole data, and so is the last piece if it is `max` bytes long. A stream can therefore be cut
+//!   as it arrives, if its last piece is held back;
+//! * inserting or removing bytes moves only the cuts near them.
 
 use fastcdc::v2020::{self, Normalization};
 
@@ -14,15 +14,15 @@ use crate::error::{Error, Result};
 
 /// The smallest average that can be asked for.
 pub const AVG_MIN: u32 = 4 << 10;
-/// The largest average that can be asked for; `max` is then 16 MiB, the most FastCDC's tables are made for.
+/// The largest average that can be asked for. `max` is then 16 MiB, the limit of FastCDC's tables.
 pub const AVG_MAX: u32 = 4 << 20;
 
-/// The sizes a file is cut to, fixed when the store is made.
+/// The sizes of the chunks of a store, fixed when the store is made.
 #[derive(Copy, Clone, Eq, PartialEq, Debug)]
 pub struct CutParams {
     /// No piece but a file's last is shorter.
     pub min: u32,
-    /// What pieces of random bytes are close to on average.
+    /// The average length of pieces of random bytes, approximately.
     pub avg: u32,
     /// No piece is longer.
     pub max: u32,

@@ -1,13 +1,12 @@
 //! [`Digest`]: SHA-256 of a chunk's plain bytes.
 //!
-//! It is taken over the plain bytes, so that neither compression nor the place in a pack changes what a chunk is
-//! known by.
+//! It covers the plain bytes, so that it depends neither on the compression nor on the place of the chunk in a pack.
 
 use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
-/// SHA-256 of a chunk's plain bytes: finds equal chunks, and proves a read right.
+/// SHA-256 of a chunk's plain bytes. It finds equal chunks and verifies reads.
 #[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash)]
 pub struct Digest(pub [u8; 32]);
 

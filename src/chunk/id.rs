@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// The name of a chunk inside one store: given once, in increasing order, never reused. Its order is the order of
-/// birth, which is what the collector's watermark relies on.
+/// The name of a chunk inside one store: given once, in increasing order, never reused. The order of ids is the order
+/// in which chunks were made; the collector's watermark relies on that.
 #[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Debug)]
 pub struct ChunkId(pub u64);
 

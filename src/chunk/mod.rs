@@ -1,8 +1,8 @@
 //! Chunks: how file bytes are cut, named and recognised.
 //!
 //! Everything here is pure: no I/O, no locks, no state that outlives a call. The same bytes with the same parameters
-//! are cut at the same places for ever; a change of that would not damage a store, but it would end deduplication
-//! against everything already in it.
+//! must always be cut at the same places. A change of the cuts would not damage a store, but new data would no longer
+//! be deduplicated against stored data.
 
 pub mod cutter;
 pub mod digest;

@@ -1,7 +1,7 @@
-//! The side of the control socket that asks.
+//! The client side of the control socket.
 //!
-//! No wait is without a bound for a process that is silent: what answers at once is waited for a few seconds, and during
-//! work that lasts it is looked at from time to time whether the process is still there.
+//! Every wait for a silent process is bounded. A request that needs no work is waited for a few seconds. During long
+//! work the client checks from time to time that the process still exists.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
@@ -17,7 +17,8 @@ use crate::check::CheckReport;
 use crate::error::{Error, Result};
 use crate::gc::CycleRecord;
 
-/// How long what needs no work may take. Also how often a process that is at work is looked at.
+/// How long a request that needs no work may take. During longer work, also the interval at which the process is
+/// checked.
 const TO_ANSWER: Duration = Duration::from_secs(10);
 
 /// A connection to the process that has a store open.
@@ -28,9 +29,9 @@ pub struct Client {
     /// What it says of itself.
     presence: Presence,
     process: Option<Process>,
-    /// Each answer has to come within the time that is set on the stream.
+    /// Each answer has to come within the timeout of the stream.
     hurried: bool,
-    /// Called each time that a wait has lasted for a while.
+    /// Called each time that a wait takes longer than a moment.
     lasting: Option<Box<dyn FnMut() + Send>>,
 }
 
@@ -40,14 +41,15 @@ impl Client {
         Self::connect_within(store, None)
     }
 
-    /// The same, and no wait, this one nor a later one, is longer than `patience`: what lasts longer is an error that
-    /// [`is_silence`] knows.
+    /// The same with a timeout, which holds for later waits too. When it is over, the error is one for which
+    /// [`is_silence`] is true.
     pub fn connect_within(store: &Path, patience: Option<Duration>) -> Result<Option<Self>> {
         Self::greeted(Address::Store(store.to_owned()), None, patience)
     }
 
-    /// Connects to the process that says this of itself, wherever its store is seen; by the store's directory, if that is
-    /// the same there, where its socket is out of reach. None if it is about to close the store, or not to be reached.
+    /// Connects to the process with this presence, wherever its store is. If its abstract socket cannot be reached,
+    /// connects through the store's directory, if that is the same directory here. None if the process is about to
+    /// close the store, or cannot be reached.
     pub fn of_presence(
         presence: &Presence,
         store: &Path,
@@ -67,7 +69,8 @@ impl Client {
             return Ok(None);
         };
         let mut client = Self { address: Some(address), hurried: true, ..Self::over(stream) };
-        // The kernel takes connections for a process that was killed a moment ago; only an answer shows one that lives.
+        // The kernel accepts connections for a process that was killed a moment ago; only an answer proves that it
+        // lives.
         match client.hello(token) {
             Ok(presence) => {
                 client.process = Process::of(&presence);
@@ -80,7 +83,7 @@ impl Client {
         Ok(Some(client))
     }
 
-    /// How long each wait for an answer may be from now on.
+    /// Sets the timeout of each later wait for an answer.
     pub fn be_patient(&mut self, patience: Duration) -> Result<()> {
         self.hurried = true;
         self.stream
@@ -89,12 +92,12 @@ impl Client {
             .map_err(|e| Error::io("setting how long to wait for an answer", e))
     }
 
-    /// Has `tell` called each time that a wait has lasted for a while.
+    /// Calls `tell` each time that a wait takes longer than a moment.
     pub fn while_it_lasts(&mut self, tell: impl FnMut() + Send + 'static) {
         self.lasting = Some(Box::new(tell));
     }
 
-    /// Speaks over a stream that stands already.
+    /// Uses a stream that is already connected.
     pub fn over(stream: UnixStream) -> Self {
         Self {
             stream: BufReader::new(stream),
@@ -106,12 +109,12 @@ impl Client {
         }
     }
 
-    /// What the process said of itself when it was reached.
+    /// The presence that the process sent when it was reached.
     pub fn presence(&self) -> &Presence {
         &self.presence
     }
 
-    /// Asks who answers; that needs no work.
+    /// Asks for the presence, which needs no work.
     pub fn hello(&mut self, token: Option<String>) -> Result<Presence> {
         match self.call(&Request::Hello { token }, &mut |_| {})? {
             Reply::Hello(presence) => Ok(presence),
@@ -119,8 +122,8 @@ impl Client {
         }
     }
 
-    /// Waits until the process has ended, after [`Client::closed`]; false if that takes longer than `patience`. True where
-    /// it cannot be seen.
+    /// Waits until the process has ended, after [`Client::closed`]. False if that takes longer than `patience`; true if
+    /// the process cannot be seen.
     pub fn ends_within(&self, patience: Duration) -> bool {
         self.process.as_ref().is_none_or(|process| process.ends_within(patience))
     }
@@ -163,7 +166,7 @@ impl Client {
         self.done(&Request::Sync)
     }
 
-    /// Says that [`Client::closed`] will want to know how the store was closed. Returns when the daemon has noted it.
+    /// Announces that [`Client::closed`] will ask how the store was closed. Returns when the daemon has noted it.
     pub fn await_close(&mut self) -> Result<()> {
         self.done(&Request::AwaitClose)
     }
@@ -191,13 +194,13 @@ impl Client {
         self.receive(progress)
     }
 
-    /// Reads up to the final reply; an error reply becomes the error it is.
+    /// Reads up to the final reply; an error reply becomes an error.
     fn receive(&mut self, progress: &mut dyn FnMut(Progress)) -> Result<Reply> {
         let mut line = Vec::new();
         loop {
             match self.stream.read_until(b'\n', &mut line) {
                 Ok(0) => return Err(gone()),
-                // What came of the line stays.
+                // The part of the line that was received stays.
                 Err(error) if is_timeout(&error) && !self.hurried => {
                     self.look_at_it()?;
                     continue;
@@ -221,7 +224,7 @@ impl Client {
         }
     }
 
-    /// The answer has taken a while: an error if it is not worth waiting for.
+    /// The answer takes long: returns an error if there is no point in waiting on.
     fn look_at_it(&mut self) -> Result<()> {
         if let Some(process) = &self.process {
             match process.state() {
@@ -238,7 +241,7 @@ impl Client {
             let token = matches!(address, Address::Abstract(_)).then(|| self.presence.token.clone());
             match second.hello(token) {
                 Err(error) if is_silence(&error) => return Err(error),
-                // Whatever it says, it speaks.
+                // Any answer shows that it lives.
                 _ => {}
             }
         }
@@ -249,12 +252,12 @@ impl Client {
     }
 }
 
-/// True for the error of a wait that was given up: the other side is there and says nothing.
+/// True for the error of a wait that timed out: the other side exists and does not answer.
 pub fn is_silence(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if is_timeout(source))
 }
 
-/// Sockets tell the end of a timeout as if they were not to wait at all.
+/// Sockets report the end of a timeout with the error of a non-blocking call.
 fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }

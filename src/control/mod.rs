@@ -1,11 +1,12 @@
 //! The control socket: how a command speaks with the process that has a store open.
 //!
-//! One JSON object a line, over `STORE/control.sock` or over an abstract socket for those who come through the mount: a request goes in, any number of progress lines and then exactly
-//! one final reply come back. An error keeps its kind on the way, so that a command ends with the same sentence and
-//! the same exit code whether it opened the store itself or asked the daemon.
+//! The protocol is one JSON object a line, over `STORE/control.sock`, or over an abstract socket for clients that found
+//! the daemon through the mount. The client sends a request. The server sends any number of progress lines and then
+//! exactly one final reply. An error keeps its kind on the way, so that a command ends with the same sentence and the
+//! same exit code whether it opened the store itself or asked the daemon.
 //!
-//! Nothing here decides who may have a store: that is the lock's business. The socket is only a way to the holder of
-//! the lock, which is why a stale socket file can be replaced without asking.
+//! Nothing here decides who may have a store open: the lock does. The socket only leads to the holder of the lock, so
+//! the holder may replace a stale socket file.
 
 mod client;
 mod problems;

@@ -1,12 +1,12 @@
-//! What is wrong with a store, as its status tells it: for people in sentences, for a monitor by kinds and by the exit
-//! code of `cairnfs status`.
+//! What is wrong with a store, as its status shows it: sentences for people, kinds and the exit code of `cairnfs
+//! status` for a monitor.
 
 use serde::{Deserialize, Serialize};
 
 use super::StatusReport;
 use crate::error::{Error, Result};
 
-/// A kind of problem. A kind that is new to a program is not an error to it.
+/// A kind of problem. A program must accept kinds that it does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProblemKind {
@@ -16,19 +16,19 @@ pub enum ProblemKind {
     ReadOnly,
     /// The process that had the store open ended without closing it.
     Killed,
-    /// Something that the mount does by itself fails.
+    /// A background task of the mount fails.
     Failing,
     /// One that this program does not know.
     #[serde(other)]
     Other,
 }
 
-/// Something that somebody should see to.
+/// Something that needs attention.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// What kind it is of.
     pub kind: ProblemKind,
-    /// A sentence with the way out.
+    /// A sentence that says what is wrong and what to do.
     pub text: String,
 }
 

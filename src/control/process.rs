@@ -1,4 +1,4 @@
-//! The process at the other end, looked at from outside: whether it is gone, stopped, or at work.
+//! The state of the process at the other end, by `/proc`: ended, stopped, or at work.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use super::protocol::Presence;
 
-/// How often a process is looked at that is about to end.
+/// How often to look at a process that is about to end.
 const POLL: Duration = Duration::from_millis(2);
 
-/// A process, told by its start from a later one with the same number.
+/// A process. Its start time tells it from a later one with the same id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Process {
     pid: u32,
@@ -19,7 +19,8 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// The one that a presence speaks of. `None` where it cannot be seen: in another namespace, gone, or no /proc.
+    /// The process of a presence. `None` if it cannot be seen: it is in another namespace, it has ended, or there is no
+    /// /proc.
     pub(super) fn of(presence: &Presence) -> Option<Self> {
         let known = presence.pid_namespace != 0 && presence.pid_namespace == own_namespace();
         let (start, _) = known.then(|| stat(presence.pid)).flatten()?;
@@ -45,13 +46,13 @@ impl Process {
     }
 }
 
-/// The number of this process's namespace of processes; 0 where it cannot be told.
+/// The number of this process's pid namespace; 0 if it is not known.
 pub(super) fn own_namespace() -> u64 {
     fs::metadata("/proc/self/ns/pid").map_or(0, |meta| meta.ino())
 }
 
-/// When a process started, and its state. The name, in brackets, may have anything in it. A leader that has ended while
-/// other threads have not counts as one that has not.
+/// When a process started, and its state. The name, in brackets, may contain anything. If only the main thread has
+/// ended, the process has not.
 fn stat(pid: u32) -> Option<(u64, char)> {
     let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
     let text = String::from_utf8_lossy(&text);

@@ -1,4 +1,4 @@
-//! What travels over the control socket. Changing a name here changes the protocol; the tests below hold the words.
+//! The messages of the control socket. A changed name here changes the protocol; the tests below fix the names.
 
 use std::fs;
 use std::io;
@@ -19,10 +19,10 @@ use crate::store::StoreStatus;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
-    /// Who answers. Never waits for anything. The first request at the socket that has no path must be this one, with
-    /// the token of the presence.
+    /// Asks for the presence of the process; never waits for anything. At the abstract socket this must be the first
+    /// request, with the token of the presence.
     Hello {
-        /// [`Presence::token`]; the socket in the store's directory does without.
+        /// [`Presence::token`]; not needed at the socket in the store's directory.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         token: Option<String>,
     },
@@ -73,7 +73,7 @@ pub enum Reply {
     Cycle(CycleRecord),
     /// Answer to `Check`.
     Check(CheckReport),
-    /// Answer to the requests that have nothing to tell.
+    /// Answer to the requests without a result.
     Done,
     /// The request failed.
     Error(WireError),
@@ -99,14 +99,14 @@ pub enum Progress {
     },
 }
 
-/// What `cairnfs status` tells.
+/// What `cairnfs status` shows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StatusReport {
     /// The version of the program that answered.
     pub version: String,
     /// The store's directory.
     pub path: String,
-    /// Who has the store open; nobody if it was opened for this one question.
+    /// Who has the store open; none if it was opened for this request only.
     pub holder: Option<Holder>,
     /// Where the running cycle is.
     pub stage: Stage,
@@ -115,10 +115,10 @@ pub struct StatusReport {
     /// How far the scrub is.
     #[serde(default)]
     pub scrub: ScrubStatus,
-    /// What the process does by itself and fails at.
+    /// Background tasks that fail.
     #[serde(default)]
     pub failing: Vec<Trouble>,
-    /// What somebody should see to.
+    /// What needs attention.
     #[serde(default)]
     pub problems: Vec<Problem>,
     /// The store's figures.
@@ -134,12 +134,12 @@ pub struct Holder {
     pub mountpoint: String,
     /// True if it mounted the store read-only.
     pub read_only: bool,
-    /// True if the mount was taken out of sight: programs that had it open still use it, and nobody else can.
+    /// True if the mount was detached: programs that had it open still use it, and nobody else can.
     #[serde(default)]
     pub detached: bool,
 }
 
-/// What the process that serves a mount says of itself: enough to tell it from any other, and to reach it without any
+/// The identity of the process that serves a mount: enough to tell it from any other process, and to reach it without a
 /// path.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Presence {
@@ -149,20 +149,20 @@ pub struct Presence {
     pub pid: u32,
     /// The kernel's number of that namespace; 0 if it is not known.
     pub pid_namespace: u64,
-    /// Device and inode of the store's directory: what it is, wherever it is seen.
+    /// Device and inode of the store's directory, which do not depend on its path.
     pub directory: (u64, u64),
     /// Major and minor number of the mount, once there is one.
     pub mount: Option<(u32, u32)>,
     /// The name of an abstract socket at which it listens, in its own namespace of networks.
     pub socket: String,
-    /// What has to be said there first. It is told to those only who may ask.
+    /// The secret for that socket. Only users who may use the socket can read it.
     pub token: String,
     /// False once the mount has ended and the store is being closed.
     pub serving: bool,
 }
 
 impl Presence {
-    /// That of this process, for the store with this uuid in `store`. The socket's name is a new one.
+    /// The presence of this process, for the store with this uuid in `store`. The name of its socket is a new one.
     pub fn of_this_process(uuid: &str, store: &Path) -> Self {
         let random = || uuid::Uuid::new_v4().simple().to_string();
         Self {
@@ -184,7 +184,7 @@ impl Presence {
     }
 }
 
-/// An [`Error`] in a form that survives the socket: the kind and what is needed to say the same sentence again.
+/// An [`Error`] in a form that can be sent: its kind, and what is needed to make the same sentence again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 #[allow(missing_docs, reason = "the fields are those of `Error`")]
@@ -233,7 +233,7 @@ impl From<WireError> for Error {
             WireError::Posix { errno } => Self::Posix(errno),
             WireError::Io { what, errno, text } => Self::Io {
                 what,
-                // Without an errno the text is all there is; with one the host's own words come back.
+                // Without an errno the text is all there is; with one, the text of the host is made again.
                 source: errno.map_or_else(|| io::Error::other(text), io::Error::from_raw_os_error),
             },
             WireError::Damaged { text } => Self::Damaged(text),

@@ -1,8 +1,8 @@
-//! The side of the control socket that answers: one thread that accepts, one per connection.
+//! The server side of the control socket: one thread that accepts, and one for each connection.
 //!
-//! The server lives from after the store was opened until before it is closed; only those who asked to be told of the
-//! closing are kept beyond, and are told by [`Closing::tell`]. A connection that is still at work when the server stops
-//! is cut when the process ends: a check reads only, and a cycle ends by the collector's own shutdown.
+//! The server starts after the store was opened and stops before it is closed. Only clients that wait for the closing
+//! stay connected longer; [`Closing::tell`] answers them. If a connection is still at work when the server stops, it
+//! breaks when the process ends: a check only reads, and the shutdown of the collector ends a cycle.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -21,9 +21,9 @@ use crate::check::CheckReport;
 use crate::error::{Error, Result};
 use crate::gc::CycleRecord;
 
-/// What the process that has the store open can do for a command. Called from many threads.
+/// What the process that has the store open does for commands. Called from many threads.
 pub trait ControlHandler: Send + Sync {
-    /// Who answers. Waits for nothing. The names in it stay as they are.
+    /// The presence of this process. Waits for nothing. Its names never change.
     fn presence(&self) -> Presence;
     /// The figures of the store.
     fn status(&self) -> Result<StatusReport>;
@@ -31,17 +31,17 @@ pub trait ControlHandler: Send + Sync {
     fn gc(&self, dry_run: bool, progress: &mut dyn FnMut(Progress)) -> Result<CycleRecord>;
     /// Starts a cycle soon.
     fn gc_soon(&self) -> Result<()>;
-    /// Runs a check. When `progress` answers false nobody waits for the check any more, and it ends.
+    /// Runs a check. If `progress` returns false, nobody waits for the check any more, and it ends.
     fn check(&self, request: CheckRequest, progress: &mut dyn FnMut(Progress) -> bool)
     -> Result<CheckReport>;
     /// Makes everything durable.
     fn sync(&self) -> Result<()>;
 }
 
-/// More connections than this at once are refused, so that a loop in somebody's script cannot exhaust threads.
+/// More connections at once are refused, so that a loop in a script cannot use up all threads.
 const MOST_CONNECTIONS: usize = 32;
 
-/// A request is short; whoever sends more is not one of us.
+/// A request is short; a client that sends more is not ours.
 const LONGEST_REQUEST: u64 = 4096;
 
 struct Shared {
@@ -67,7 +67,7 @@ struct Listening {
 }
 
 impl Listening {
-    /// `token` is what has to be said first by those who come.
+    /// Clients have to send `token` first.
     fn start(listener: UnixListener, shared: &Arc<Shared>, token: Option<String>) -> Result<Self> {
         let failed = |e| Error::io("starting the control server", e);
         let accepting = listener.try_clone().map_err(failed)?;
@@ -108,7 +108,7 @@ impl Server {
         Ok(server)
     }
 
-    /// The same where there is no room for a socket in the store's directory.
+    /// The same without a socket in the store's directory, if there is no room for one.
     pub fn start_without_path(store: &Path, handler: Arc<dyn ControlHandler>) -> Result<Self> {
         let mut server = Self::deaf(store, handler);
         server.listen_without_path()?;
@@ -144,14 +144,14 @@ impl Server {
 }
 
 impl Closing {
-    /// Tells how the closing went. To be called after the lock was given up.
+    /// Sends the result of the closing. Call this after the lock was released.
     pub fn tell(self, outcome: &Result<()>) {
         let reply = match outcome {
             Ok(()) => Reply::Done,
             Err(e) => Reply::Error(e.into()),
         };
         for mut stream in self.0 {
-            // Whoever went away meanwhile does not want to know.
+            // A client that has gone does not want to know.
             let _ = send(&mut stream, &reply);
         }
     }
@@ -167,7 +167,7 @@ fn accept_loop(listener: &UnixListener, shared: &Arc<Shared>, token: Option<&str
             Ok((stream, _)) => start_connection(stream, shared, token),
             Err(e) => {
                 tracing::warn!("accepting at the control socket: {e}");
-                // Out of file descriptors: trying again at once would only burn time until one is free.
+                // Out of file descriptors: retrying at once would only waste CPU until one is free.
                 thread::sleep(std::time::Duration::from_millis(100));
             }
         }
@@ -194,7 +194,7 @@ fn start_connection(mut stream: UnixStream, shared: &Arc<Shared>, token: Option<
     }
 }
 
-/// Answers requests until the other side hangs up. While `token` is there it has to be said first.
+/// Answers requests until the client hangs up. If there is a `token`, the client has to send it first.
 fn serve(stream: UnixStream, shared: &Shared, mut token: Option<&str>) {
     let Ok(mut out) = stream.try_clone() else {
         return;
@@ -217,9 +217,9 @@ fn serve(stream: UnixStream, shared: &Shared, mut token: Option<&str>) {
             Ok(Request::AwaitClose) => {
                 let kept = out.try_clone();
                 if let Ok(kept) = kept {
-                    // Noted before it is acknowledged: who was told "noted" will be told of the closing.
+                    // Noted before it is acknowledged: a client with an acknowledgement will get the result.
                     let mut awaiting = shared.awaiting.lock();
-                    // Each unmounting that was refused has left one behind.
+                    // Each refused unmount has left one behind.
                     awaiting.retain(still_waits);
                     if send(&mut out, &Reply::Done).is_ok() {
                         awaiting.push(kept);
@@ -241,7 +241,7 @@ fn serve(stream: UnixStream, shared: &Shared, mut token: Option<&str>) {
     }
 }
 
-/// False if the other side has hung up. Who waits for the closing sends nothing any more.
+/// False if the client has hung up. A client that waits for the closing sends nothing more.
 fn still_waits(stream: &UnixStream) -> bool {
     let look = RecvFlags::PEEK | RecvFlags::DONTWAIT;
     !matches!(rustix::net::recv(stream, &mut [0; 1], look), Ok((_, 0)) | Err(Errno::CONNRESET))
@@ -253,7 +253,7 @@ fn answer(request: &Request, handler: &dyn ControlHandler, out: &mut UnixStream)
         Request::Hello { .. } => Ok(Reply::Hello(handler.presence())),
         Request::Status => handler.status().map(|s| Reply::Status(Box::new(s))),
         Request::Gc { dry_run } => handler
-            // A command that went away does not stop the cycle it began, which is worth finishing.
+            // If the command has gone, its cycle goes on, since it is worth finishing.
             .gc(*dry_run, &mut |p| {
                 listens(p);
             })
@@ -266,14 +266,14 @@ fn answer(request: &Request, handler: &dyn ControlHandler, out: &mut UnixStream)
     outcome.unwrap_or_else(|e| Reply::Error((&e).into()))
 }
 
-/// Sends what may be left out: whoever does not read at the moment, a command that was stopped by Ctrl-Z for instance,
-/// must not hold up what it shows.
+/// Sends a line that may be dropped: a client that does not read, such as a command stopped by Ctrl-Z, must not block
+/// the work.
 fn show(stream: &mut UnixStream, reply: &Reply) -> std::io::Result<()> {
     let mut line = serde_json::to_string(reply)?;
     line.push('\n');
     match rustix::net::send(&*stream, line.as_bytes(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
         Err(Errno::AGAIN) => Ok(()),
-        // A line is sent whole, or the one after it would begin in its middle.
+        // A line is sent whole, or the next one would begin in its middle.
         Ok(sent) => stream.write_all(&line.as_bytes()[sent.min(line.len())..]),
         Err(errno) => Err(errno.into()),
     }

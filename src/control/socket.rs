@@ -1,4 +1,4 @@
-//! Where the control socket is, and how to reach it however long the store's path is.
+//! The control socket, and how to reach it even if the store's path is long.
 //!
 //! The address of a Unix socket holds 107 bytes. A longer store path is reached through `/proc/self/fd/N/`, the
 //! opened directory, which is the same directory under a short name. The socket itself is reached in the same way, opened
@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 /// The socket's name in the store's directory.
 const NAME: &str = "control.sock";
 
-/// How long a look may take that needs no answer.
+/// How long a test connection without an answer may take.
 const A_LOOK: Duration = Duration::from_secs(5);
 
 /// The longest path that fits into an address, its final NUL excluded.
@@ -36,7 +36,7 @@ fn open_dir(store: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(store, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-/// The socket's file, not opened but held. What is no socket is nobody's.
+/// A descriptor of the socket's file, without opening it. Anything but a socket counts as missing.
 fn hold(store: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let held = rustix::fs::openat(open_dir(store)?, NAME, flags, Mode::empty())?;
@@ -46,7 +46,7 @@ fn hold(store: &Path) -> io::Result<OwnedFd> {
     Ok(held)
 }
 
-/// What root makes in a user's store is that user's.
+/// A socket that root makes in a user's store belongs to that user.
 fn hand_over(store: &Path) -> io::Result<()> {
     let owner = rustix::fs::fstat(open_dir(store)?)?;
     let held = hold(store)?;
@@ -69,7 +69,8 @@ fn short_path(store: &Path) -> io::Result<ShortPath> {
     })
 }
 
-/// Listens at the store's socket, replacing what a killed process left. To be called by the holder of the lock only.
+/// Listens at the store's socket and replaces one that a killed process has left. Only the holder of the lock may call
+/// this.
 pub(super) fn listen(store: &Path) -> Result<UnixListener> {
     let at = || format!("listening at {}", store.join(NAME).display());
     remove(store)?;
@@ -91,7 +92,7 @@ pub(super) fn listen(store: &Path) -> Result<UnixListener> {
     Ok(socket.into())
 }
 
-/// Listens at a name that is in no directory: it ends with its process, and what happens to paths does not touch it.
+/// Listens at an abstract name. It ends with its process and does not depend on paths.
 pub(super) fn listen_abstract(name: &str) -> Result<UnixListener> {
     let bound = || -> io::Result<OwnedFd> {
         let socket =
@@ -132,8 +133,8 @@ impl Address {
     }
 }
 
-/// Connects to the process that has the store open. None if nobody listens there. No wait on the stream is longer than
-/// `patience`, and neither is the one for a place in the queue of a process that takes no connections.
+/// Connects to the process that has the store open. None if nobody listens there. `patience` bounds each wait on the
+/// stream, and the wait for a process that accepts no connections.
 pub(super) fn connect(address: &Address, patience: Duration) -> Result<Option<UnixStream>> {
     let connected = || -> io::Result<UnixStream> {
         let socket =
@@ -146,7 +147,7 @@ pub(super) fn connect(address: &Address, patience: Duration) -> Result<Option<Un
                 let held = hold(store)?;
                 let path = format!("/proc/self/fd/{}", held.as_raw_fd());
                 match rustix::net::connect(&stream, &SocketAddrUnix::new(path)?) {
-                    // The file is held, so this is no word about it.
+                    // The descriptor is open, so this error does not mean that the file is missing.
                     Err(rustix::io::Errno::NOENT) => return Err(io::Error::other("/proc is not mounted")),
                     connected => connected?,
                 }

@@ -1,4 +1,4 @@
-//! What the daemon does for commands: the other end of the control socket, and of the control directory in the mount.
+//! What the daemon does for commands, through the control socket and through the control directory in the mount.
 
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ use crate::gc::{Collector, CycleRecord, Stage};
 use crate::retry::Trouble;
 use crate::store::Store;
 
-/// How often the stage of a running cycle is looked at for a command that shows it.
+/// How often to read the stage of a running cycle for a command that shows it.
 const STAGE_POLL: Duration = Duration::from_millis(50);
 
 pub(super) struct Handler {
@@ -65,7 +65,7 @@ impl Handler {
         self.closing.store(true, Ordering::SeqCst);
     }
 
-    /// What this process does by itself and fails at.
+    /// Background tasks that fail.
     fn failing(&self) -> Vec<Trouble> {
         let mut all: Vec<Trouble> = self.collector.trouble().into_iter().collect();
         all.extend(self.tries.troubles());
@@ -73,13 +73,13 @@ impl Handler {
         all
     }
 
-    /// There is a mount now, and this is where to find it.
+    /// Notes the mount, once there is one.
     pub(super) fn mounted(&self, unmounter: Unmounter) {
         // It was empty: one handler has one mount.
         let _ = self.mounted.set(unmounter);
     }
 
-    /// Where the mount is now, and whether it is out of sight there.
+    /// Where the mount is now, and whether it is detached.
     fn place(&self) -> (PathBuf, bool) {
         let made = || self.mountpoint.clone();
         let Some(entry) = self.mounted.get().and_then(Unmounter::entry) else { return (made(), false) };
@@ -136,7 +136,7 @@ impl ControlHandler for Handler {
         if !dry_run {
             self.refuse_if_read_only("run a cycle")?;
         }
-        // What was copied a moment ago counts as in use. A disk that is full keeps it in memory, and a cycle is the way out.
+        // Data that was just written counts as in use. On a full disk it stays in memory, and a cycle makes room.
         if let Err(error) = self.filesystem.sync() {
             tracing::warn!("what could not be stored before the cycle is not in its figures: {error}");
         }
@@ -155,7 +155,7 @@ impl ControlHandler for Handler {
         progress: &mut dyn FnMut(Progress) -> bool,
     ) -> Result<CheckReport> {
         let closing = || self.closing.load(Ordering::SeqCst);
-        // Whoever asked may be gone when it ends, and the next one to look is told by the log.
+        // The client may have gone when it ends; the log keeps the result.
         run_check(&self.store, request, progress, &closing).inspect(CheckReport::log)
     }
 
@@ -186,13 +186,13 @@ impl ControlFiles for Handler {
         json_line(Ok(State { stage: self.collector.stage(), last_cycle: self.collector.last() }))
     }
 
-    /// Anything means a cycle, as for the kernel's own files of this kind; that is what `echo 1 >` writes.
+    /// Any text starts a cycle, as with the kernel's own files of this kind.
     fn start_gc(&self, _word: &[u8]) -> Result<()> {
         self.gc_soon()
     }
 }
 
-/// What could not be found out is told in the same place, as a sentence.
+/// If the value is not known, the line has the error as a sentence.
 fn json_line(value: Result<impl Serialize>) -> String {
     let line = value.and_then(|value| {
         serde_json::to_string(&value).map_err(|e| Error::io("encoding the status", e.into()))
@@ -200,7 +200,7 @@ fn json_line(value: Result<impl Serialize>) -> String {
     line.unwrap_or_else(|e| e.to_string()) + "\n"
 }
 
-/// Runs a cycle and tells each stage it is seen in.
+/// Runs a cycle and reports each stage that it sees.
 pub(crate) fn run_cycle(
     collector: &Collector,
     dry_run: bool,
@@ -221,7 +221,7 @@ pub(crate) fn run_cycle(
     })
 }
 
-/// Runs a check and tells how far it is, until `progress` or `closing` say that it is in vain.
+/// Runs a check and reports its progress, until `progress` or `closing` ends it.
 pub(crate) fn run_check(
     store: &Arc<Store>,
     CheckRequest { data, limit, resume, all_names }: CheckRequest,
@@ -234,7 +234,7 @@ pub(crate) fn run_check(
         let listens = || (progress.borrow_mut())(Progress::Check { done, total, bytes, reads_data });
         let is_ahead = || limit.is_some_and(|limit| pace::is_ahead(p.bytes, limit, begin.elapsed()));
         in_vain.set(!listens());
-        // Whoever reads waits for this thread to hand out more.
+        // The readers wait for this thread to give them more.
         while is_ahead() && !in_vain.get() && !closing() {
             thread::sleep(STAGE_POLL);
             in_vain.set(!listens());

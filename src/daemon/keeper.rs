@@ -1,7 +1,8 @@
-//! What a mounted store has done for it now and then: backups of its metadata, and a scrub of its data.
+//! Regular work for a mounted store: backups of its metadata, and a scrub of its data.
 //!
-//! The store knows what has changed, and the scrub where it is; this thread knows when to look. Time decides here how
-//! often something is done, and nothing else (I10). What fails is tried again ever more rarely, and shown by the status.
+//! The store knows how much has changed, and the scrub knows its position; this thread decides when to run them. Clocks
+//! decide only how often something is done (I10). Work that fails is retried at growing intervals, and the status shows
+//! it.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -18,17 +19,17 @@ use crate::fs::Timestamp;
 use crate::retry::{Retry, Trouble};
 use crate::store::Store;
 
-/// There is at least this long between two backups while the store is mounted.
+/// The shortest time between two backups while the store is mounted.
 const BETWEEN_BACKUPS: Duration = Duration::from_secs(300);
-/// The keeper stands back as far as it can; from this the kernel derives the priority of its reads, too.
+/// The lowest priority. The kernel derives the priority of the thread's reads from it, too.
 const NICE: i32 = 19;
 
-/// The longest wait before something that failed is tried again.
+/// The longest wait before failed work is retried.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
-/// How long a scrub that failed is left alone at first.
+/// The first wait after a scrub failed.
 const SCRUB_WAIT: Duration = Duration::from_secs(60);
 
-/// How the work of the keeper goes; shared with whoever shows it.
+/// The failures of the maintenance work, shared with the status.
 pub(super) struct Tries {
     backup: Mutex<Retry>,
     scrub: Mutex<Retry>,
@@ -49,7 +50,7 @@ impl Tries {
     }
 }
 
-/// The thread. Ends when it is dropped or told to.
+/// The thread. It ends when this is dropped or stopped.
 pub(super) struct Keeper {
     end: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -68,7 +69,7 @@ impl Keeper {
         let thread = std::thread::Builder::new()
             .name("cairn-keep".into())
             .spawn(move || {
-                // Where that is not allowed, everything works all the same.
+                // If that is not allowed, everything still works.
                 let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
                 Keeping { store, scrub, period, ended, tries, backed_up: Instant::now() }.run();
             })
@@ -76,7 +77,7 @@ impl Keeper {
         Ok(Self { end: Some(end), thread: Some(thread) })
     }
 
-    /// Ends the thread, in the middle of whatever it does.
+    /// Ends the thread and interrupts its work.
     pub fn stop(&mut self) {
         self.end = None;
         if let Some(thread) = self.thread.take() {
@@ -95,7 +96,7 @@ impl Drop for Keeper {
 struct Keeping {
     store: Arc<Store>,
     scrub: Arc<Scrub>,
-    /// All data is read once in this time; none: not by itself.
+    /// All data is read once in this time; none: only on command.
     period: Option<Duration>,
     /// Disconnected once the keeper is to end.
     ended: Receiver<()>,
@@ -118,7 +119,7 @@ impl Keeping {
         }
     }
 
-    /// Does what is due at `now`. Of a store that takes no changes that is nothing.
+    /// Does the work that is due at `now`. If the store refuses changes, there is none.
     fn look(&mut self, now: Instant) {
         if self.store.batches.writable().is_err() {
             return;
@@ -135,7 +136,7 @@ impl Keeping {
         }
     }
 
-    /// A backup that fails is no harm to what it is a backup of.
+    /// A failed backup does not harm the store.
     fn back_up(&self, now: Instant) {
         let outcome = back_up(&self.store, &mut || self.go_on());
         let mut retry = self.tries.backup.lock();
@@ -150,7 +151,7 @@ impl Keeping {
         }
     }
 
-    /// Reads as much as is due since the last look.
+    /// Reads as much as is due since the last time.
     fn scrub_some(&self, period: Duration, at: Instant) {
         let (now, status) = (Timestamp::now().sec, self.scrub.status());
         if status.began == 0 {
@@ -181,7 +182,7 @@ impl Keeping {
     }
 }
 
-/// The last backup of a mount, where one is worth its while.
+/// The last backup of a mount, if one is due.
 pub(super) fn back_up_at_close(store: &Arc<Store>) {
     if store.batches.writable().is_ok() && store.commits.commit().is_ok() && store.backups.are_due(true) {
         let _ = back_up(store, &mut || Ok(())).inspect_err(tell_of_backup);

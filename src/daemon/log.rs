@@ -1,7 +1,8 @@
-//! Where the daemon's messages go: the terminal until it is detached from it, then a bounded file in the store.
+//! Where the daemon's messages go: to the terminal until the daemon detaches from it, then to a bounded file in the
+//! store.
 //!
-//! The file is opened only while this process holds the store's lock, so that there is one writer. A log that cannot
-//! be written (full disk, read-only host) must not stop a backup: its messages are dropped.
+//! The file is open only while this process holds the store's lock, so that there is one writer. If the log cannot be
+//! written (full disk, read-only host), its messages are dropped: that must not stop a backup.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -20,14 +21,14 @@ const NAME: &str = "cairnfs.log";
 /// The one before it.
 const OLD: &str = "cairnfs.log.1";
 
-/// More of what was said on the terminal is not kept for the file.
+/// Bytes of early messages that are kept for the file.
 const KEPT: usize = 64 << 10;
 
 /// At this size the file becomes `cairnfs.log.1` and a new one is begun.
 const ROTATE_AT: u64 = 1 << 20;
 
 enum Sink {
-    /// To standard error, nothing less grave than the level; what was said is for the file as well.
+    /// To standard error, from this level on. The messages are kept for the file as well.
     Terminal(Level, Vec<u8>),
     /// To the file.
     File(LogFile),
@@ -40,18 +41,18 @@ struct LogFile {
     rotate_at: u64,
 }
 
-/// The place all messages of the process go to; can be changed while it runs.
+/// The destination of all messages of the process, which can change while it runs.
 #[derive(Clone)]
 pub struct SharedLog(Arc<Mutex<Sink>>);
 
 /// The variable that says what is logged: `debug`, or levels for parts of the program, `warn,cairnfs=info`.
 const VARIABLE: &str = "CAIRNFS_LOG";
-/// What it is where it is not set.
+/// Its default.
 const USUAL: &str = "warn,cairnfs=info";
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-/// Begins to log to standard error: everything that the filter lets through and that is at least as grave as `level`.
-/// The filter is `CAIRNFS_LOG`; a usage error if that is not one.
+/// Begins to log to standard error: messages that pass the filter and have at least this `level`. The filter is
+/// `CAIRNFS_LOG`; an invalid one is a usage error.
 pub fn start_logging(level: Level) -> Result<SharedLog> {
     let filter = EnvFilter::new(filter_words(std::env::var_os(VARIABLE))?);
     let log = SharedLog(Arc::new(Mutex::new(Sink::Terminal(level, Vec::new()))));
@@ -66,7 +67,7 @@ pub fn start_logging(level: Level) -> Result<SharedLog> {
     Ok(log)
 }
 
-/// The words of the filter. tracing's own reading takes nearly everything for a filter, and then logs nothing.
+/// The words of the filter. The parser of tracing accepts nearly everything as a filter, and then logs nothing.
 fn filter_words(value: Option<OsString>) -> Result<String> {
     let Some(value) = value.filter(|value| !value.is_empty()) else { return Ok(USUAL.to_owned()) };
     let words = value.to_string_lossy().into_owned();
@@ -116,7 +117,7 @@ impl<'a> MakeWriter<'a> for SharedLog {
 
     fn make_writer_for(&'a self, meta: &Metadata<'_>) -> LogWriter {
         match &*self.0.lock() {
-            // In tracing the graver level is the smaller one.
+            // In tracing, a more severe level is smaller.
             Sink::Terminal(level, _) if meta.level() > level => LogWriter(None),
             _ => self.make_writer(),
         }
@@ -147,7 +148,7 @@ impl Write for LogWriter {
     }
 }
 
-/// fuser takes it for an error that the kernel does not want an answer any more: the program was interrupted, or ended.
+/// fuser logs an error if the kernel no longer wants an answer, because the program was interrupted or has ended.
 fn is_everyday(line: &[u8]) -> bool {
     let said = b"Failed to send FUSE reply: No such file";
     line.windows(said.len()).any(|part| part == said)

@@ -1,4 +1,4 @@
-//! The process that has a store open and mounted: puts the parts together and takes them apart in the right order.
+//! The process that has a store open and mounted. It puts the parts together and takes them apart in the right order.
 
 mod handler;
 mod keeper;

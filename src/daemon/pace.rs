@@ -1,28 +1,28 @@
-//! How fast data is read where somebody set a pace: figures in, figures out, no clock.
+//! How fast data is read if a rate or a period is set. Pure functions, without a clock.
 
 use std::time::Duration;
 
-/// How often the keeper looks whether there is anything to do.
+/// How often the maintenance thread looks for work.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// A scrub reads at least so many bytes a second while a pass is under way: a small store is read within minutes, and
-/// then left alone until the next pass is due.
+/// The lowest rate of a scrub, in bytes a second: a small store is read within minutes, and then not until the next
+/// pass is due.
 const LEAST_RATE: u64 = 1 << 20;
-/// And at most so many, however short the time for a pass is.
+/// The highest rate, however short the period of a pass is.
 const MOST_RATE: u64 = 64 << 20;
 
-/// True if more was read than so many bytes a second allow.
+/// True if more was read than a limit of bytes a second allows.
 pub(super) fn is_ahead(bytes: u64, limit: u64, elapsed: Duration) -> bool {
     u128::from(bytes) * 1_000_000 > u128::from(limit.max(1)) * elapsed.as_micros()
 }
 
-/// True if a pass that is to come once in `period` is due, the last one having begun at `began`.
+/// True if a pass is due: there is one in each `period`, and the last one began at `began`.
 pub(super) fn pass_is_due(now: i64, began: i64, period: Duration) -> bool {
     let since = now.saturating_sub(began);
     // A clock that went back makes a pass come early, not late.
     since < 0 || since as u64 >= period.as_secs()
 }
 
-/// What a pass over `bytes` reads between two looks, so that it is through in `period`.
+/// How much a pass over `bytes` reads at a time, so that it is finished after `period`.
 pub(super) fn budget(bytes: u64, period: Duration) -> u64 {
     let rate = bytes.div_ceil(period.as_secs().max(1));
     rate.clamp(LEAST_RATE, MOST_RATE) * LOOK_EVERY.as_secs()

@@ -1,9 +1,8 @@
 //! One mount from beginning to end.
 //!
-//! Going up, each part finds below it what it needs: the lock and the store, the filesystem, the collector, the
-//! control server, the mount. Going down is the reverse, and the lock is given up last, inside `Store::close`: whoever
-//! sees the lock free may rely on everything being durable. A part that fails on the way down does not keep the ones
-//! below it from being closed; the first error is the outcome.
+//! The parts start in this order: the lock and the store, the filesystem, the collector, the control server, the mount.
+//! They stop in the reverse order. `Store::close` releases the lock last, so a process that gets the lock can rely on
+//! everything being durable. If stopping a part fails, the others are still stopped; the first error is the result.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,7 +33,7 @@ pub struct Setup {
     pub fs: FsOptions,
     /// Cycles start by themselves, soon after enough was deleted.
     pub collect: bool,
-    /// A cycle starts by itself when the last one is this long ago and there may be garbage.
+    /// A cycle also starts this long after the last one, if there may be garbage.
     pub collect_interval: Option<Duration>,
     /// All data is read and compared once in this time; none: only on command.
     pub scrub: Option<Duration>,
@@ -42,11 +41,12 @@ pub struct Setup {
     pub fuse: MountOptions,
 }
 
-/// Mounts, calls `ready` with the store's directory when the mount answers, serves until it is unmounted, and closes the store.
+/// Mounts, calls `ready` with the store's directory when the mount answers, serves the mount until it is unmounted, and
+/// closes the store.
 ///
-/// If `ready` fails (nobody waits for this mount any more), the mount is taken down again and that is the outcome.
+/// If `ready` fails (nobody waits for this mount any more), the store is unmounted again, and this error is the result.
 pub fn serve(setup: Setup, ready: impl FnOnce(Arc<dyn Media>) -> Result<()> + Send) -> Result<()> {
-    // Before anything else, so that a signal during the start is not the end of a half-open store.
+    // Before anything else, so that a signal during the start does not kill a half-open store.
     let signals = Signals::catch()?;
     let store = Store::open(&setup.store, &setup.open)?;
     let dir = store.shared_media();
@@ -65,7 +65,7 @@ pub fn serve(setup: Setup, ready: impl FnOnce(Arc<dyn Media>) -> Result<()> + Se
     outcome
 }
 
-/// The collector of a store that is served: its cycles begin with working off what was deleted.
+/// The collector of a mounted store: its cycles begin by draining the deletion queue.
 pub(crate) fn collector(
     store: &Arc<Store>,
     filesystem: &Arc<Fs>,
@@ -77,7 +77,8 @@ pub(crate) fn collector(
     Collector::new(Arc::clone(store), gc::Options { auto, interval, drain, ..gc::Options::default() })
 }
 
-/// What is between opening and closing the store. An error on the way up has already undone what came before it.
+/// Everything between opening and closing the store. If a part fails to start, the earlier parts have been stopped when
+/// this returns.
 fn serve_store(
     setup: &Setup,
     store: &Arc<Store>,
@@ -125,8 +126,8 @@ fn serve_store(
     Ok((closing, outcome))
 }
 
-/// Starts to answer commands. Where the host has no inode for the socket, that of the reserve is taken; a mount without
-/// one still gives the files, and the means to make room.
+/// Starts to answer commands. If the host has no inode for the socket, the inode of the reserve is used. A mount
+/// without a socket still works, and lets users make room.
 fn start_server(setup: &Setup, store: &Store, handler: &Arc<Handler>) -> Result<Option<control::Server>> {
     let start =
         || control::Server::start(&setup.store, Arc::clone(handler) as Arc<dyn control::ControlHandler>);
@@ -147,7 +148,7 @@ fn start_server(setup: &Setup, store: &Store, handler: &Arc<Handler>) -> Result<
     }
 }
 
-/// As FAT says it, sshfs and other network file systems.
+/// The errors of FAT, sshfs and other network file systems.
 fn is_without_sockets(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if matches!(
         source.raw_os_error(),
@@ -171,7 +172,7 @@ fn run_session(
         let greeting = match thread::Builder::new().name("greeting".into()).spawn_scoped(scope, greet) {
             Ok(greeting) => greeting,
             Err(error) => {
-                // With the session goes the mount.
+                // Dropping the session unmounts.
                 drop(session);
                 handling.finish();
                 return Err(Error::io("starting a thread", error));
@@ -186,9 +187,9 @@ fn run_session(
     })
 }
 
-/// Waits until the mount answers and says so; takes it down again if that has become pointless. If somebody else has done
-/// so already, what is at the mount point now is not ours. Another process asks the mount: no thread of this one ever
-/// waits for it.
+/// Waits until the mount answers, and reports it. If nobody waits for it any more, it unmounts again, unless somebody
+/// else already has: then whatever is at the mount point is not ours. A child process asks the mount, since no thread
+/// of this process may ever wait for it.
 fn greet(mountpoint: &Path, unmounter: &fuse::Unmounter, ready: impl FnOnce() -> Result<()>) -> Result<()> {
     let answered = Errand::Greet.send(mountpoint).and_then(|()| ready());
     match &answered {
@@ -198,7 +199,7 @@ fn greet(mountpoint: &Path, unmounter: &fuse::Unmounter, ready: impl FnOnce() ->
     answered
 }
 
-/// Keeps the first error as the outcome and logs a later one, which would be lost otherwise.
+/// Keeps the first error as the result, and logs a later one, which would be lost otherwise.
 fn first_error<T>(earlier: Result<T>, what: &str, later: Result<()>) -> Result<T> {
     match (earlier, later) {
         (Ok(value), Ok(())) => Ok(value),

@@ -1,12 +1,12 @@
 //! What SIGTERM, SIGINT and SIGHUP do to a mount.
 //!
-//! The first signal makes everything durable that was written so far, whatever the table of mounts says and whoever uses
-//! the mount: the SIGKILL that may follow then takes nothing. Then the mount is taken away wherever it is. Where
-//! programs still use it, nobody new gets in, and the process ends when the last program has left it. A second signal
-//! cuts those programs off: the kernel ends the connection, their next request fails, and the store is closed.
+//! On the first signal the daemon makes everything durable that was written so far, whatever the table of mounts says
+//! and whoever uses the mount. A SIGKILL after that loses nothing. Then it unmounts at every place. If programs still
+//! use the mount, no new program can enter, and the process ends when the last one has left. A second signal
+//! disconnects these programs: the kernel aborts the connection, their next request fails, and the store is closed.
 //!
-//! SIGHUP is the end of the terminal of a mount in its foreground. Where it is ignored already, as by nohup(1), it stays
-//! so.
+//! SIGHUP means that the terminal of a foreground mount was closed. If SIGHUP is already ignored, as with nohup(1), it
+//! stays ignored.
 
 use std::fs;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub(super) struct Handling {
 }
 
 impl Signals {
-    /// From now on a signal does not end the process by itself.
+    /// Catches the signals: from now on they do not end the process by themselves.
     pub(super) fn catch() -> Result<Self> {
         let hangup = (!is_ignored(SIGHUP)).then_some(SIGHUP);
         signal_hook::iterator::Signals::new([SIGTERM, SIGINT].into_iter().chain(hangup))
@@ -38,7 +38,7 @@ impl Signals {
             .map_err(|e| Error::io("catching signals", e))
     }
 
-    /// Leaves at the first signal, also at one that came before this call.
+    /// Unmounts at the first signal, also at one that came before this call.
     pub(super) fn unmount_on_signal(mut self, unmounter: Unmounter, filesystem: Arc<Fs>) -> Handling {
         let handle = self.0.handle();
         let thread = thread::Builder::new().name("signals".into()).spawn(move || {
@@ -61,7 +61,7 @@ impl Signals {
 }
 
 impl Handling {
-    /// Stops acting on signals; they stay caught, so that one that comes late does not interrupt the closing.
+    /// Stops acting on signals. They stay caught, so that a late one does not interrupt the closing.
     pub(super) fn finish(self) {
         self.handle.close();
         if self.thread.is_some_and(|t| t.join().is_err()) {
@@ -70,7 +70,7 @@ impl Handling {
     }
 }
 
-/// Whether a signal is ignored: so it was when this program was started.
+/// Whether a signal was ignored when this program was started.
 fn is_ignored(signal: i32) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -106,8 +106,8 @@ fn make_durable(filesystem: &Arc<Fs>) -> bool {
     filesystem.sync().inspect_err(|error| tracing::error!("{error}")).is_ok()
 }
 
-/// Ends the connection, as /sys/fs/fuse/connections offers it, or where the kernel does not offer that (no fusectl in a
-/// container), this process: the kernel then ends the connection, and what was made durable here is all there was.
+/// Aborts the connection through /sys/fs/fuse/connections. If the kernel does not offer that (no fusectl in a
+/// container), it ends this process, and the kernel then aborts the connection; everything was made durable before.
 fn cut_off(unmounter: &Unmounter, filesystem: &Arc<Fs>) {
     let Err(why) = abort(unmounter) else {
         return;

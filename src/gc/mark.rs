@@ -1,7 +1,7 @@
 //! The mark: every chunk that any extent refers to, over one snapshot (I5).
 //!
-//! The extents of live files, of files that are open without a name, and of files that wait in the deletion queue are
-//! the same rows in the same table, so none of them can be forgotten. A row that does not decode ends the cycle (I7).
+//! One table has the extents of files with a name, of open files without a name, and of files in the deletion queue, so
+//! the mark can miss none of them. A row that does not decode ends the cycle (I7).
 
 use std::ops::Bound;
 

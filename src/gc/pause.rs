@@ -1,8 +1,8 @@
-//! The points at which a cycle can be held, so that a test decides what happens in between.
+//! The points at which a test can stop a cycle and decide what happens next.
 //!
 //! In a build without the feature `sim` nothing here does anything. With it, a cycle that reaches a point calls the
-//! hook of its collector; and where the environment names a directory in `CAIRNFS_PAUSE_DIR`, a point whose name is a
-//! file there is held until the file is gone, after `NAME.reached` was made beside it.
+//! hook of its collector. If the environment variable `CAIRNFS_PAUSE_DIR` names a directory with a file of the point's
+//! name, the cycle makes `NAME.reached` beside that file and waits until the file is removed.
 
 use std::fmt;
 
@@ -19,7 +19,7 @@ pub enum Point {
     MidMark,
     /// Everything is marked, nothing is condemned.
     Marked,
-    /// Some chunks are condemned, their rows still stand.
+    /// Some chunks are condemned, their rows still exist.
     Condemned,
     /// Some rows are removed.
     MidSweep,
@@ -72,7 +72,7 @@ impl fmt::Display for Point {
 /// What a test does at a point.
 pub type Hook = std::sync::Arc<dyn Fn(Point) + Send + Sync>;
 
-/// Holds the cycle where the environment says so.
+/// Stops the cycle here if the environment says so.
 #[cfg(feature = "sim")]
 pub(super) fn hold_by_file(point: Point) {
     use std::path::Path;

@@ -1,6 +1,6 @@
 //! The record that each cycle leaves behind, and the stages it passes through.
 //!
-//! Records are for people and for tests; no decision of the collector reads one. The last one stands in the database.
+//! Records are for people and for tests; the collector makes no decision from them. The database keeps the last one.
 
 use serde::{Deserialize, Serialize};
 
@@ -53,10 +53,10 @@ pub struct CycleRecord {
     pub packs_punched: u64,
     /// Bytes given back to the host file system.
     pub freed_bytes: u64,
-    /// Bytes of packs written anew for it: live parts of what was mostly dead.
+    /// Bytes of packs that were rewritten for it: the live parts of mostly dead packs and regions.
     #[serde(default)]
     pub moved_bytes: u64,
-    /// The longest time a writer was held by the flip, in microseconds.
+    /// The longest time that a writer waited for the flip, in microseconds.
     pub longest_hold_us: u64,
     /// When the cycle began, seconds since 1970.
     pub started: i64,
@@ -80,15 +80,14 @@ pub struct CycleRecord {
 }
 
 impl CycleRecord {
-    /// The record of the last cycle of a store, whoever ran it. None where there was none or it cannot be read: it is for
-    /// display only.
+    /// The record of the last cycle of a store. None if there was none or it cannot be read: it is for display only.
     pub fn last_of(store: &Store) -> Option<Self> {
         let row = store.now().get(Table::State, CYCLE_KEY).ok().flatten()?;
         serde_json::from_slice(&row).ok()
     }
 
-    /// Puts the record into the open batch: it is durable with the next commit. A store that takes no changes keeps the
-    /// one before.
+    /// Puts the record into the open batch; the next commit makes it durable. A store that refuses changes keeps the
+    /// earlier record.
     pub(super) fn keep(&self, store: &Store) {
         if let (Ok(row), Ok(member)) = (serde_json::to_vec(self), store.batches.join()) {
             member.rows.put(Table::State, CYCLE_KEY, &row);

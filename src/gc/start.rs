@@ -1,12 +1,12 @@
 //! When a cycle starts by itself.
 //!
-//! Nothing here is needed for safety (I10): a cycle may start at any moment, or never, and loses nothing. The clock is
-//! the monotonic one, which nobody sets.
+//! Safety does not depend on anything here (I10): a cycle may start at any moment, or never. The clock is the monotonic
+//! one, so setting the system time has no effect.
 
 use std::time::{Duration, Instant};
 
-/// With this much deleted a cycle starts at once, as it does when the disk runs short; with less, once nothing more was
-/// deleted between two looks.
+/// If this many bytes were deleted, or if the disk is nearly full, a cycle starts at once. If fewer were deleted, it
+/// starts when two looks in a row find the same number.
 const DELETED_LIMIT: u64 = 4 << 30;
 
 /// What a look at the store found.
@@ -23,8 +23,8 @@ pub(super) struct Look {
 pub(super) struct Last {
     /// When it ended; at first, when the store was opened.
     pub at: Instant,
-    /// It came to its end, so that what is garbage now was deleted since. False at first: a crash may have left bytes
-    /// that nothing counts.
+    /// It came to its end, so all present garbage was deleted since. False at first: a crash may have left bytes that
+    /// nothing counts.
     pub whole: bool,
 }
 

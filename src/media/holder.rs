@@ -1,10 +1,11 @@
-//! Who has a store open: the note in its lock's file, and whether that process still lives.
+//! Who has a store open: the note in the lock file, and whether the process that it names still lives.
 //!
-//! Two lines: `pid N: what it does`, and where that process is: boot, machine, namespace of process ids, when it started,
-//! and a beat, a number that grows while the holder lives and the host is one on which locks may not be seen.
+//! The note has two lines. The first is `pid N: what it does`. The second says where the process is: boot, machine,
+//! namespace of process ids, start time and beat. On a host on which locks may not be seen, the beat is a number that
+//! grows while the holder lives.
 //!
-//! Keeps true: a note can only refuse. Whoever has the lock and is not refused by the note has the store; a beat that
-//! stands still is never by itself a reason to take a store from somebody.
+//! Keeps true: a note can only refuse. A process that has the lock and is not refused by the note has the store. A beat
+//! that stands still is never by itself a reason to take a store from another process.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -14,16 +15,16 @@ use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// More of a note is not read.
+/// Bytes of a note that are read at most.
 pub(super) const NOTE_MAX: usize = 512;
-/// More of what a holder does is not written.
+/// Bytes of the text about the holder that are written at most.
 const WHO_MAX: usize = 240;
 /// Digits of a beat.
 const BEAT_LEN: usize = 12;
-/// In the flags of a process: it is about to end (`PF_EXITING`).
+/// A flag of a process that is about to end (`PF_EXITING`).
 const EXITING: u64 = 4;
 
-/// Where a process is. What cannot be found out, without `/proc` for instance, is empty, and is like nothing else.
+/// Where a process is. An unknown value (without `/proc`, for instance) is empty, and equals no other value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Whereabouts {
     /// The running kernel.
@@ -56,19 +57,19 @@ pub(super) enum Meaning {
     Free,
     /// The process lives.
     Alive,
-    /// Its machine was started anew since; unless the beat goes on, on a copy of that machine.
+    /// Its machine was restarted since. If the beat goes on, it runs on a copy of that machine.
     Rebooted,
     /// It cannot be seen from here whether it lives.
     Unseen,
 }
 
-/// What stands in the lock's file.
+/// The content of the lock file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Note {
     /// `pid N: what it does`.
     pub text: String,
     pid: Option<i32>,
-    /// The second line, without the beat; none in the note of a program that writes none.
+    /// The second line, without the beat; none if the writer of the note has written none.
     place: Option<(Whereabouts, u64)>,
     pub beat: u64,
 }
@@ -92,7 +93,7 @@ impl Note {
         format!("{}\nboot {boot} machine {machine} pids {pids} started {started} beat {beat}\n", self.text)
     }
 
-    /// What stands there; of something else, its first line.
+    /// The note in these bytes; if they are something else, their first line.
     pub fn decode(bytes: &[u8]) -> Self {
         let all = String::from_utf8_lossy(bytes);
         let mut lines = all.lines();
@@ -110,7 +111,7 @@ impl Note {
         Self { text, pid, place, beat: beat.trim().parse().unwrap_or(0) }
     }
 
-    /// Nobody has noted anything.
+    /// There is no note.
     pub fn is_empty(&self) -> bool {
         self.text.is_empty()
     }
@@ -125,13 +126,14 @@ impl Note {
         pid.is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH))
     }
 
-    /// What it means to a process at `here` that has got the lock of `file`. Where locks are `trusted`, a lock that could be taken
-    /// says that nobody else has it; only what is certain refuses then.
+    /// What it means to a process at `here` that has got the lock of `file`. If locks are `trusted`, getting the lock
+    /// proves that nobody else has it; then only a note that is certain refuses.
     pub fn meaning(&self, here: &Whereabouts, trusted: bool, file: &File) -> Meaning {
         let Some(((at, started), pid)) = self.place.as_ref().zip(self.pid) else { return Meaning::Free };
         let same = |theirs: &str, ours: &str| !theirs.is_empty() && theirs == ours;
         if same(&at.boot, &here.boot) && same(&at.pids, &here.pids) {
-            // A store that was copied while it was in use has its holder's note, and nobody has it open.
+            // A store that was copied while it was in use has the note of its holder, although nobody has the copy
+            // open.
             let lives =
                 pid != process::id() as i32 && lives(pid, *started) && (!trusted || has_open(pid, file));
             return if lives { Meaning::Alive } else { Meaning::Free };
@@ -156,7 +158,7 @@ struct Stat {
 
 fn process_stat(pid: i32) -> Option<Stat> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may hold anything, and is followed by the third field.
+    // The name in parentheses may contain anything; the third field follows it.
     let fields: Vec<&str> = text.rsplit_once(") ")?.1.split(' ').collect();
     let flags: u64 = fields.get(6)?.parse().ok()?;
     let ends = matches!(*fields.first()?, "Z" | "X") || flags & EXITING != 0;

@@ -1,12 +1,12 @@
 //! The real disk: one store directory on a host file system.
 //!
-//! The store's directory is opened once and everything is reached from that descriptor, name by name, without
-//! following a link. So a store that is renamed or whose path is mounted over while it is open keeps working, and
-//! whoever may write to a directory above it cannot lead the daemon to another file between two calls.
+//! The store's directory is opened once. Everything else is reached from that descriptor, name by name, without
+//! following a link. So an open store keeps working if it is renamed or if something is mounted over its path. A user
+//! who can write to a directory above it cannot lead the daemon to another file between two calls.
 //!
-//! A store has one owner, whoever owns its directory: what root makes in a user's store is the user's, who would be shut
-//! out of it otherwise. What stands in such a store under the name of a file of ours and is a second name of somebody
-//! else's file is not opened for writing.
+//! The owner of the store's directory owns everything in it. Files that root makes in a user's store are given to the
+//! user, who could not open them otherwise. If a name in such a store is a second name of another user's file, root
+//! does not open it for writing.
 
 use std::fs::File;
 use std::io;
@@ -25,19 +25,19 @@ use super::kind::{self, Kind};
 use super::{Media, MediaFile, Space};
 use crate::sabotage::{Protection, out};
 
-/// How much is written at once where space must be taken by writing zeros.
+/// Bytes written at once if space has to be allocated by writing zeros.
 const ZEROS: usize = 1 << 20;
 
 /// A store directory on the host.
 #[derive(Debug)]
 pub struct HostMedia {
-    /// Where the store was when it was opened; for messages only.
+    /// The path of the store when it was opened; for messages only.
     path: PathBuf,
     /// Readable, because an `O_PATH` descriptor cannot be synced.
     dir: OwnedFd,
-    /// Who is given what is made here, where root works in a user's store.
+    /// The user who owns new files, if root works in a user's store.
     heir: Option<(Uid, Gid)>,
-    /// That something could not be given to him was told.
+    /// The log has said that a file could not be given to that user.
     told: AtomicBool,
     kind: Kind,
     /// The host has a limit that its figures do not show.
@@ -99,7 +99,8 @@ impl HostMedia {
         Ok(fs::unlinkat(&parent, name, AtFlags::REMOVEDIR)?)
     }
 
-    /// Gives what this process has just made to the store's owner. Some hosts cannot, and the store works all the same.
+    /// Gives a file that this process has just made to the store's owner. Some hosts cannot do that; the store works
+    /// all the same.
     fn hand_over(&self, made: impl AsFd, name: &str) {
         let Some((uid, gid)) = self.heir else { return };
         if let Err(errno) = fs::fchown(made, Some(uid), Some(gid))
@@ -110,8 +111,8 @@ impl HostMedia {
         }
     }
 
-    /// The same for a directory. One that has something in it is not what was made here: whoever may write to the store
-    /// has put it in its place.
+    /// The same for a directory. If it is not empty, it is not the one that was made here: somebody who can write to
+    /// the store has put it in its place.
     fn hand_over_dir(&self, parent: &Place<'_>, name: &str) -> io::Result<()> {
         if self.heir.is_none() {
             return Ok(());
@@ -145,8 +146,8 @@ impl HostMedia {
     pub(super) fn open_file(&self, path: &str, writable: bool) -> io::Result<File> {
         let (dir, name) = self.parent(path)?;
         let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
-        // NONBLOCK: a FIFO put in the file's place must not make the daemon wait. It means nothing for the regular
-        // files that are let through.
+        // NONBLOCK: a FIFO in the place of the file must not block the daemon. For regular files the flag means
+        // nothing.
         let follow = if out(Protection::NoLinks) { OFlags::empty() } else { OFlags::NOFOLLOW };
         let flags = access | follow | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let fd = retry_on_intr(|| fs::openat(&dir, name, flags, Mode::empty()))?;
@@ -178,7 +179,7 @@ impl HostMedia {
         Ok(place)
     }
 
-    /// The directory a path's last name stands in, and that name.
+    /// The directory that has the last name of a path, and that name.
     fn parent<'p>(&self, path: &'p str) -> io::Result<(Place<'_>, &'p str)> {
         let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
         check_name(name)?;
@@ -264,8 +265,8 @@ impl Media for HostMedia {
     }
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
-        // Not retried after an interruption: nobody promises that the second call still knows of the first one's
-        // failure (I8). A directory's fsync is not interruptible in practice.
+        // Not retried after an interruption: the second call may not report the failure of the first one (I8). In
+        // practice the fsync of a directory cannot be interrupted.
         Ok(fs::fsync(self.walk(dir, OFlags::RDONLY)?)?)
     }
 
@@ -288,7 +289,7 @@ impl Media for HostMedia {
 struct HostFile(File);
 
 impl HostFile {
-    /// Takes a range's space where the host has no call for it: what is there is written over itself, what is not is
+    /// Allocates the space of a range on a host that has no call for it: existing bytes are rewritten, missing ones are
     /// written as zeros.
     fn allocate_by_writing(&self, offset: u64, len: u64) -> io::Result<()> {
         let end = offset.checked_add(len).ok_or(Errno::FBIG)?;
@@ -352,7 +353,7 @@ impl MediaFile for HostFile {
     }
 
     fn identity(&self) -> io::Result<u64> {
-        // On a fresh file system a copy may well have the number that the file has on the old one.
+        // On a new file system, a copy may have the same inode number that the file has on the old one.
         let found = fs::statx(&self.0, "", AtFlags::EMPTY_PATH, StatxFlags::INO | StatxFlags::BTIME)?;
         let born = (found.stx_btime.tv_sec as u64, found.stx_btime.tv_nsec.into());
         let told = [found.stx_ino, born.0, born.1].map(u64::to_le_bytes);

@@ -1,11 +1,11 @@
-//! What kind of file system a host has: which cannot hold a store, where a lock may be local to one machine, and where its
-//! figures of free space are not the whole truth.
+//! The file system of a host: whether it can hold a store, whether a lock may be local to one machine, and whether its
+//! figures of free space can be trusted.
 
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 
-/// `f_type` of statfs(2), as far as it matters here. `linux/magic.h` has most of them.
+/// `f_type` of statfs(2). `linux/magic.h` has most of the values.
 const FAT: u64 = 0x4d44;
 const EXFAT: u64 = 0x2011_bab0;
 const BTRFS: u64 = 0x9123_683e;
@@ -28,7 +28,7 @@ const OF_ONE_KERNEL: [u64; 14] = [
     0x2405_1905,
 ];
 
-/// Options of a mount that say that a quota is enforced.
+/// Mount options that show that a quota is enforced.
 const QUOTA_OPTIONS: [&str; 10] = [
     "quota",
     "usrquota",
@@ -42,7 +42,7 @@ const QUOTA_OPTIONS: [&str; 10] = [
     "quota2",
 ];
 
-/// What statfs(2) says a directory is on.
+/// The type of the file system of a directory, by statfs(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kind(u64);
 
@@ -67,18 +67,18 @@ impl Kind {
         }
     }
 
-    /// Whether a lock that somebody else holds, on another machine or through another mount, may not be seen.
+    /// Whether this host may not see a lock that is held on another machine or through another mount.
     pub(super) fn locks_may_be_local(self) -> bool {
         !OF_ONE_KERNEL.contains(&self.0)
     }
 }
 
-/// Whether the host may refuse to store something though statvfs(2) says that there is room. What cannot be found out
-/// counts as no: who is refused notices then.
+/// Whether the host may refuse to store bytes although statvfs(2) shows free space. An unknown answer counts as no; the
+/// first refusal then shows the truth.
 pub(super) fn has_hidden_limit(dir: impl AsFd) -> bool {
     let btrfs = Kind::of(&dir).is_ok_and(|kind| kind == Kind(BTRFS));
     if btrfs {
-        // Whose groups these are is not worth asking: promises are only backed then.
+        // It does not matter whose groups these are: the only effect is that promises are backed.
         let known = fs::read_dir("/sys/fs/btrfs").into_iter().flatten().flatten();
         return known.map(|entry| entry.path().join("qgroups")).any(|groups| groups.is_dir());
     }
@@ -87,7 +87,7 @@ pub(super) fn has_hidden_limit(dir: impl AsFd) -> bool {
     fs::read_to_string("/proc/self/mountinfo").is_ok_and(|table| enforces_quota(&table, &device))
 }
 
-/// Whether a mount of this device has a quota, by the options in the last field of its line in mountinfo.
+/// Whether the mount of this device has a quota, by the options in the last field of its line in mountinfo.
 fn enforces_quota(table: &str, device: &str) -> bool {
     let of_device = table.lines().filter(|line| line.split(' ').nth(2) == Some(device));
     let mut options = of_device.filter_map(|line| line.rsplit(' ').next()).flat_map(|all| all.split(','));

@@ -1,4 +1,4 @@
-//! What the kernel lets this process use.
+//! The resource limits of this process.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -7,7 +7,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 pub enum Limit {
     /// Files that are open at a time.
     OpenFiles,
-    /// The size in bytes that a file is given by this process.
+    /// The size in bytes to which this process can write a file.
     FileSize,
     /// Bytes of addresses.
     AddressSpace,
@@ -23,14 +23,14 @@ impl Limit {
     }
 }
 
-/// Raises a limit as far as this process may. What it is then; none if there is none.
+/// Raises a limit as far as this process may. Returns the new limit; none if there is no limit.
 pub fn raise(limit: Limit) -> Option<u64> {
     let found = getrlimit(limit.resource());
     if found.current == found.maximum {
         return found.current;
     }
     let raised = Rlimit { current: found.maximum, maximum: found.maximum };
-    // More open files than the system allows at all are refused here; then it stays as it was.
+    // The system refuses more open files than it allows at all; then the limit stays as it was.
     if setrlimit(limit.resource(), raised).is_ok() { found.maximum } else { found.current }
 }
 

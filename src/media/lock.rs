@@ -3,10 +3,10 @@
 //! The lock is the kernel's (`flock` on `STORE/lock`), so it ends with its holder however that ends. The file is never
 //! removed: a second process could otherwise lock the removed one while a third locks its successor.
 //!
-//! On a file system that several machines reach, or one machine by several ways, the lock may be seen by some of them
-//! only. There the note in the file ([`holder`](super::holder)) is the second guard: who has got the lock and reads that
-//! another process may still live is refused, and where that cannot be found out, until a person says that it does not, by
-//! emptying the file. The note never gives a store to anybody.
+//! If several machines reach a file system, or one machine reaches it in several ways, only some of them may see the
+//! lock. There the note in the file ([`holder`](super::holder)) is a second check. A process that got the lock is
+//! refused if the note says that another process may still live. If that cannot be found out, it is refused until a
+//! person empties the file. The note never gives a store to anybody.
 
 use std::fs::File;
 use std::io;
@@ -29,19 +29,19 @@ use super::holder::{Meaning, NOTE_MAX, Note, Whereabouts};
 const NAME: &str = "lock";
 /// How often a held lock is tried again.
 const POLL: Duration = Duration::from_millis(20);
-/// How long a note that cannot be its holder's is given to be replaced: the holder writes it right after it got the
-/// lock. And one whose holder is just ending, to be that of nobody.
+/// How long a process waits for a note that cannot be the holder's to be replaced: the holder writes its note right
+/// after it got the lock. The same time is given to a holder that is just ending.
 const NOTE_GRACE: Duration = Duration::from_millis(100);
 
-/// How the second guard works.
+/// The parameters of the second check.
 #[derive(Debug, Clone)]
 struct Guard {
     here: Whereabouts,
-    /// A lock that could be taken is held by nobody else.
+    /// Getting the lock proves that nobody else holds it.
     trusted: bool,
-    /// How often a holder's beat goes on.
+    /// The interval of a holder's beats.
     beat: Duration,
-    /// How long it is looked at whether one does. Hosts remember what they read for some seconds.
+    /// How long to watch for a beat. Hosts cache what they read for some seconds.
     watch: Duration,
 }
 
@@ -54,7 +54,7 @@ pub struct StoreLock {
     beating: Option<Beating>,
 }
 
-/// The thread that shows that the holder lives; it ends when this is dropped.
+/// The thread that writes the beats; it ends when this is dropped.
 #[derive(Debug)]
 struct Beating {
     /// Dropped first.
@@ -87,7 +87,7 @@ impl StoreLock {
                 Err(errno) if !matches!(errno, Errno::WOULDBLOCK | Errno::INTR) => {
                     return Err(Error::io(format!("locking {}", path.display()), errno.into()));
                 }
-                // As where locks are local.
+                // As on a host with local locks.
                 Err(_) if !out(Protection::LockIsSeen) => in_use(&note, dir),
                 _ => match note.meaning(&guard.here, guard.trusted, &file) {
                     _ if out(Protection::HolderIsRead) => return Self::begin(file, path, who, guard),
@@ -121,11 +121,11 @@ impl StoreLock {
         Ok(lock)
     }
 
-    /// Writes this process and `who` into the file; to be called again after a fork, which the lock outlives but the
-    /// process id does not.
+    /// Writes this process and `who` into the file. Call it again after a fork: the lock survives the fork, the process
+    /// id does not.
     pub fn note(&self, who: &str) -> Result<()> {
         let note = Note::new(who, &self.here).encode();
-        // A full disk must not keep a store closed: without a note, others are told a little less.
+        // A full disk must not keep a store closed: without a note, others only learn a little less.
         let written = self.file.set_len(0).and_then(|()| self.file.write_all_at(note.as_bytes(), 0));
         match written.map_err(|error| Error::io(format!("writing {}", self.path.display()), error)) {
             Err(error) if !error.is_no_space() => Err(error),
@@ -156,7 +156,7 @@ impl Beating {
         let beat = move || {
             while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
                 note.beat += 1;
-                // Of the same length each time. One that is not written makes nobody think that the store is free.
+                // Each beat has the same length. A missing beat makes nobody think that the store is free.
                 if let Err(error) = file.write_all_at(note.encode().as_bytes(), 0) {
                     tracing::debug!("noting that the store is in use: {error}");
                 }
@@ -207,8 +207,8 @@ fn read_note(file: &File) -> Note {
     Note::decode(&buf[..len])
 }
 
-/// Whether the note's beat goes on. The file is opened anew for each look: a host that remembers what it read looks again
-/// then. A note that changes in another way is somebody's, too.
+/// Whether the beat of the note goes on. Each look opens the file again, so that a host that caches it reads it again.
+/// Any other change of the note also shows that somebody has the store.
 fn beats(media: &HostMedia, note: &Note, guard: &Guard) -> bool {
     let begin = Instant::now();
     tracing::warn!(

@@ -1,14 +1,14 @@
 //! The only code that touches the host's files.
 //!
-//! Everything a store keeps goes through [`Media`] and [`MediaFile`], so that a test can own every byte and every
-//! sync ([`sim`]) and so that the rules hold in one place: paths are relative to the store, no symbolic link is ever
-//! followed, new files are the owner's alone.
+//! Everything a store keeps goes through [`Media`] and [`MediaFile`]. So a test can control every byte and every sync
+//! ([`sim`]), and the rules hold in one place: paths are relative to the store, no symbolic link is ever followed, and
+//! only the owner can open new files.
 //!
 //! What is assumed of the host, and simulated by [`sim`]:
 //! * after [`MediaFile::sync`] returned without error, the file's bytes and length survive a power cut;
 //! * after [`Media::sync_dir`] returned without error, the directory's names survive a power cut;
 //! * what was not synced may be there, partly there or not there, in any combination;
-//! * a sync that failed may have dropped what it should have written, and the next one will not tell.
+//! * a sync that failed may have dropped the bytes it should have written, and the next sync will not report that.
 
 mod holder;
 pub mod host;
@@ -40,7 +40,7 @@ pub trait Media: Send + Sync + Debug {
     /// The names in a directory, sorted. A name that is not UTF-8 is none of ours and comes out with replacement
     /// characters.
     fn list(&self, dir: &str) -> io::Result<Vec<String>>;
-    /// Makes a directory; one that is there already will do.
+    /// Makes a directory; an existing one is no error.
     fn mkdir(&self, dir: &str) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &str) -> io::Result<()>;
@@ -54,7 +54,7 @@ pub trait Media: Send + Sync + Debug {
     fn space(&self) -> io::Result<Space>;
 }
 
-/// Makes a file; what an interrupted attempt left under the name goes first.
+/// Makes a file, after removing what an interrupted attempt left under the name.
 pub fn create_anew(media: &dyn Media, path: &str) -> io::Result<Arc<dyn MediaFile>> {
     if media.exists(path)? {
         media.remove(path)?;
@@ -62,14 +62,14 @@ pub fn create_anew(media: &dyn Media, path: &str) -> io::Result<Arc<dyn MediaFil
     media.create(path)
 }
 
-/// Did a link fail because the host's file system, or its rules about whose files may be linked, have none for this file?
+/// Did a link fail because the host's file system does not support links, or does not allow one to this file?
 pub fn has_no_links(error: &io::Error) -> bool {
     let none = [libc::EPERM, libc::EOPNOTSUPP, libc::ENOSYS, libc::EMLINK, libc::EINVAL];
     error.raw_os_error().is_some_and(|errno| none.contains(&errno))
 }
 
-/// Gives a file in the store's own directory a new content, durable when this returns: the old one or the new one is
-/// there at every moment, whole.
+/// Replaces the content of a file in the store's own directory. The new content is durable when this returns; at every
+/// moment either the old or the new content is there, whole.
 pub fn replace(media: &dyn Media, path: &str, content: &[u8]) -> io::Result<()> {
     let new = format!("{path}.new");
     let file = create_anew(media, &new)?;
@@ -84,7 +84,7 @@ pub fn open_or_create(media: &dyn Media, path: &str) -> io::Result<Arc<dyn Media
     loop {
         match media.open(path, true) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => match media.create(path) {
-                // Somebody else has made it meanwhile.
+                // Another process has made it meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 made => return made,
             },
@@ -93,7 +93,7 @@ pub fn open_or_create(media: &dyn Media, path: &str) -> io::Result<Arc<dyn Media
     }
 }
 
-/// All bytes of a file; of one that is longer than `most`, the first of them.
+/// All bytes of a file, but at most the first `most`.
 pub fn read_whole(media: &dyn Media, path: &str, most: u64) -> io::Result<Vec<u8>> {
     let file = media.open(path, false)?;
     let mut bytes = vec![0; file.len()?.min(most) as usize];
@@ -115,18 +115,18 @@ pub trait MediaFile: Send + Sync + Debug {
     }
     /// Cuts the file off or extends it with zeros that take no space.
     fn set_len(&self, len: u64) -> io::Result<()>;
-    /// Really takes the space of a range, keeping what is in it, and extends the file to its end. The caller is the
-    /// only writer of the range meanwhile.
+    /// Allocates the space of a range on the disk, keeps its bytes, and extends the file to the end of the range. The
+    /// caller is the only writer of the range meanwhile.
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()>;
-    /// Turns a range into zeros and gives its whole blocks back; false where the host cannot, and then nothing
-    /// changed. The length stays.
+    /// Turns a range into zeros and gives its whole blocks back to the host. False if the host cannot do that; then
+    /// nothing has changed. The length stays.
     fn punch(&self, offset: u64, len: u64) -> io::Result<bool>;
     /// The bytes the file takes on the host's disk.
     fn allocated(&self) -> io::Result<u64>;
-    /// What tells the file from every other one of its file system, and stays with it: a copy has another. Never 0.
+    /// A number that identifies the file on its file system and never changes; a copy has another one. Never 0.
     fn identity(&self) -> io::Result<u64>;
-    /// Makes the bytes and the length durable. A failure is final (I8): the bytes may be gone and no later sync
-    /// will tell.
+    /// Makes the bytes and the length durable. A failure is final (I8): the bytes may be gone, and no later sync will
+    /// report it.
     fn sync(&self) -> io::Result<()>;
 }
 
@@ -145,6 +145,6 @@ pub struct Space {
     pub files: u64,
     /// Inodes not in use.
     pub files_free: u64,
-    /// The host may refuse to store something long before these figures say so, as one with a quota does.
+    /// The host may refuse to store bytes long before these figures show it, for instance because of a quota.
     pub hidden_limit: bool,
 }

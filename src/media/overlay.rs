@@ -1,4 +1,4 @@
-//! A file as it would be after changes that are only in memory: for looking into a database that must not be touched.
+//! A file with changes that are only in memory: for reading a database that must not be changed.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,7 +10,7 @@ use super::MediaFile;
 
 const PAGE: u64 = 4096;
 
-/// Reads come from a file, except for what was written since; nothing ever goes there.
+/// Reads come from a file, except for the ranges that were written since. Nothing is ever written to the file.
 #[derive(Debug)]
 pub struct Overlay {
     below: Arc<dyn MediaFile>,
@@ -20,7 +20,7 @@ pub struct Overlay {
 #[derive(Debug)]
 struct Inner {
     len: u64,
-    /// Bytes of the file below at or above this are not there any more.
+    /// Bytes of the file below at or above this offset no longer exist.
     below_len: u64,
     pages: BTreeMap<u64, Box<[u8]>>,
 }

@@ -1,10 +1,9 @@
 //! A simulated disk for crash and fault tests.
 //!
-//! It keeps everything in memory and logs every change, so that a test can ask for the disk as it would be after a
-//! power cut before any of them ([`SimMedia::cut_at`]), let any call fail ([`SimMedia::fail_op`],
-//! [`SimMedia::set_fault`]), run out of space ([`SimMedia::set_capacity`]) or find a byte changed
-//! ([`SimMedia::flip_byte`]). It is stricter than common hosts where they promise nothing: a new file's name is lost
-//! unless its directory was synced, even if the file was.
+//! It keeps everything in memory and logs every change. So a test can ask for the disk after a power cut before any
+//! change ([`SimMedia::cut_at`]), let any call fail ([`SimMedia::fail_op`], [`SimMedia::set_fault`]), run out of space
+//! ([`SimMedia::set_capacity`]) or find a byte changed ([`SimMedia::flip_byte`]). It is stricter than common hosts: the
+//! name of a new file is lost unless its directory was synced, even if the file was synced.
 //!
 //! Every choice comes from the seed given to `cut_at`; the same log, number and seed give the same disk.
 
@@ -26,7 +25,7 @@ use blocks::{BLOCK, Blocks};
 use file::SimFile;
 use power::{Change, Edit};
 
-/// What a disk without a limit says it has.
+/// The size that a disk without a limit reports.
 const UNLIMITED: u64 = 1 << 40;
 
 /// What an operation is. Those that change something, or make it durable, are numbered by [`SimMedia::op_count`]; the
@@ -137,7 +136,7 @@ struct State {
     fail_queries: HashMap<u64, i32>,
     fault: Option<Arc<Fault>>,
     capacity: Option<u64>,
-    /// Bytes that may be taken, though more are said to be free.
+    /// Bytes that can be allocated, although more are reported as free.
     quota: Option<u64>,
 }
 
@@ -155,7 +154,7 @@ impl State {
         self.free().min(self.quota.unwrap_or(UNLIMITED).saturating_sub(self.used()))
     }
 
-    /// What is said where there are too few.
+    /// The error if there are too few.
     fn full(&self) -> io::Error {
         let by_quota = self.quota.is_some() && self.room() < self.free();
         errno(if by_quota { libc::EDQUOT } else { libc::ENOSPC })
@@ -283,7 +282,7 @@ impl SimMedia {
         self.state.lock().fault = Some(fault.into());
     }
 
-    /// Ends all faults: those of the hook and those not yet come to.
+    /// Removes all faults: those of the hook and those that have not happened yet.
     pub fn clear_faults(&self) {
         let mut state = self.state.lock();
         state.fault = None;
@@ -296,7 +295,7 @@ impl SimMedia {
         self.state.lock().capacity = bytes;
     }
 
-    /// Limits what all files together may take, which no figure shows.
+    /// Limits the bytes that all files together can take. No figure shows this limit.
     pub fn set_quota(&self, bytes: Option<u64>) {
         self.state.lock().quota = bytes;
     }

@@ -1,9 +1,9 @@
 //! What is left of a simulated disk after a power cut.
 //!
-//! The log is replayed up to the cut. What a sync or a directory sync covered is kept in full. Each change that none
-//! covered is kept, lost or torn by a seeded choice, independently of every other; that a later write is kept while an
-//! earlier one is lost is what "reordered" means for a disk that is read only after the cut. Names are different: the
-//! changes of one directory reach the disk in order, as a journal has them, so a beginning of them is kept.
+//! The log is replayed up to the cut. Everything that a sync or a directory sync covered is kept in full. Each other
+//! change is kept, lost or torn by a seeded choice, independently of all others. So a later write may be kept while an
+//! earlier one is lost, as on a disk that reorders writes. Names are different: the changes of one directory reach the
+//! disk in order, as in a journal, so the first ones of them are kept.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -87,7 +87,8 @@ impl Change {
         }
     }
 
-    /// Changes the names. A change whose object an earlier lost change would have made does nothing.
+    /// Changes the names. If the object of the change is missing, because the change that made it was lost, nothing
+    /// happens.
     pub fn apply_names(&self, disk: &mut Disk) {
         match self {
             Self::Create { path, ino } => {
@@ -144,8 +145,8 @@ impl Rng {
     }
 }
 
-/// How a cut deals with what was not synced. The two extremes are worth more than their share among random choices:
-/// most mistakes show at one of them.
+/// What a cut does with unsynced changes. The two extremes are chosen more often than random choices would: most
+/// mistakes show at one of them.
 #[derive(Copy, Clone, Eq, PartialEq)]
 enum Mood {
     LoseAll,
@@ -204,7 +205,8 @@ impl Replay {
         }
     }
 
-    /// Makes a directory's changes safe, and with each rename between two directories what the other one had before.
+    /// Makes the changes of a directory safe. For each rename from another directory, it also makes the earlier changes
+    /// of that directory safe.
     fn sync_dir(&mut self, dir: &str) {
         let mut dirs = HashSet::from([dir.to_owned()]);
         let mut safe = Vec::new();
@@ -253,7 +255,7 @@ impl Replay {
     /// Decides what is left of one unsynced change of bytes.
     fn settle(&mut self, edit: &Edit, blocks: &mut Blocks) {
         match (edit, self.mood) {
-            // Decay does not care about power.
+            // A flipped bit does not depend on the power.
             (Edit::Flip(_), _) | (_, Mood::KeepAll) => edit.apply(blocks),
             (_, Mood::LoseAll) => {}
             (Edit::Write { offset, data }, Mood::Choose) => {
