@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::meta::Table;
 use crate::meta::kv::guarded;
 use crate::meta::rows::{RegionRow, chunk_of, id_key};
-use crate::pack::{Location, PackId};
+use crate::pack::{Location, PackId, PackInfo};
 use crate::store::Store;
 
 use super::chunks::Regions;
@@ -70,7 +70,8 @@ pub(super) fn look(run: &mut Run<'_>, regions: &Regions) -> Result<Lost> {
     let mut hit: Vec<_> = hit.into_iter().collect();
     hit.sort_unstable_by_key(|(pack, _)| *pack);
     for (pack, (fault, ids)) in hit {
-        let what = format!("{} {}; {} chunks were in what is lost", pack.path(), fault.what, ids.len());
+        let name = run.store.packs.name(pack);
+        let what = format!("{name} {}; {} chunks were in what is lost", fault.what, ids.len());
         run.findings.add(Kind::Pack, what, Victims::chunks(ids));
         lost.0.insert(pack, fault.len);
     }
@@ -83,9 +84,11 @@ fn end_of(at: &Location) -> u64 {
 
 /// Whether a pack is there and has this many bytes. An error if the host would not look.
 fn look_at(store: &Store, pack: PackId, end: u64) -> Result<Result<(), Fault>> {
-    Ok(match store.packs.size(pack) {
-        Ok((len, _)) if len >= end => Ok(()),
-        Ok((len, _)) => Err(Fault { what: format!("has {len} bytes, its regions need at least {end}"), len }),
+    Ok(match store.packs.info(pack) {
+        Ok(PackInfo { len, .. }) if len >= end => Ok(()),
+        Ok(PackInfo { len, .. }) => {
+            Err(Fault { what: format!("has {len} bytes, its regions need at least {end}"), len })
+        }
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             Err(Fault { what: "is not there".to_owned(), len: 0 })
         }

@@ -11,12 +11,12 @@ use crate::chunk::ChunkId;
 use crate::error::Result;
 use crate::meta::rows::{RegionRow, chunk_of, id_key};
 use crate::meta::{Counter, Table};
-use crate::pack::{HEADER_LEN, Location, PackId, RegionChunk};
+use crate::pack::{HEADER_LEN, Location, PackId, PackInfo, RegionChunk};
 use crate::store::{Store, Turn};
 use crate::sync::Arc;
 
 use super::CycleRecord;
-use super::plan::{PackFile, Plan};
+use super::plan::Plan;
 use super::sweep::Usage;
 
 /// Bytes of records that move before they are synced and their rows follow.
@@ -38,17 +38,17 @@ pub(super) fn reclaim(
     record: &mut CycleRecord,
     mut moved: impl FnMut() -> Result<()>,
 ) -> Result<()> {
-    let files = pack_files(store)?;
-    let plan = Plan::decide(&files, usage, below);
+    let can_punch = store.packs.can_punch();
+    let plan = Plan::decide(&store.packs.infos()?, usage, below, can_punch);
     // What needs no room comes first: on a full disk it makes some.
-    for file in &plan.remove {
-        remove(store, file, record)?;
+    for pack in &plan.remove {
+        remove(store, pack, record)?;
     }
-    let kept = move_regions(store, &plan.moving(), usage, below, record)?;
+    let kept = move_regions(store, &plan, below, record)?;
     moved()?;
-    for file in &plan.compact {
-        if !kept.contains(&file.id) {
-            remove(store, file, record)?;
+    for pack in &plan.compact {
+        if !kept.contains(&pack.id) {
+            remove(store, pack, record)?;
             record.packs_compacted += 1;
         }
     }
@@ -56,28 +56,19 @@ pub(super) fn reclaim(
         punch_group(store, group, usage, record)?;
     }
     // Out of what could not be emptied, at least what is dead goes; not being able to read is what may have kept it.
-    for file in plan.compact.iter().filter(|file| kept.contains(&file.id)) {
-        if let Err(error) = punch_group(store, &[*file], usage, record) {
-            tracing::warn!("what is dead in {} stays as well: {error}", file.id.path());
+    for pack in plan.compact.iter().filter(|pack| can_punch && kept.contains(&pack.id)) {
+        if let Err(error) = punch_group(store, &[*pack], usage, record) {
+            tracing::warn!("what is dead in {} stays as well: {error}", store.packs.name(pack.id));
             store.batches.writable()?;
         }
     }
     Ok(())
 }
 
-fn pack_files(store: &Store) -> Result<Vec<PackFile>> {
-    let mut files = Vec::new();
-    for id in store.packs.list()? {
-        let (len, allocated) = store.packs.size(id)?;
-        files.push(PackFile { id, len, allocated });
-    }
-    Ok(files)
-}
-
-fn remove(store: &Store, file: &PackFile, record: &mut CycleRecord) -> Result<()> {
-    store.packs.remove(file.id)?;
+fn remove(store: &Store, pack: &PackInfo, record: &mut CycleRecord) -> Result<()> {
+    store.packs.remove(pack.id)?;
     record.packs_removed += 1;
-    record.freed_bytes += file.allocated;
+    record.freed_bytes += pack.taken;
     Ok(())
 }
 
@@ -104,21 +95,19 @@ struct Moving {
     stay: HashSet<PackId>,
 }
 
-/// Moves all regions of `packs` and the sparse ones; returns the packs that have to stay.
+/// Moves all regions of the packs that are to go, and the sparse ones; returns the packs that have to stay.
 fn move_regions(
     store: &Arc<Store>,
-    packs: &HashSet<PackId>,
-    usage: &Usage,
+    plan: &Plan,
     below: PackId,
     record: &mut CycleRecord,
 ) -> Result<HashSet<PackId>> {
-    let sparse: HashSet<u64> = usage.sparse.iter().map(|id| id.0).collect();
-    let mut moving = Moving::default();
-    if packs.is_empty() && sparse.is_empty() {
+    let (packs, mut moving) = (plan.moving(), Moving::default());
+    if packs.is_empty() && plan.sparse.is_empty() {
         return Ok(moving.stay);
     }
     let is_moving = |row: &RegionRow| {
-        row.at.pack < below && (packs.contains(&row.at.pack) || sparse.contains(&row.first.0))
+        row.at.pack < below && (packs.contains(&row.at.pack) || plan.sparse.contains(&row.first))
     };
     let mut next = Some(0);
     while let Some(from) = next {
@@ -235,12 +224,12 @@ fn settle(store: &Arc<Store>, moves: Vec<Move>) -> Result<()> {
 /// filled in the order of ids, so that all groups together read each row about once.
 fn punch_group(
     store: &Arc<Store>,
-    group: &[PackFile],
+    group: &[PackInfo],
     usage: &Usage,
     record: &mut CycleRecord,
 ) -> Result<()> {
-    let mut live: HashMap<PackId, Vec<(u64, u64)>> = group.iter().map(|file| (file.id, Vec::new())).collect();
-    let used = || group.iter().filter_map(|file| usage.packs.get(&file.id));
+    let mut live: HashMap<PackId, Vec<(u64, u64)>> = group.iter().map(|pack| (pack.id, Vec::new())).collect();
+    let used = || group.iter().filter_map(|pack| usage.packs.get(&pack.id));
     let from = id_key(used().map(|pack| pack.from.0).min().unwrap_or(0));
     let to = id_key(used().map(|pack| pack.to.0).max().unwrap_or(0));
     let view = store.now().view.clone();
@@ -252,24 +241,24 @@ fn punch_group(
         Ok(true)
     })?;
     drop(view);
-    for file in group {
-        let mut stretches = live.remove(&file.id).unwrap_or_default();
+    for pack in group {
+        let mut stretches = live.remove(&pack.id).unwrap_or_default();
         stretches.sort_unstable();
-        let end = store.packs.records_end(file.id)?;
+        let end = store.packs.records_end(pack.id)?;
         let mut at = HEADER_LEN;
         let mut punched = true;
         for (from, to) in stretches.into_iter().chain([(end, end)]) {
             if from > at && from - at >= MIN_HOLE {
-                punched = store.packs.punch(file.id, at, from - at)?;
+                punched = store.packs.punch(pack.id, at, from - at)?;
             }
             if !punched {
                 break;
             }
             at = at.max(to);
         }
-        let (_, allocated) = store.packs.size(file.id)?;
+        let left = store.packs.info(pack.id)?.taken;
         record.packs_punched += 1;
-        record.freed_bytes += file.allocated.saturating_sub(allocated);
+        record.freed_bytes += pack.taken.saturating_sub(left);
     }
     Ok(())
 }

@@ -1,23 +1,17 @@
 //! Reading regions, and walking packs whose regions nobody remembers.
 //!
-//! Open files are kept, the least recently used given up first. A pack that was unlinked must be forgotten afterwards
-//! ([`PackReader::forget`]), or its space stays taken; from then on it is not opened again by this reader's own doing.
-//!
 //! An error of the host is never taken for damage, nor damage for absence: a walk tells regions, holes, damage and the
 //! torn tail of an unsealed pack apart.
 
 use std::io;
-use std::num::NonZeroUsize;
-
-use lru::LruCache;
 
 use super::format::{self, HEADER_LEN, TRAILER_LEN};
 use super::region::{FIXED_LEN, MAX_RECORD};
+use super::store::{PackStore, StoredPack};
 use super::{Location, PackId, Region, RegionHeader, decode_header, decode_region, head_len};
 use crate::chunk::is_zero;
 use crate::error::{Error, Result};
-use crate::media::{Media, MediaFile};
-use crate::sync::{Arc, Mutex};
+use crate::sync::Arc;
 
 /// What a walk reads of a record at once: a head with about ninety chunks.
 const HEAD_READ: u64 = 4096;
@@ -27,15 +21,7 @@ const HOLE_READ: u64 = 256 << 10;
 /// Reads packs; serves all threads.
 #[derive(Debug)]
 pub struct PackReader {
-    media: Arc<dyn Media>,
-    files: Mutex<Files>,
-}
-
-#[derive(Debug)]
-struct Files {
-    open: LruCache<PackId, Arc<dyn MediaFile>>,
-    /// How often a pack was forgotten. A file opened before the last time may be one that was forgotten meanwhile.
-    forgotten: u64,
+    packs: Arc<dyn PackStore>,
 }
 
 /// A part of a pack that cannot be read.
@@ -56,7 +42,7 @@ pub struct PackScan {
     pub store: Option<[u8; 16]>,
     /// Whether it has a footer.
     pub sealed: bool,
-    /// The length of the file.
+    /// Its length.
     pub len: u64,
     /// Every region whose head is right. The bytes were not read: [`PackReader::read_region`] checks them.
     pub regions: Vec<(Location, RegionHeader)>,
@@ -77,10 +63,9 @@ impl Damage {
 }
 
 impl PackReader {
-    /// A reader that keeps up to `max_open_files` files open, at least one.
-    pub fn new(media: Arc<dyn Media>, max_open_files: usize) -> Self {
-        let max = NonZeroUsize::new(max_open_files).unwrap_or(NonZeroUsize::MIN);
-        Self { media, files: Mutex::new(Files { open: LruCache::new(max), forgotten: 0 }) }
+    /// A reader of these packs.
+    pub fn new(packs: Arc<dyn PackStore>) -> Self {
+        Self { packs }
     }
 
     /// Reads and checks a region.
@@ -96,7 +81,7 @@ impl PackReader {
             return Err(located(what, at));
         }
         let mut record = vec![0; at.len as usize];
-        match self.file(at.pack)?.read_at(&mut record, at.offset) {
+        match self.open(at.pack)?.read_at(&mut record, at.offset) {
             Ok(()) => Ok(record),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 Err(located(Error::damaged("the pack ends before the region does"), at))
@@ -105,33 +90,21 @@ impl PackReader {
         }
     }
 
-    /// Closes a pack's file; to be called after it was unlinked.
-    pub fn forget(&self, pack: PackId) {
-        let closed = {
-            let mut files = self.files.lock();
-            files.forgotten += 1;
-            files.open.pop(&pack)
-        };
-        // Closing the last descriptor of a large unlinked file takes the host a while: not under the lock.
-        drop(closed);
-    }
-
     /// Punches a range out of a pack; false where the host cannot.
     pub fn punch(&self, pack: PackId, offset: u64, len: u64) -> Result<bool> {
         if offset < HEADER_LEN {
             return Err(Error::Usage(format!("the header of pack {pack} is not to be punched out")));
         }
-        self.media
-            .open(&pack.path(), true)
-            .and_then(|file| file.punch(offset, len))
+        self.packs
+            .punch(pack, offset, len)
             .map_err(|error| Error::io(format!("punching a hole into pack {pack}"), error))
     }
 
-    /// Where the records of a pack end: at its footer, or, if it was never sealed, at the end of the file.
+    /// Where the records of a pack end: at its footer, or, if it was never sealed, at its own end.
     pub fn records_end(&self, pack: PackId) -> Result<u64> {
-        let file = self.file(pack)?;
-        let len = file.len().map_err(|error| walk_error(pack, error))?;
-        let walk = Walk { pack, len, file: &*file };
+        let bytes = self.open(pack)?;
+        let len = bytes.size().map_err(|error| walk_error(pack, error))?;
+        let walk = Walk { pack, len, bytes: &*bytes };
         Ok(walk.index_offset()?.unwrap_or(len))
     }
 
@@ -155,8 +128,9 @@ impl PackReader {
     /// What the host cannot read is noted and gone around like damage ([`Damage::is_of_host`]), so that one bad block does
     /// not cost a pack; the walk fails only if the pack cannot be opened.
     pub fn walk(&self, pack: PackId) -> Result<PackScan> {
-        let file = self.file(pack)?;
-        let walk = Walk { pack, len: file.len().map_err(|error| walk_error(pack, error))?, file: &*file };
+        let bytes = self.open(pack)?;
+        let len = bytes.size().map_err(|error| walk_error(pack, error))?;
+        let walk = Walk { pack, len, bytes: &*bytes };
         let mut scan = PackScan {
             store: None,
             sealed: false,
@@ -178,25 +152,8 @@ impl PackReader {
         Ok(scan)
     }
 
-    fn file(&self, pack: PackId) -> Result<Arc<dyn MediaFile>> {
-        let forgotten = {
-            let mut files = self.files.lock();
-            if let Some(file) = files.open.get(&pack) {
-                return Ok(Arc::clone(file));
-            }
-            files.forgotten
-        };
-        // Opened without the lock: a slow disk must not hold up reads of other packs.
-        let file = self
-            .media
-            .open(&pack.path(), false)
-            .map_err(|error| Error::io(format!("opening pack {pack}"), error))?;
-        let mut files = self.files.lock();
-        let given_up =
-            if files.forgotten == forgotten { files.open.push(pack, Arc::clone(&file)) } else { None };
-        drop(files);
-        drop(given_up);
-        Ok(file)
+    fn open(&self, pack: PackId) -> Result<Arc<dyn StoredPack>> {
+        self.packs.open(pack).map_err(|error| Error::io(format!("opening pack {pack}"), error))
     }
 }
 
@@ -215,7 +172,7 @@ fn walk_error(pack: PackId, error: io::Error) -> Error {
 /// One walk through one pack.
 struct Walk<'a> {
     pack: PackId,
-    file: &'a dyn MediaFile,
+    bytes: &'a dyn StoredPack,
     len: u64,
 }
 
@@ -251,7 +208,7 @@ impl Walk<'_> {
         let Some(begin) = self.index_offset().map_err(damage(self.len.saturating_sub(TRAILER_LEN)))? else {
             return Ok(None);
         };
-        // Bounded by the file's own length, which the trailer's count matches.
+        // Bounded by the pack's own length, which the trailer's count matches.
         let mut footer = vec![0; (self.len - begin) as usize];
         self.read(&mut footer, begin).map_err(damage(begin))?;
         Ok(format::decode_footer(&footer, self.pack, begin).ok())
@@ -341,7 +298,7 @@ impl Walk<'_> {
     }
 
     fn read(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        self.file.read_at(buf, offset).map_err(|error| walk_error(self.pack, error))
+        self.bytes.read_at(buf, offset).map_err(|error| walk_error(self.pack, error))
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! What it keeps true:
 //! * I1, its half: when [`PackWriter::sync`] returns without error, every byte appended before the call and the name of
-//!   every file made before it are durable;
-//! * I2: a sealed pack is never written again, and a file that exists is never written over: if a pack's name is taken,
+//!   every pack made before it are durable;
+//! * I2: a sealed pack is never written again, and a pack that exists is never written over: if a pack's name is taken,
 //!   by a pack that a crash left behind, the next id is used;
 //! * I8: after a failed write or sync nothing more is written. The one exception is a full disk at an append, which is
 //!   ordinary: nothing was promised, the position stays, and the next append writes over what may be torn there.
@@ -13,19 +13,16 @@
 //!
 //! Lock order: `syncing` before `state`.
 
-use std::collections::BTreeSet;
-use std::io;
-
 use super::format::{self, IndexEntry};
-use super::{Location, PACKS, PackId, decode_header};
+use super::store::{NewPack, PackStore};
+use super::{Location, PackId, decode_header};
 use crate::error::{Error, Result};
-use crate::media::{Media, MediaFile};
 use crate::sync::{Arc, Mutex};
 
 /// The one writer of a store's packs.
 #[derive(Debug)]
 pub struct PackWriter {
-    media: Arc<dyn Media>,
+    packs: Arc<dyn PackStore>,
     store: [u8; 16],
     size_limit: u64,
     /// Held through a sync: a second one must not return while the first still works on what it took over.
@@ -37,12 +34,8 @@ pub struct PackWriter {
 struct State {
     next: PackId,
     open: Option<OpenPack>,
-    /// Files with bytes that no sync covered, the open one's included.
-    dirty: Vec<(PackId, Arc<dyn MediaFile>)>,
-    /// Directories with names that no sync covered.
-    dirs: BTreeSet<String>,
-    /// Whether the name of the directory of packs was put on that list.
-    top_noted: bool,
+    /// Packs with bytes that no sync covered, the open one included.
+    dirty: Vec<(PackId, Arc<dyn NewPack>)>,
     /// The first failure; nothing is written after it.
     failure: Option<String>,
 }
@@ -51,33 +44,19 @@ struct State {
 #[derive(Debug)]
 struct OpenPack {
     id: PackId,
-    file: Arc<dyn MediaFile>,
+    bytes: Arc<dyn NewPack>,
     /// Where the next record goes.
     end: u64,
-    /// An append failed on a full disk: there may be bytes behind `end`.
-    torn: bool,
     index: Vec<IndexEntry>,
 }
 
 impl PackWriter {
     /// A writer for packs of the store with this uuid. A pack is sealed before it would grow beyond `size_limit` bytes;
     /// a single larger record gets a pack of its own. The first new pack gets the id `next`, or the first one after it
-    /// that no file has.
-    pub fn new(media: Arc<dyn Media>, store: [u8; 16], size_limit: u64, next: PackId) -> Self {
-        Self {
-            media,
-            store,
-            size_limit,
-            syncing: Mutex::new(()),
-            state: Mutex::new(State {
-                next,
-                open: None,
-                dirty: Vec::new(),
-                dirs: BTreeSet::new(),
-                top_noted: false,
-                failure: None,
-            }),
-        }
+    /// that no pack has.
+    pub fn new(packs: Arc<dyn PackStore>, store: [u8; 16], size_limit: u64, next: PackId) -> Self {
+        let state = State { next, open: None, dirty: Vec::new(), failure: None };
+        Self { packs, store, size_limit, syncing: Mutex::new(()), state: Mutex::new(state) }
     }
 
     /// Appends a region's record. It is durable after the next [`sync`](Self::sync), not before.
@@ -115,60 +94,47 @@ impl PackWriter {
         let location = Location { pack: pack.id, offset: pack.end, len: record.len() as u32 };
         pack.write(record)?;
         pack.index.push(IndexEntry { offset: location.offset, len: location.len, chunks });
-        let written = (pack.id, Arc::clone(&pack.file));
+        let written = (pack.id, Arc::clone(&pack.bytes));
         state.note_dirty(written);
         Ok(location)
     }
 
     /// Makes a new pack the open one.
     fn start<'s>(&self, state: &'s mut State) -> Result<&'s mut OpenPack> {
-        let (id, file) = loop {
+        loop {
             let id = state.next;
-            let what = |error| Error::io(format!("creating pack {id}"), error);
-            if !state.top_noted {
-                self.media.mkdir(PACKS).map_err(what)?;
-                state.dirs.insert(String::new());
-                state.top_noted = true;
+            let created =
+                self.packs.create(id).map_err(|error| Error::io(format!("creating pack {id}"), error))?;
+            state.next = id.next();
+            if let Some(bytes) = created {
+                return Ok(state.open.insert(OpenPack { id, bytes, end: 0, index: Vec::new() }));
             }
-            // Noted even if the directory was there: a process that was killed may have made it and not synced it.
-            self.media.mkdir(&id.dir()).map_err(what)?;
-            state.dirs.insert(PACKS.to_owned());
-            match self.media.create(&id.path()) {
-                Ok(file) => break (id, file),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    state.next = id.next();
-                }
-                Err(error) => return Err(what(error)),
-            }
-        };
-        state.next = id.next();
-        state.dirs.insert(id.dir());
-        Ok(state.open.insert(OpenPack { id, file, end: 0, torn: false, index: Vec::new() }))
+        }
     }
 
-    /// Makes everything appended so far durable. While it works, appends go on; those are for the next sync.
+    /// Makes everything appended so far durable; where a pack that was synced cannot grow, the open one is sealed for it.
+    /// While it works, appends go on; those are for the next sync.
     pub fn sync(&self) -> Result<()> {
         let _turn = self.syncing.lock();
-        let (files, dirs) = {
+        let dirty = {
             let mut state = self.state.lock();
             state.check()?;
-            (std::mem::take(&mut state.dirty), std::mem::take(&mut state.dirs))
+            if !self.packs.grows_after_sync() {
+                let sealed = seal_open(&mut state);
+                state.latch(sealed)?;
+            }
+            std::mem::take(&mut state.dirty)
         };
-        let result = self.sync_all(&files, &dirs);
+        let result = self.sync_all(&dirty);
         // Bytes and names were taken off the lists: if they did not become durable, no later call may say so (I8).
         self.state.lock().latch_always(result)
     }
 
-    fn sync_all(&self, files: &[(PackId, Arc<dyn MediaFile>)], dirs: &BTreeSet<String>) -> Result<()> {
-        for (id, file) in files {
-            file.sync().map_err(|error| Error::io(format!("syncing pack {id}"), error))?;
+    fn sync_all(&self, dirty: &[(PackId, Arc<dyn NewPack>)]) -> Result<()> {
+        for (id, bytes) in dirty {
+            bytes.sync().map_err(|error| Error::io(format!("syncing pack {id}"), error))?;
         }
-        for dir in dirs {
-            self.media
-                .sync_dir(dir)
-                .map_err(|error| Error::io(format!("syncing the directory \"{dir}\""), error))?;
-        }
-        Ok(())
+        self.packs.sync_names()
     }
 
     /// Seals the open pack, if there is one with a region in it. Its footer is durable after the next [`sync`](Self::sync).
@@ -179,7 +145,7 @@ impl PackWriter {
         state.latch(result)
     }
 
-    /// The id the next new pack will get, or a later one if a file has that name.
+    /// The id the next new pack will get, or a later one if a pack has that name.
     pub fn next_pack(&self) -> PackId {
         self.state.lock().next
     }
@@ -206,19 +172,10 @@ fn seal_open(state: &mut State) -> Result<()> {
         return Ok(());
     }
     let footer = format::encode_footer(pack.id, pack.end, &pack.index);
-    let written = pack.file.write_at(&footer, pack.end).and_then(|()| {
-        if pack.torn {
-            // The footer must end the file.
-            pack.file.set_len(pack.end + footer.len() as u64)
-        } else {
-            Ok(())
-        }
-    });
-    if let Err(error) = written {
-        pack.torn = true;
-        return Err(Error::io(format!("sealing pack {}", pack.id), error));
-    }
-    let sealed = (pack.id, Arc::clone(&pack.file));
+    pack.bytes
+        .seal(pack.end, &footer)
+        .map_err(|error| Error::io(format!("sealing pack {}", pack.id), error))?;
+    let sealed = (pack.id, Arc::clone(&pack.bytes));
     state.open = None;
     state.note_dirty(sealed);
     Ok(())
@@ -227,20 +184,19 @@ fn seal_open(state: &mut State) -> Result<()> {
 impl OpenPack {
     /// Writes at the end, which moves only if all was written.
     fn write(&mut self, data: &[u8]) -> Result<()> {
-        if let Err(error) = self.file.write_at(data, self.end) {
-            self.torn = true;
-            return Err(Error::io(format!("writing to pack {}", self.id), error));
-        }
+        self.bytes
+            .append(self.end, data)
+            .map_err(|error| Error::io(format!("writing to pack {}", self.id), error))?;
         self.end += data.len() as u64;
         Ok(())
     }
 }
 
 impl State {
-    fn note_dirty(&mut self, (id, file): (PackId, Arc<dyn MediaFile>)) {
+    fn note_dirty(&mut self, (id, bytes): (PackId, Arc<dyn NewPack>)) {
         // Packs are written one after the other: if this one is on the list, it is the last.
         if self.dirty.last().is_none_or(|(last, _)| *last != id) {
-            self.dirty.push((id, file));
+            self.dirty.push((id, bytes));
         }
     }
 

@@ -37,10 +37,10 @@ use std::time::Duration;
 
 use crate::chunk::{ChunkId, CutParams, Cutter};
 use crate::error::{Error, Result};
-use crate::media::{HostMedia, Media, StoreLock, most_open_files};
+use crate::media::{HostMedia, Media, StoreLock};
 use crate::meta::rows::{NameHash, STATE_KEY, State};
 use crate::meta::{Counter, Kv, Layers, Meta, Table};
-use crate::pack::PackId;
+use crate::pack::{PackId, PackStore};
 use crate::sabotage::{Protection, out};
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
 
@@ -62,7 +62,7 @@ use chunks::Chunks;
 use collection::Collection;
 use commit::Commits;
 use healing::Healing;
-use packs::{PackOptions, Packs};
+use packs::{PackOptions, Packs, pack_store};
 use space::SpaceKeeper;
 use workers::Pool;
 
@@ -143,6 +143,18 @@ impl Store {
         lock: Option<StoreLock>,
         options: &OpenOptions,
     ) -> Result<Arc<Self>> {
+        let packs = pack_store(media.clone());
+        Self::with_packs((media, packs), config, path, lock, options)
+    }
+
+    /// The same, with its packs elsewhere.
+    pub fn with_packs(
+        (media, packs): (Arc<dyn Media>, Arc<dyn PackStore>),
+        config: StoreConfig,
+        path: PathBuf,
+        lock: Option<StoreLock>,
+        options: &OpenOptions,
+    ) -> Result<Arc<Self>> {
         // One that is not there is never made: taken for a new store, this one would lose every pack to its first cycle.
         if !media.exists(META_FILE).map_err(opening)? {
             return Err(without_database(&path));
@@ -153,7 +165,7 @@ impl Store {
         let state = match state {
             Some(row) => State::decode(&row).map_err(unusable)?,
             // Taken for a new store, this one would lose every pack to its first cycle.
-            None if has_packs(media.as_ref())? => return Err(without_database(&path)),
+            None if !packs.list()?.is_empty() => return Err(without_database(&path)),
             None => State {
                 generation: 1,
                 next_chunk: 1,
@@ -162,7 +174,7 @@ impl Store {
                 counters: [0; Counter::ALL.len()],
             },
         };
-        let store = Self::assemble((media, space), config, (path, lock), (kv, &state), options)?;
+        let store = Self::assemble((media, packs, space), config, (path, lock), (kv, &state), options)?;
         if !options.read_only {
             store.space.restore_reserve();
         }
@@ -171,7 +183,7 @@ impl Store {
 
     /// Puts the parts together, from below upwards.
     fn assemble(
-        (media, space): (Arc<dyn Media>, Arc<SpaceKeeper>),
+        (media, packs, space): (Arc<dyn Media>, Arc<dyn PackStore>, Arc<SpaceKeeper>),
         config: StoreConfig,
         (path, lock): (PathBuf, Option<StoreLock>),
         (kv, state): (Kv, &State),
@@ -192,9 +204,8 @@ impl Store {
             next: PackId(state.next_pack),
             compression: config.compression()?,
             cache: options.cache_bytes / 3,
-            open_files: open_packs(),
         };
-        let packs = Arc::new(Packs::new(media.clone(), &pack_options, space.clone(), latch));
+        let packs = Arc::new(Packs::new(packs, &pack_options, space.clone(), latch));
         let region_size = config.region_size as usize;
         let healing = Arc::new(Healing::new(meta.clone(), batches.clone(), packs.clone(), region_size)?);
         let parts = chunks::Parts {
@@ -366,10 +377,6 @@ fn opening(error: std::io::Error) -> Error {
     Error::io(format!("opening {META_FILE}"), error)
 }
 
-fn has_packs(media: &dyn Media) -> Result<bool> {
-    Ok(!crate::pack::list_packs(media)?.is_empty())
-}
-
 fn without_database(path: &Path) -> Error {
     Error::Unusable(format!(
         "the metadata database of {0} is missing or empty; `cairnfs repair {0}` says what can be rebuilt",
@@ -386,11 +393,6 @@ fn open_database(media: &dyn Media, space: &SpaceKeeper, cache_bytes: usize) -> 
         }
         opened => opened,
     }
-}
-
-/// How many packs are kept open: no more than a quarter of the files that may be.
-fn open_packs() -> usize {
-    (most_open_files() / 4).clamp(4, 256) as usize
 }
 
 /// The database cannot be used: says the way out, unless the host refused to read it.

@@ -13,7 +13,7 @@ use cairnfs::pack::{Location, PackId, PackReader};
 use cairnfs::store::{MkfsOptions, OpenOptions, Store, StoreConfig, mkfs};
 
 use crate::random;
-use crate::repair::media;
+use crate::repair::packs;
 use crate::world::{World, config, new_disk, protected};
 
 /// Enough for more than forty transactions of a sweep, each of which touches most of the pages of the digests.
@@ -130,9 +130,8 @@ fn a_cycle_frees_what_it_moved() {
     for number in 1..8 {
         world.remove(ROOT_INO, &format!("f{number}"));
     }
-    let packs = |world: &World| -> u64 {
-        world.store.packs.list().unwrap().iter().map(|pack| world.store.packs.size(*pack).unwrap().1).sum()
-    };
+    let packs =
+        |world: &World| -> u64 { world.store.packs.infos().unwrap().iter().map(|pack| pack.taken).sum() };
     let before = packs(&world);
     let record = world.collector.run_cycle(false).unwrap();
     assert_eq!((record.packs_compacted, record.packs_punched), (0, 1), "{record:?}");
@@ -185,8 +184,7 @@ fn what_is_dead_goes_also_out_of_a_pack_that_has_to_stay() {
     let record = remove_and_collect(&world, "goes");
     assert_eq!((record.packs_compacted, record.packs_punched), (0, 1), "{record:?}");
     assert!(record.freed_bytes > 700_000, "{record:?}");
-    let media = media(&disk);
-    let left = PackReader::new(media.clone(), 4).walk(row.at.pack).unwrap();
+    let left = PackReader::new(packs(&disk)).walk(row.at.pack).unwrap();
     assert!(left.regions.iter().any(|(at, _)| *at == row.at), "{left:?}");
     world.close().unwrap();
 }

@@ -11,11 +11,12 @@ use cairnfs::media::Media;
 use cairnfs::media::sim::SimMedia;
 use cairnfs::meta::rows::id_key;
 use cairnfs::meta::{Table, WriteTxn};
-use cairnfs::pack::{PackReader, list_packs};
+use cairnfs::pack::PackReader;
 use cairnfs::sabotage::Protection;
 use cairnfs::store::StoreConfig;
 
 use crate::random::{self, seed, seeds};
+use crate::repair::packs;
 use crate::world::{World, config, new_disk, protected, without};
 
 const FILES: u64 = 6;
@@ -59,10 +60,10 @@ fn long() -> Vec<u8> {
 
 /// Flips the last byte of every region there is; returns how many there are.
 fn damage_all(disk: &SimMedia) -> usize {
-    let media: Arc<dyn Media> = Arc::new(disk.clone());
-    let reader = PackReader::new(media.clone(), 16);
+    let packs = packs(disk);
+    let reader = PackReader::new(packs.clone());
     let mut damaged = 0;
-    for pack in list_packs(media.as_ref()).unwrap() {
+    for pack in packs.list().unwrap() {
         for (at, _) in reader.walk(pack).unwrap().regions {
             disk.flip_byte(&pack.path(), at.end() - 1);
             damaged += 1;
@@ -396,7 +397,7 @@ fn a_pack_that_is_gone_is_noticed_and_heals() {
     assert_eq!((look(&world), world.store.status().unwrap().bad_chunks), (0, 0));
     let chunks = world.store.status().unwrap().chunks;
     world.close().unwrap();
-    for pack in list_packs(&disk).unwrap() {
+    for pack in packs(&disk).list().unwrap() {
         disk.remove(&pack.path()).unwrap();
     }
     let world = World::open(&disk, &config).unwrap();
@@ -410,7 +411,7 @@ fn a_pack_that_is_gone_is_noticed_and_heals() {
     }
 
     let older = world.store.now().get(Table::State, b"packs").unwrap().unwrap();
-    let before = list_packs(&disk).unwrap();
+    let before = packs(&disk).list().unwrap();
     for name in ["s0", "s1", "other"] {
         let dir = world.find(name).unwrap();
         for number in 0..FILES {
@@ -419,7 +420,7 @@ fn a_pack_that_is_gone_is_noticed_and_heals() {
     }
     world.collector.run_cycle(false).unwrap();
     let newer = world.store.now().get(Table::State, b"packs").unwrap().unwrap();
-    assert!(newer != older && list_packs(&disk).unwrap() != before, "packs went");
+    assert!(newer != older && packs(&disk).list().unwrap() != before, "packs went");
     let bad = world.store.status().unwrap().bad_chunks;
     for row in [newer, older] {
         world.store.batches.join().unwrap().rows.put(Table::State, b"packs", &row);

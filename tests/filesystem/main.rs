@@ -7,6 +7,7 @@ mod clocks;
 mod counts;
 mod damage;
 mod deleted;
+mod elsewhere;
 mod faults;
 mod full;
 mod fuzz;

@@ -8,6 +8,7 @@ use cairnfs::check::repair::{Database, RepairReport, repair};
 use cairnfs::fs::ROOT_INO;
 use cairnfs::media::Media;
 use cairnfs::media::sim::SimMedia;
+use cairnfs::pack::{LocalPacks, PackStore};
 use cairnfs::store::{StoreConfig, list_backups};
 
 use crate::random::{self, seeds};
@@ -19,6 +20,11 @@ pub type Files = BTreeMap<String, Vec<u8>>;
 
 pub fn media(disk: &SimMedia) -> Arc<dyn Media> {
     Arc::new(disk.clone())
+}
+
+/// The packs on a disk.
+pub fn packs(disk: &SimMedia) -> Arc<dyn PackStore> {
+    Arc::new(LocalPacks::new(media(disk), 16))
 }
 
 pub fn mend(disk: &SimMedia, config: &StoreConfig, apply: bool) -> RepairReport {

@@ -9,11 +9,12 @@ use cairnfs::check::{self, CheckReport};
 use cairnfs::fs::ROOT_INO;
 use cairnfs::media::Media;
 use cairnfs::media::sim::SimMedia;
-use cairnfs::pack::{PackReader, list_packs};
+use cairnfs::pack::PackReader;
 use cairnfs::store::{OpenOptions, Store, StoreConfig};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::random;
+use crate::repair::packs;
 use crate::world::{World, config, new_disk, protected};
 
 const FILES: u64 = 200;
@@ -105,9 +106,9 @@ impl Place {
 
     /// Flips a byte of one region of so many of the packs from `first` on.
     fn damage(&self, every: usize, first: u64) -> usize {
-        let media: Arc<dyn Media> = Arc::new(self.disk.clone());
-        let reader = PackReader::new(media.clone(), 16);
-        let packs = list_packs(media.as_ref()).unwrap().into_iter().filter(|pack| pack.0 >= first);
+        let packs = packs(&self.disk);
+        let reader = PackReader::new(packs.clone());
+        let packs = packs.list().unwrap().into_iter().filter(|pack| pack.0 >= first);
         let regions = packs.flat_map(|pack| reader.walk(pack).unwrap().regions).step_by(every);
         regions.map(|(at, _)| self.disk.flip_byte(&at.pack.path(), at.end() - 1)).count()
     }
@@ -218,7 +219,7 @@ fn what_moved_between_two_parts_is_read_once_more() {
         let place = Place::new();
         // Every chunk below is read, and garbage is all over the packs.
         assert!(place.check(true, false, place.all_bytes() - (1 << 20)).is_none());
-        let [below, _, packs, ..] = place.words()[..] else { panic!("the note is too short") };
+        let [below, _, next_pack, ..] = place.words()[..] else { panic!("the note is too short") };
         let world = place.world();
         (0..FILES * 3 / 4)
             .filter(|number| number % 10 > 0)
@@ -227,9 +228,9 @@ fn what_moved_between_two_parts_is_read_once_more() {
         world.collector.run_cycle(false).unwrap();
         world.close().unwrap();
         let all = place.all_bytes();
-        assert!(place.damage(3, packs) > 3, "regions moved");
+        assert!(place.damage(3, next_pack) > 3, "regions moved");
         if !is_known {
-            place.rewrite(|words| words[2] = list_packs(&place.disk).unwrap().last().unwrap().0 + 1);
+            place.rewrite(|words| words[2] = packs(&place.disk).list().unwrap().last().unwrap().0 + 1);
         }
         let report = place.whole(true, true);
         assert_eq!(report.resumed.map(|from| from.chunk), Some(below));
@@ -247,8 +248,8 @@ fn what_was_gone_in_one_part_is_read_by_the_next() {
     let _all = protected();
     let place = Place::new();
     let media: Arc<dyn Media> = Arc::new(place.disk.clone());
-    let pack = list_packs(media.as_ref()).unwrap()[0];
-    let regions = PackReader::new(media.clone(), 4).walk(pack).unwrap().regions;
+    let pack = packs(&place.disk).list().unwrap()[0];
+    let regions = PackReader::new(packs(&place.disk)).walk(pack).unwrap().regions;
     let (path, contents) = (pack.path(), place.disk.contents(&pack.path()).unwrap());
     media.remove(&path).unwrap();
     place.part();

@@ -5,14 +5,13 @@ use std::ops::Bound;
 use cairnfs::check::Scrub;
 use cairnfs::chunk::ChunkId;
 use cairnfs::fs::ROOT_INO;
-use cairnfs::media::Media;
 use cairnfs::media::sim::SimMedia;
 use cairnfs::meta::Table;
 use cairnfs::meta::rows::{RegionRow, chunk_of};
-use cairnfs::pack::{PackReader, list_packs};
+use cairnfs::pack::PackReader;
 
 use crate::random;
-use crate::repair::DB;
+use crate::repair::{DB, packs};
 use crate::world::{World, config, new_disk, protected};
 
 const FILES: u64 = 8;
@@ -32,10 +31,9 @@ fn write(world: &World, name: &str) {
 
 /// Flips a byte of one region in three; returns how many chunks that costs.
 fn damage(disk: &SimMedia) -> u64 {
-    let media: std::sync::Arc<dyn Media> = std::sync::Arc::new(disk.clone());
-    let reader = PackReader::new(media.clone(), 16);
-    let packs = list_packs(media.as_ref()).unwrap();
-    let regions = packs.into_iter().flat_map(|pack| reader.walk(pack).unwrap().regions);
+    let packs = packs(disk);
+    let reader = PackReader::new(packs.clone());
+    let regions = packs.list().unwrap().into_iter().flat_map(|pack| reader.walk(pack).unwrap().regions);
     let mut chunks = 0;
     for (at, header) in regions.step_by(3) {
         disk.flip_byte(&at.pack.path(), at.end() - 1);

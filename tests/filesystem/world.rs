@@ -8,6 +8,7 @@ use cairnfs::check::{self, CheckReport};
 use cairnfs::fs::{AT_ONCE, Caller, Fs, FsOptions, ROOT_INO};
 use cairnfs::gc::{Collector, Options};
 use cairnfs::media::sim::SimMedia;
+use cairnfs::pack::{LocalPacks, PackStore};
 use cairnfs::sabotage::{Protection, take_out};
 use cairnfs::store::{MkfsOptions, OpenOptions, Store, StoreConfig, make_database};
 use cairnfs::{Error, Result};
@@ -101,10 +102,20 @@ impl World {
     }
 
     pub fn with(disk: &SimMedia, config: &StoreConfig, setting: Setting) -> Result<Self> {
+        let packs = Arc::new(LocalPacks::new(Arc::new(disk.clone()), 256));
+        Self::with_packs((disk, packs), config, setting)
+    }
+
+    /// With the packs elsewhere.
+    pub fn with_packs(
+        (disk, packs): (&SimMedia, Arc<dyn PackStore>),
+        config: &StoreConfig,
+        setting: Setting,
+    ) -> Result<Self> {
         let Setting { step, cache_bytes, at_once } = setting;
         let options = OpenOptions { cache_bytes, workers: 2, ..OpenOptions::default() };
         let path = PathBuf::from("/simulated");
-        let store = Store::on_media(Arc::new(disk.clone()), config.clone(), path, None, &options)?;
+        let store = Store::with_packs((Arc::new(disk.clone()), packs), config.clone(), path, None, &options)?;
         // Commits happen where the test says, not when a timer does.
         let commit_interval = Duration::from_secs(3600);
         let fs = Fs::new(store.clone(), FsOptions { commit_interval, at_once, ..FsOptions::default() })?;

@@ -23,7 +23,9 @@ use crate::error::{Error, Result};
 use crate::media::{Media, StoreLock, create_anew, has_no_links};
 use crate::meta::rows::{STATE_KEY, State};
 use crate::meta::{Counter, Kv, Table};
+use crate::pack::PackStore;
 use crate::sabotage::{Protection, out};
+use crate::store::packs::pack_store;
 use crate::store::{META_FILE, StoreConfig, open_dir, real_path};
 use crate::sync::Arc;
 
@@ -53,14 +55,15 @@ pub fn repair_store(dir: &Path, apply: bool) -> Result<RepairReport> {
 /// The same on any media; nobody else may have the store open.
 pub fn repair(media: &Arc<dyn Media>, config: &StoreConfig, apply: bool) -> Result<RepairReport> {
     let mut report = RepairReport::default();
-    let found = source::find(media.as_ref(), *config.uuid.as_bytes(), &mut report)?;
+    let packs = pack_store(media.clone());
+    let found = source::find((media.as_ref(), packs.as_ref()), *config.uuid.as_bytes(), &mut report)?;
     let name = if found.is_at(NEW) { NEWER } else { NEW };
     let failed = |error| Error::io(format!("making {name}"), error);
     media.mkdir("meta").map_err(failed)?;
     let file = create_anew(media.as_ref(), name).map_err(failed)?;
     let made = Kv::create(file.clone()).and_then(|()| Kv::open(file, CACHE));
     let built = made.and_then(|kv| {
-        build(media, config, &kv, found, &mut report)?;
+        build(&packs, config, &kv, found, &mut report)?;
         kv.close()
     });
     let replace = apply && built.is_ok() && report.is_needed();
@@ -76,7 +79,7 @@ pub fn repair(media: &Arc<dyn Media>, config: &StoreConfig, apply: bool) -> Resu
 }
 
 fn build(
-    media: &Arc<dyn Media>,
+    packs: &Arc<dyn PackStore>,
     config: &StoreConfig,
     kv: &Kv,
     found: source::Found,
@@ -87,7 +90,7 @@ fn build(
     let mut sink = Sink::new(kv);
     let copied = source::copy(view, found.backup, &mut sink, report)?;
     let uuid = *config.uuid.as_bytes();
-    let chunks = packs::rebuild(media, uuid, (view, is_whole_truth), &mut sink, report)?;
+    let chunks = packs::rebuild(packs, uuid, (view, is_whole_truth), &mut sink, report)?;
     sink.settle()?;
     let mut sums = [0; Counter::ALL.len()];
     packs::digests(kv, &mut sink, &mut sums)?;

@@ -11,11 +11,11 @@ use std::ops::Bound;
 
 use crate::chunk::ChunkId;
 use crate::error::{Error, Result};
-use crate::media::Media;
 use crate::meta::rows::{RegionEntry, RegionRow, bad_row, chunk_of, digest, id_key};
 use crate::meta::{Counter, Kv, ReadView, Table, WriteTxn};
-use crate::pack::{Location, PackId, PackReader, PackScan, RegionChunk, RegionHeader, list_packs};
+use crate::pack::{Location, PackId, PackReader, PackScan, PackStore, RegionChunk, RegionHeader};
 use crate::store::healing::split;
+use crate::sync::Arc;
 
 use super::super::findings::sentence;
 use super::super::ids::IdSet;
@@ -53,32 +53,33 @@ impl Chunks {
 /// Fills the table of regions from an old database, if there is one, and from the packs. It says where all chunks are only
 /// if it `is_whole_truth`: one that an interrupted repair has made may have been made while a pack could not be read.
 pub(super) fn rebuild(
-    media: &std::sync::Arc<dyn Media>,
+    packs: &Arc<dyn PackStore>,
     store: [u8; 16],
     (old, is_whole_truth): (Option<&ReadView>, bool),
     sink: &mut Sink<'_>,
     report: &mut RepairReport,
 ) -> Result<Chunks> {
-    let reader = PackReader::new(media.clone(), 64);
-    let packs = list_packs(media.as_ref())?;
-    report.packs = packs.len() as u64;
+    let reader = PackReader::new(packs.clone());
+    let ids = packs.list()?;
+    report.packs = ids.len() as u64;
     let mut chunks = Chunks { incomplete: !is_whole_truth, ..Chunks::default() };
-    chunks.next_pack = packs.last().map_or(1, |pack| pack.0 + 1);
+    chunks.next_pack = ids.last().map_or(1, |pack| pack.0 + 1);
     let mut unopened = HashSet::new();
     if let Some(view) = old {
-        let lens = lengths(media.as_ref(), &packs, &mut unopened, report)?;
+        let lens = lengths(packs.as_ref(), &ids, &mut unopened, report)?;
         take_old(view, &lens, &mut chunks, sink, report)?;
         look_at_derived(view, report);
     }
     if chunks.incomplete || chunks.any_gone {
-        for pack in packs {
+        for pack in ids {
+            let name = packs.name(pack);
             match reader.walk(pack) {
-                Ok(scan) => take_pack(&reader, pack, store, &scan, &mut chunks, sink, report)?,
+                Ok(scan) => take_pack((&reader, &name), store, &scan, &mut chunks, sink, report)?,
                 Err(error) if error.is_refusal() => return Err(error),
                 Err(_) if unopened.contains(&pack) => {}
                 Err(error) => {
                     report.unread_parts += u64::from(matches!(error, Error::Io { .. }));
-                    report.damaged_packs.add(|| format!("{}: {}", pack.path(), sentence(&error)));
+                    report.damaged_packs.add(|| format!("{name}: {}", sentence(&error)));
                 }
             }
         }
@@ -96,20 +97,20 @@ pub(super) fn rebuild(
 /// The lengths of the packs. One that cannot be looked at has nothing, as far as can be known, and must not be in the way of
 /// the others; it is noted in `unopened`.
 fn lengths(
-    media: &dyn Media,
-    packs: &[PackId],
+    packs: &dyn PackStore,
+    ids: &[PackId],
     unopened: &mut HashSet<PackId>,
     report: &mut RepairReport,
 ) -> Result<HashMap<PackId, u64>> {
     let mut lens = HashMap::new();
-    for pack in packs {
-        match media.open(&pack.path(), false).and_then(|file| file.len()) {
-            Ok(len) => {
-                lens.insert(*pack, len);
+    for pack in ids {
+        match packs.info(*pack) {
+            Ok(info) => {
+                lens.insert(*pack, info.len);
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
-                let error = Error::io(pack.path(), error);
+                let error = Error::io(packs.name(*pack), error);
                 // Who may not look must not give up what is there.
                 if error.is_refusal() {
                     return Err(error);
@@ -187,8 +188,7 @@ fn look_at_derived(view: &ReadView, report: &mut RepairReport) {
 }
 
 fn take_pack(
-    reader: &PackReader,
-    pack: PackId,
+    (reader, name): (&PackReader, &str),
     store: [u8; 16],
     scan: &PackScan,
     chunks: &mut Chunks,
@@ -196,18 +196,18 @@ fn take_pack(
     report: &mut RepairReport,
 ) -> Result<()> {
     if scan.store.is_some_and(|of| of != store) {
-        report.damaged_packs.add(|| format!("{}: it belongs to another store", pack.path()));
+        report.damaged_packs.add(|| format!("{name}: it belongs to another store"));
         return Ok(());
     }
     // An end that is torn is what a crash leaves, unless the host could not read it.
     let torn = scan.torn.iter().filter(|torn| torn.is_of_host());
     for damage in scan.damaged.iter().chain(torn) {
         if damage.error.is_refusal() {
-            return Err(Error::io(pack.path(), io::Error::other(sentence(&damage.error))));
+            return Err(Error::io(name, io::Error::other(sentence(&damage.error))));
         }
         report.unread_parts += u64::from(damage.is_of_host());
         report.damaged_packs.add(|| {
-            format!("{}, {} bytes at {}: {}", pack.path(), damage.len, damage.offset, sentence(&damage.error))
+            format!("{name}, {} bytes at {}: {}", damage.len, damage.offset, sentence(&damage.error))
         });
     }
     for (at, header) in &scan.regions {

@@ -16,7 +16,7 @@ use crate::meta::rows::{
     DirentRow, Extent, InodeRow, STATE_KEY, State, dirent_name, ino_of, split_extent_key, xattr_name,
 };
 use crate::meta::{Counter, Kv, ReadView, Table};
-use crate::pack::list_packs;
+use crate::pack::PackStore;
 use crate::sabotage::{Protection, out};
 use crate::store::{META_FILE, NUMBER_GAP, list_backups, open_backup};
 
@@ -52,9 +52,13 @@ pub(super) fn aside(number: u64) -> String {
 }
 
 /// Looks for the newest whole backup and for the old database: in its place, or where an interrupted repair has left it.
-pub(super) fn find(media: &dyn Media, store: [u8; 16], report: &mut RepairReport) -> Result<Found> {
+pub(super) fn find(
+    (media, packs): (&dyn Media, &dyn PackStore),
+    store: [u8; 16],
+    report: &mut RepairReport,
+) -> Result<Found> {
     let (backup, newest) = newest_backup(media, store, report)?.unzip();
-    let mut old = open_old(media, report)?;
+    let mut old = open_old(media, packs, report)?;
     if old.is_none() && report.database == Database::Missing && !out(Protection::LeftoversAreRead) {
         old = open_left(media, newest.flatten().as_ref())?;
         if let Some(old) = &old {
@@ -145,7 +149,7 @@ fn open_kv(media: &dyn Media, name: &str) -> Result<Kv> {
 }
 
 /// Opens the database that is in its place.
-fn open_old(media: &dyn Media, report: &mut RepairReport) -> Result<Option<Old>> {
+fn open_old(media: &dyn Media, packs: &dyn PackStore, report: &mut RepairReport) -> Result<Option<Old>> {
     let failed = |error| Error::io(format!("looking at {META_FILE}"), error);
     if !media.exists(META_FILE).map_err(failed)? {
         return Ok(None);
@@ -159,7 +163,7 @@ fn open_old(media: &dyn Media, report: &mut RepairReport) -> Result<Option<Old>>
     match looked(open(media, META_FILE))? {
         // A program that found none may have made one and left it at that.
         Ok(old) if is_new(&old.view) => {
-            if pages.is_ok() && list_packs(media)?.is_empty() && list_backups(media)?.is_empty() {
+            if pages.is_ok() && packs.list()?.is_empty() && list_backups(media)?.is_empty() {
                 // As mkfs left it: nothing was ever stored.
                 report.database = Database::Whole;
             }

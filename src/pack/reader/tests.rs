@@ -1,8 +1,8 @@
 use super::*;
 use crate::chunk::{ChunkId, Digest};
-use crate::media::HostMedia;
 use crate::media::sim::{OpKind, SimMedia};
-use crate::pack::{Compression, PackWriter, RegionChunk, encode_region};
+use crate::media::{HostMedia, Media};
+use crate::pack::{Compression, LocalPacks, PackWriter, RegionChunk, encode_region};
 
 const PACK: PackId = PackId(1);
 
@@ -20,8 +20,8 @@ fn record(first: u64, count: u64, len: usize) -> Vec<u8> {
 }
 
 /// A pack with six regions of different sizes; the third has a head that takes more than one read.
-fn pack(media: Arc<dyn Media>, seal: bool) -> Vec<Location> {
-    let writer = PackWriter::new(media, [3; 16], 1 << 30, PACK);
+fn pack(packs: Arc<dyn PackStore>, seal: bool) -> Vec<Location> {
+    let writer = PackWriter::new(packs, [3; 16], 1 << 30, PACK);
     let counts = [(1, 5000), (3, 9000), (200, 1), (1, 1), (2, 30_000), (1, 400_000)];
     let mut first = 0;
     let places = counts.map(|(count, len)| {
@@ -36,10 +36,14 @@ fn pack(media: Arc<dyn Media>, seal: bool) -> Vec<Location> {
     places.into()
 }
 
+fn local(media: &SimMedia) -> Arc<dyn PackStore> {
+    Arc::new(LocalPacks::new(Arc::new(media.clone()), 2))
+}
+
 fn sim(seal: bool) -> (SimMedia, Vec<Location>, PackReader) {
     let media = SimMedia::new();
-    let places = pack(Arc::new(media.clone()), seal);
-    let reader = PackReader::new(Arc::new(media.clone()), 2);
+    let places = pack(local(&media), seal);
+    let reader = PackReader::new(local(&media));
     (media, places, reader)
 }
 
@@ -86,9 +90,10 @@ fn holes_are_walked_around() {
 #[test]
 fn holes_on_a_real_disk_are_walked_around() {
     let dir = tempfile::tempdir().unwrap();
-    let media = Arc::new(HostMedia::open(dir.path()).unwrap());
-    let places = pack(media.clone(), true);
-    let reader = PackReader::new(media, 2);
+    let packs: Arc<dyn PackStore> =
+        Arc::new(LocalPacks::new(Arc::new(HostMedia::open(dir.path()).unwrap()), 2));
+    let places = pack(packs.clone(), true);
+    let reader = PackReader::new(packs);
     let Location { offset, len, .. } = places[5];
     let expected = if reader.punch(PACK, offset, len.into()).unwrap() { &places[..5] } else { &places[..] };
     assert_eq!(found(&reader.walk(PACK).unwrap()), expected);
@@ -140,7 +145,7 @@ fn a_torn_tail_ends_a_walk_at_every_length() {
             let file = media.create(&PACK.path()).unwrap();
             file.write_at(&whole[..cut], 0).unwrap();
             file.set_len(cut as u64 + zeros).unwrap();
-            let reader = PackReader::new(Arc::new(media), 1);
+            let reader = PackReader::new(local(&media));
             let scan = reader.walk(PACK).unwrap();
             let complete = places.iter().filter(|at| at.end() <= cut as u64).count();
             // The head of one more may be whole; its bytes are not, and reading tells.
@@ -162,7 +167,7 @@ fn an_error_of_the_host_is_no_damage() {
         let begin = media.query_count();
         reader.scan(PACK).unwrap();
         for n in 0..media.query_count() - begin {
-            let reader = PackReader::new(Arc::new(media.clone()), 2);
+            let reader = PackReader::new(local(&media));
             media.fail_query(media.query_count() + n, libc::EIO);
             assert!(matches!(reader.scan(PACK), Err(Error::Io { .. })), "query {n}");
         }
@@ -212,51 +217,4 @@ fn what_is_not_there_is_told_apart() {
     assert_eq!(source.kind(), io::ErrorKind::NotFound);
     assert!(matches!(at(PACK, places[5].offset, places[5].len + 10_000), Error::Damaged(_)));
     assert!(matches!(at(PACK, 64, u32::MAX), Error::Damaged(_)));
-}
-
-#[test]
-fn few_files_stay_open_and_forgotten_ones_give_their_space_back() {
-    let media = SimMedia::new();
-    let writer = PackWriter::new(Arc::new(media.clone()), [3; 16], 100, PACK);
-    let places: Vec<Location> = (0..4).map(|id| writer.append(&record(id, 1, 100)).unwrap()).collect();
-    drop(writer);
-    let reader = PackReader::new(Arc::new(media.clone()), 2);
-    let opened = Arc::new(Mutex::new(Vec::new()));
-    let log = Arc::clone(&opened);
-    media.set_fault(Box::new(move |op| {
-        if op.kind == OpKind::Open {
-            log.lock().push(op.path.clone());
-        }
-        None
-    }));
-    for at in [0, 1, 0, 2, 0, 1] {
-        reader.read_region(&places[at]).unwrap();
-    }
-    let expected = [0, 1, 2, 1].map(|at| places[at].pack.path());
-    assert_eq!(*opened.lock(), expected);
-
-    let before = media.used();
-    media.remove(&places[0].pack.path()).unwrap();
-    reader.read_region(&places[0]).unwrap();
-    assert_eq!(media.used(), before);
-    reader.forget(places[0].pack);
-    assert!(media.used() < before);
-    assert!(matches!(reader.read_region(&places[0]), Err(Error::Io { .. })));
-}
-
-/// A file opened before its pack was unlinked must not be kept after the pack was forgotten.
-#[test]
-fn a_file_that_is_forgotten_while_it_is_opened_is_not_kept() {
-    let (media, places, reader) = sim(true);
-    let reader = Arc::new(reader);
-    let other = Arc::downgrade(&reader);
-    media.set_fault(Box::new(move |op| {
-        if op.kind == OpKind::Open {
-            other.upgrade().unwrap().forget(PACK);
-        }
-        None
-    }));
-    reader.read_region(&places[0]).unwrap();
-    media.remove(&PACK.path()).unwrap();
-    assert_eq!(media.used(), 0);
 }

@@ -2,9 +2,11 @@ use std::sync::mpsc;
 
 use super::*;
 use crate::chunk::{ChunkId, Digest};
+use crate::media::Media;
 use crate::media::sim::{OpKind, SimMedia};
 use crate::pack::HEADER_LEN;
-use crate::pack::{Compression, PackReader, RegionChunk, encode_region};
+use crate::pack::store::MemoryPacks;
+use crate::pack::{Compression, LocalPacks, PackReader, RegionChunk, encode_region};
 
 const STORE: [u8; 16] = [9; 16];
 
@@ -15,12 +17,16 @@ fn record(id: u64, len: usize) -> Vec<u8> {
     encode_region(&[chunk], &plain, Compression::None)
 }
 
+fn packs(media: &SimMedia) -> Arc<dyn PackStore> {
+    Arc::new(LocalPacks::new(Arc::new(media.clone()), 4))
+}
+
 fn writer(media: &SimMedia, limit: u64) -> PackWriter {
-    PackWriter::new(Arc::new(media.clone()), STORE, limit, PackId(5))
+    PackWriter::new(packs(media), STORE, limit, PackId(5))
 }
 
 fn reader(media: &SimMedia) -> PackReader {
-    PackReader::new(Arc::new(media.clone()), 4)
+    PackReader::new(packs(media))
 }
 
 fn ids(media: &SimMedia, pack: PackId) -> Vec<u64> {
@@ -302,4 +308,43 @@ fn threads_append_side_by_side() {
     }
     all.sort_by_key(|(_, at)| *at);
     assert!(all.is_sorted_by(|(_, a), (_, b)| a.pack < b.pack || a.end() <= b.offset));
+}
+
+/// Where packs are objects, each sync puts what was appended, as sealed packs, once and whole.
+#[test]
+fn where_packs_do_not_grow_a_sync_seals_them() {
+    let packs = MemoryPacks::default();
+    let writer = PackWriter::new(Arc::new(packs.clone()), STORE, 1000, PackId(5));
+    let reader = PackReader::new(Arc::new(packs.clone()));
+    let mut synced: Vec<(u64, Location)> = Vec::new();
+    for round in 0..6 {
+        let begin = synced.len();
+        for id in (round * 10..).take(round as usize % 4) {
+            let at = writer.append(&record(id, 300)).unwrap();
+            assert!(reader.read_region(&at).unwrap().chunk(ChunkId(id)).is_some(), "before it is put");
+            synced.push((id, at));
+        }
+        let before = packs.after_power_cut().list().unwrap();
+        assert!(synced[begin..].iter().all(|(_, at)| !before.contains(&at.pack)), "{before:?}");
+        writer.sync().unwrap();
+        writer.sync().unwrap();
+        let left = PackReader::new(Arc::new(packs.after_power_cut()));
+        for (id, at) in &synced {
+            assert!(left.read_region(at).unwrap().chunk(ChunkId(*id)).is_some());
+            let scan = left.walk(at.pack).unwrap();
+            assert!(
+                scan.sealed && scan.damaged.is_empty() && scan.regions.iter().any(|(found, _)| found == at)
+            );
+        }
+    }
+    assert_eq!(packs.list().unwrap(), (5..10).map(PackId).collect::<Vec<_>>());
+    assert_eq!((writer.next_pack(), writer.open_pack()), (PackId(10), None));
+
+    writer.append(&record(90, 10)).unwrap();
+    packs.refuse_puts(true);
+    assert_eq!(writer.sync().unwrap_err().errno(), libc::EIO);
+    packs.refuse_puts(false);
+    for result in [writer.append(&record(91, 1)).map(drop), writer.sync(), writer.seal()] {
+        assert!(matches!(result, Err(Error::Latched(_))), "a put that failed is final: {result:?}");
+    }
 }

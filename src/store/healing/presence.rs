@@ -83,7 +83,8 @@ impl Healing {
             go_on()?;
         }
         for pack in &named {
-            tracing::error!("{} is not there, and chunks that are in use were in it", pack.path());
+            let name = self.packs.name(*pack);
+            tracing::error!("{name} is not there, and chunks that are in use were in it");
         }
         Ok(chunks)
     }

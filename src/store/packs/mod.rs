@@ -6,10 +6,10 @@
 mod cache;
 
 use crate::error::{Error, Result};
-use crate::media::Media;
+use crate::media::{Media, most_open_files};
 use crate::pack::{
-    Compression, Location, PackId, PackReader, PackWriter, Region, RegionChunk, decode_region, encode_region,
-    list_packs,
+    Compression, LocalPacks, Location, PackId, PackInfo, PackReader, PackStore, PackWriter, Region,
+    RegionChunk, decode_region, encode_region,
 };
 use crate::sabotage::{Protection, out};
 use crate::sync::Arc;
@@ -18,10 +18,16 @@ use super::batches::Latch;
 use super::space::SpaceKeeper;
 use cache::RegionCache;
 
+/// What keeps the packs of the store on `media`.
+pub fn pack_store(media: Arc<dyn Media>) -> Arc<dyn PackStore> {
+    // No more than a quarter of the files that may be open.
+    Arc::new(LocalPacks::new(media, (most_open_files() / 4).clamp(4, 256) as usize))
+}
+
 /// The packs of one store.
 #[derive(Debug)]
 pub struct Packs {
-    media: Arc<dyn Media>,
+    packs: Arc<dyn PackStore>,
     writer: PackWriter,
     reader: PackReader,
     cache: RegionCache,
@@ -42,24 +48,22 @@ pub struct PackOptions {
     pub compression: Compression,
     /// Plain bytes of decoded regions that are kept.
     pub cache: u64,
-    /// Packs whose files are kept open for reading.
-    pub open_files: usize,
 }
 
 impl Packs {
-    /// The packs on `media`.
+    /// The packs in this store of packs.
     pub fn new(
-        media: Arc<dyn Media>,
+        packs: Arc<dyn PackStore>,
         options: &PackOptions,
         space: Arc<SpaceKeeper>,
         latch: Arc<Latch>,
     ) -> Self {
         Self {
-            writer: PackWriter::new(media.clone(), options.store, options.size, options.next),
-            reader: PackReader::new(media.clone(), options.open_files),
+            writer: PackWriter::new(packs.clone(), options.store, options.size, options.next),
+            reader: PackReader::new(packs.clone()),
             cache: RegionCache::new(options.cache),
             compression: options.compression,
-            media,
+            packs,
             space,
             latch,
         }
@@ -131,16 +135,26 @@ impl Packs {
         Ok((record, region))
     }
 
-    /// All packs there are, by the names of their files.
+    /// All packs there are.
     pub fn list(&self) -> Result<Vec<PackId>> {
-        list_packs(self.media.as_ref())
+        self.packs.list()
     }
 
-    /// Length and allocated bytes of a pack's file.
-    pub fn size(&self, pack: PackId) -> Result<(u64, u64)> {
-        let failed = |error| Error::io(format!("looking at {}", pack.path()), error);
-        let file = self.media.open(&pack.path(), false).map_err(failed)?;
-        Ok((file.len().map_err(failed)?, file.allocated().map_err(failed)?))
+    /// The size of a pack.
+    pub fn info(&self, pack: PackId) -> Result<PackInfo> {
+        self.packs
+            .info(pack)
+            .map_err(|error| Error::io(format!("looking at {}", self.packs.name(pack)), error))
+    }
+
+    /// The sizes of all packs.
+    pub fn infos(&self) -> Result<Vec<PackInfo>> {
+        self.packs.infos()
+    }
+
+    /// What messages call a pack.
+    pub fn name(&self, pack: PackId) -> String {
+        self.packs.name(pack)
     }
 
     /// Where the records of a pack that is no longer written to end.
@@ -150,14 +164,18 @@ impl Packs {
 
     /// Removes a pack nothing refers to. Only after the batch that removed its last name is durable (I3).
     pub fn remove(&self, pack: PackId) -> Result<()> {
-        self.media
-            .remove(&pack.path())
-            .map_err(|error| Error::io(format!("removing {}", pack.path()), error))?;
-        self.reader.forget(pack);
-        Ok(())
+        self.packs
+            .remove(pack)
+            .map_err(|error| Error::io(format!("removing {}", self.packs.name(pack)), error))
     }
 
-    /// Gives back the bytes of a dead stretch of a sealed pack; false where the host cannot (I3 as above).
+    /// Whether a part of a pack can be given back.
+    pub fn can_punch(&self) -> bool {
+        self.packs.can_punch()
+    }
+
+    /// Gives back the bytes of a dead stretch of a sealed pack; false where that turns out not to be
+    /// possible (I3 as above).
     pub fn punch(&self, pack: PackId, offset: u64, len: u64) -> Result<bool> {
         self.reader.punch(pack, offset, len)
     }
