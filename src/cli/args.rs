@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use super::mount_options;
 use super::size::parse_size;
 use crate::fuse::Errand;
+use crate::pack::Compression;
 
 /// A filesystem in which a backup is a copy and a prune is a delete.
 ///
@@ -70,8 +71,7 @@ pub(super) struct MkfsArgs {
     /// Average size of a chunk: smaller finds more duplicates, larger needs less memory and metadata
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub chunk_size: Option<u64>,
-    /// How chunks are compressed: none, or zstd-1 (fast) to zstd-19 (small)
-    #[arg(long, value_name = "METHOD")]
+    #[arg(long, value_name = "METHOD", help = format!("How chunks are compressed: {}", Compression::NAMES))]
     pub compression: Option<String>,
     /// Space kept aside so that deleting and collecting work on a full disk
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]

@@ -41,9 +41,7 @@ fn make_root(media: Arc<dyn Media>, config: &StoreConfig, path: &Path) -> Result
 
 fn parse_compression(method: &str) -> Result<Compression> {
     Compression::from_str(method).map_err(|_| {
-        Error::Usage(format!(
-            "the compression `{method}` is not known; write none, or zstd-1 (fast) to zstd-19 (small)"
-        ))
+        Error::Usage(format!("the compression `{method}` is not known; write {}", Compression::NAMES))
     })
 }
 

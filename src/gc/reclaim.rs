@@ -11,7 +11,7 @@ use crate::chunk::ChunkId;
 use crate::error::Result;
 use crate::meta::rows::{RegionRow, chunk_of, id_key};
 use crate::meta::{Counter, Table};
-use crate::pack::{HEADER_LEN, Location, PackId, PackInfo, RegionChunk};
+use crate::pack::{HEADER_LEN, Location, PackId, PackInfo};
 use crate::store::{Store, Turn};
 use crate::sync::Arc;
 
@@ -178,20 +178,7 @@ impl Moving {
 
 /// Writes the live chunks of a region to where packs grow now.
 fn copy(store: &Store, row: &RegionRow) -> Result<Move> {
-    let (record, region) = store.packs.record(&row.at)?;
-    let live: Vec<&RegionChunk> =
-        region.chunks.iter().filter(|chunk| row.entry(chunk.id).is_some()).collect();
-    let (record, plain) = if live.len() == region.chunks.len() {
-        (record, row.plain)
-    } else {
-        let mut bytes = Vec::new();
-        for chunk in &live {
-            bytes.extend_from_slice(region.chunk(chunk.id).unwrap_or_default());
-        }
-        let chunks: Vec<RegionChunk> = live.into_iter().copied().collect();
-        (store.packs.encode(&chunks, &bytes), bytes.len() as u32)
-    };
-    let to = store.packs.append(&record)?;
+    let (to, plain) = store.packs.copy(&row.at, |id| row.entry(id).is_some())?;
     Ok(Move { first: row.first, end: row.end(), from: row.at, to, plain })
 }
 

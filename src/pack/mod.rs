@@ -1,9 +1,12 @@
 //! Packs: append-only files of regions.
 //!
 //! A pack is written by one [`PackWriter`], is sealed at its size limit, and from then on never changes but for dead
-//! regions being punched out (I2). `region` and `format` hold the layouts and are pure; `writer` and `reader` do the
-//! I/O, through [`PackStore`] alone, which says where packs are.
+//! regions being punched out (I2). `region` and `format` hold the layouts and are pure; `codec` makes records of regions
+//! and opens them, `compression` knows the methods; `writer` and `reader` do the I/O, through [`PackStore`] alone, which
+//! says where packs are.
 
+pub mod codec;
+mod compression;
 mod format;
 pub mod reader;
 pub mod region;
@@ -12,12 +15,11 @@ pub mod writer;
 
 use std::fmt;
 
+pub use codec::Codec;
+pub use compression::Compression;
 pub use format::{HEADER_LEN, VERSION};
 pub use reader::{Damage, PackReader, PackScan};
-pub use region::{
-    Compression, MAX_CHUNKS, MAX_PLAIN, Region, RegionChunk, RegionHeader, decode_header, decode_region,
-    encode_region, head_len,
-};
+pub use region::{MAX_CHUNKS, MAX_PLAIN, Region, RegionChunk, RegionHeader};
 pub use store::{LocalPacks, PACKS, PackInfo, PackStore};
 pub use writer::PackWriter;
 

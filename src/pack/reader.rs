@@ -8,7 +8,7 @@ use std::io;
 use super::format::{self, HEADER_LEN, TRAILER_LEN};
 use super::region::{FIXED_LEN, MAX_RECORD};
 use super::store::{PackStore, StoredPack};
-use super::{Location, PackId, Region, RegionHeader, decode_header, decode_region, head_len};
+use super::{Codec, Location, PackId, Region, RegionHeader};
 use crate::chunk::is_zero;
 use crate::error::{Error, Result};
 use crate::sync::Arc;
@@ -22,6 +22,7 @@ const HOLE_READ: u64 = 256 << 10;
 #[derive(Debug)]
 pub struct PackReader {
     packs: Arc<dyn PackStore>,
+    codec: Codec,
 }
 
 /// A part of a pack that cannot be read.
@@ -63,14 +64,21 @@ impl Damage {
 }
 
 impl PackReader {
-    /// A reader of these packs.
-    pub fn new(packs: Arc<dyn PackStore>) -> Self {
-        Self { packs }
+    /// A reader of these packs, whose records `codec` opens.
+    pub fn new(packs: Arc<dyn PackStore>, codec: Codec) -> Self {
+        Self { packs, codec }
     }
 
     /// Reads and checks a region.
     pub fn read_region(&self, at: &Location) -> Result<Region> {
-        decode_region(&self.read_record(at)?).map_err(|error| located(error, at))
+        self.codec.decode(&self.read_record(at)?).map_err(|error| located(error, at))
+    }
+
+    /// Reads and checks a region, and returns its record as well. The error does not say where.
+    pub fn read_with_record(&self, at: &Location) -> Result<(Vec<u8>, Region)> {
+        let record = self.read_record(at)?;
+        let region = self.codec.decode(&record)?;
+        Ok((record, region))
     }
 
     /// Reads a region's record as it is.
@@ -104,7 +112,7 @@ impl PackReader {
     pub fn records_end(&self, pack: PackId) -> Result<u64> {
         let bytes = self.open(pack)?;
         let len = bytes.size().map_err(|error| walk_error(pack, error))?;
-        let walk = Walk { pack, len, bytes: &*bytes };
+        let walk = Walk { pack, len, bytes: &*bytes, codec: &self.codec };
         Ok(walk.index_offset()?.unwrap_or(len))
     }
 
@@ -130,7 +138,7 @@ impl PackReader {
     pub fn walk(&self, pack: PackId) -> Result<PackScan> {
         let bytes = self.open(pack)?;
         let len = bytes.size().map_err(|error| walk_error(pack, error))?;
-        let walk = Walk { pack, len, bytes: &*bytes };
+        let walk = Walk { pack, len, bytes: &*bytes, codec: &self.codec };
         let mut scan = PackScan {
             store: None,
             sealed: false,
@@ -173,6 +181,7 @@ fn walk_error(pack: PackId, error: io::Error) -> Error {
 struct Walk<'a> {
     pack: PackId,
     bytes: &'a dyn StoredPack,
+    codec: &'a Codec,
     len: u64,
 }
 
@@ -272,13 +281,13 @@ impl Walk<'_> {
         if is_zero(&bytes[..bytes.len().min(FIXED_LEN)]) {
             return Ok(None);
         }
-        let wanted = head_len(&bytes)?;
+        let wanted = self.codec.head_len(&bytes)?;
         let known = bytes.len();
         if wanted > known && wanted as u64 <= rest {
             bytes.resize(wanted, 0);
             self.read(&mut bytes[known..], offset + known as u64)?;
         }
-        decode_header(&bytes).map(Some)
+        self.codec.header(&bytes).map(Some)
     }
 
     /// The first byte at or after `offset` that is not zero: a record begins with one that is not.

@@ -1,6 +1,6 @@
-//! The layout of a region record: some chunks compressed together, with all that is needed to rebuild the chunk
-//! tables. Encoding and decoding are pure, and decoding takes nothing on trust: it never panics, and allocates no more
-//! than the record's own length or [`MAX_PLAIN`].
+//! The layout of a region record: some chunks stored together, with all that is needed to rebuild the chunk
+//! tables. Pure, and decoding takes nothing on trust: it never panics, and allocates no more than the record's own length.
+//! `codec` makes whole records and opens them.
 //!
 //! All numbers are little-endian. A record is a head (fixed part and table), then the payload:
 //!
@@ -8,7 +8,7 @@
 //! |---|---|---|---|
 //! | 0 | 4 | magic | `CRGN`; its first byte is not zero, so that a walk finds the next record after a hole |
 //! | 4 | 1 | version | 1 |
-//! | 5 | 1 | codec | 0 stored as is, 1 one zstd frame |
+//! | 5 | 1 | codec | how the payload is stored: see `compression` |
 //! | 6 | 2 | reserved | 0 |
 //! | 8 | 4 | count | chunks, 1 to 1,048,576 |
 //! | 12 | 4 | plain length | bytes of all chunks, at most 64 MiB |
@@ -29,14 +29,9 @@
 //!
 //! Chunks stand in the plain bytes one after the other in the order of the table.
 
-use std::cell::RefCell;
-use std::fmt;
-use std::str::FromStr;
-
-use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
-use zstd::bulk::{Compressor, Decompressor};
 
+use super::compression::{self, RAW};
 use super::format::{u32_at, u64_at};
 use crate::chunk::{ChunkId, Digest};
 use crate::error::{Error, Result};
@@ -48,8 +43,6 @@ pub const MAX_CHUNKS: usize = 1 << 20;
 
 const MAGIC: [u8; 4] = *b"CRGN";
 const VERSION: u8 = 1;
-const RAW: u8 = 0;
-const ZSTD: u8 = 1;
 
 /// Offsets of the fields of the fixed part.
 const AT_VERSION: usize = 4;
@@ -97,54 +90,6 @@ pub struct RegionChunk {
     pub len: u32,
 }
 
-/// How regions are compressed.
-#[derive(Copy, Clone, Eq, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
-pub enum Compression {
-    /// Not at all: `none`.
-    None,
-    /// With zstd at a level from 1 to 19: `zstd-3`.
-    Zstd(i32),
-}
-
-impl fmt::Display for Compression {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::None => f.write_str("none"),
-            Self::Zstd(level) => write!(f, "zstd-{level}"),
-        }
-    }
-}
-
-impl FromStr for Compression {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        if text == "none" {
-            return Ok(Self::None);
-        }
-        // Looked up by name: that refuses signs and leading zeros, which a number would be parsed from.
-        let named = (1..=19).map(Self::Zstd).find(|it| it.to_string() == text);
-        named.ok_or_else(|| {
-            Error::Usage(format!("{text:?} is not a compression; give \"none\" or \"zstd-1\" to \"zstd-19\""))
-        })
-    }
-}
-
-impl From<Compression> for String {
-    fn from(compression: Compression) -> Self {
-        compression.to_string()
-    }
-}
-
-impl TryFrom<String> for Compression {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self> {
-        text.parse()
-    }
-}
-
 /// A region's head: all about it but the bytes.
 #[derive(Clone, Eq, PartialEq, Debug)]
 pub struct RegionHeader {
@@ -154,9 +99,9 @@ pub struct RegionHeader {
     pub plain_len: u32,
     /// The bytes they take in the pack, without the head.
     pub payload_len: u32,
-    /// Whether the payload is a zstd frame.
-    pub compressed: bool,
-    payload_sum: u64,
+    /// How they are stored there.
+    pub(super) codec: u8,
+    pub(super) payload_sum: u64,
 }
 
 impl RegionHeader {
@@ -180,7 +125,7 @@ pub struct Region {
 
 impl Region {
     /// The lengths of `chunks` add up to the length of `plain`: the decoder saw to that.
-    fn new(chunks: Vec<RegionChunk>, plain: Vec<u8>) -> Self {
+    pub(super) fn new(chunks: Vec<RegionChunk>, plain: Vec<u8>) -> Self {
         let starts = chunks
             .iter()
             .scan(0, |start, chunk| {
@@ -215,34 +160,8 @@ impl Region {
     }
 }
 
-/// The record of a region. The ids are strictly ascending but may have gaps, which a compaction leaves; `plain` has the
-/// bytes of the chunks one after the other. They are stored as they are where zstd does not save at least a sixteenth.
-///
-/// # Panics
-/// Where the chunks break these rules or the bounds: such a record could never be read.
-pub fn encode_region(chunks: &[RegionChunk], plain: &[u8], compression: Compression) -> Vec<u8> {
-    let sum: u64 = chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
-    assert!(
-        sum == plain.len() as u64 && plain.len() <= MAX_PLAIN,
-        "a region's chunks have {sum} bytes, {} were given, {MAX_PLAIN} are allowed",
-        plain.len()
-    );
-    assert!(
-        (1..=MAX_CHUNKS).contains(&chunks.len()) && chunks.iter().all(|chunk| chunk.len > 0),
-        "a region has 1 to {MAX_CHUNKS} chunks that are not empty, not {}",
-        chunks.len()
-    );
-    assert!(chunks.is_sorted_by(|a, b| a.id < b.id), "the ids of a region's chunks ascend");
-    match compression {
-        Compression::None => assemble(chunks, plain.len(), RAW, plain),
-        Compression::Zstd(level) => with_compressed(plain, level, |payload| match payload {
-            Some(payload) => assemble(chunks, plain.len(), ZSTD, payload),
-            None => assemble(chunks, plain.len(), RAW, plain),
-        }),
-    }
-}
-
-fn assemble(chunks: &[RegionChunk], plain_len: usize, codec: u8, payload: &[u8]) -> Vec<u8> {
+/// The record of a region of `plain_len` bytes that are stored as `payload`, in the way that `codec` says.
+pub(super) fn assemble(chunks: &[RegionChunk], plain_len: usize, codec: u8, payload: &[u8]) -> Vec<u8> {
     let head = FIXED_LEN + chunks.len() * ENTRY_LEN;
     let mut record = Vec::with_capacity(head + payload.len());
     record.extend_from_slice(&MAGIC);
@@ -273,7 +192,7 @@ fn head_sum(head: &[u8]) -> u64 {
 }
 
 /// The length of a record's head, from its first 40 bytes: how much [`decode_header`] wants to see.
-pub fn head_len(fixed: &[u8]) -> Result<usize> {
+pub(super) fn head_len(fixed: &[u8]) -> Result<usize> {
     if fixed.len() < FIXED_LEN {
         return Err(Error::damaged(format!(
             "a region record ends after {} bytes, its head has at least {FIXED_LEN}",
@@ -297,7 +216,7 @@ pub fn head_len(fixed: &[u8]) -> Result<usize> {
 }
 
 /// Decodes and checks a record's head; what follows it in `prefix` is not looked at.
-pub fn decode_header(prefix: &[u8]) -> Result<RegionHeader> {
+pub(super) fn decode_header(prefix: &[u8]) -> Result<RegionHeader> {
     let wanted = head_len(prefix)?;
     let Some(head) = prefix.get(..wanted) else {
         return Err(Error::damaged(format!(
@@ -312,21 +231,20 @@ pub fn decode_header(prefix: &[u8]) -> Result<RegionHeader> {
     let header = RegionHeader {
         plain_len: u32_at(head, AT_PLAIN_LEN),
         payload_len: u32_at(head, AT_PAYLOAD_LEN),
-        compressed: head[AT_CODEC] == ZSTD,
+        codec: head[AT_CODEC],
         payload_sum: u64_at(head, AT_PAYLOAD_SUM),
         chunks,
     };
     // The checksum was right: what is wrong from here on was written so.
     let reserved = u32_at(head, AT_RESERVED_2) == 0
         && head[AT_RESERVED_1..AT_COUNT] == [0, 0]
-        && matches!(head[AT_CODEC], RAW | ZSTD);
+        && compression::is_known(header.codec);
     let sum: u64 = header.chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
     let lengths = sum == u64::from(header.plain_len)
         && header.plain_len as usize <= MAX_PLAIN
-        && if header.compressed {
-            header.payload_len < header.plain_len
-        } else {
-            header.payload_len == header.plain_len
+        && match header.codec {
+            RAW => header.payload_len == header.plain_len,
+            _ => header.payload_len < header.plain_len,
         };
     let table =
         header.chunks.iter().all(|chunk| chunk.len > 0) && header.chunks.is_sorted_by(|a, b| a.id < b.id);
@@ -341,93 +259,6 @@ fn decode_entry(entry: &[u8]) -> RegionChunk {
     let mut digest = [0; 32];
     digest.copy_from_slice(&entry[ENTRY_DIGEST_AT..]);
     RegionChunk { id: ChunkId(u64_at(entry, 0)), digest: Digest(digest), len: u32_at(entry, ENTRY_LEN_AT) }
-}
-
-/// Decodes and checks a whole record, which must be neither shorter nor longer than it says. The digests are not
-/// computed: the checksums answer for the bytes, [`Region::wrong_digests`] is for checks.
-pub fn decode_region(record: &[u8]) -> Result<Region> {
-    let header = decode_header(record)?;
-    if record.len() != header.record_len() as usize {
-        return Err(Error::damaged(format!(
-            "a region record has {} bytes where it says {}",
-            record.len(),
-            header.record_len()
-        )));
-    }
-    let payload = &record[record.len() - header.payload_len as usize..];
-    if xxh3_64(payload) != header.payload_sum {
-        return Err(Error::damaged("the bytes of a region do not match their checksum"));
-    }
-    let plain =
-        if header.compressed { decompressed(payload, header.plain_len as usize)? } else { payload.to_vec() };
-    Ok(Region::new(header.chunks, plain))
-}
-
-/// What a thread keeps for zstd: a context costs more to make than a region to compress.
-#[derive(Default)]
-struct Contexts {
-    compressor: Option<(i32, Compressor<'static>)>,
-    decompressor: Option<Decompressor<'static>>,
-    /// Where compressed bytes go before their length is known.
-    scratch: Vec<u8>,
-}
-
-/// More scratch space than this is given back after use.
-const SCRATCH_KEPT: usize = 4 << 20;
-
-thread_local! {
-    static CONTEXTS: RefCell<Contexts> = RefCell::default();
-}
-
-/// Runs `f` with the compressed bytes; with none where compression did not save a sixteenth, or failed, which is no
-/// reason not to store the bytes.
-fn with_compressed<T>(plain: &[u8], level: i32, f: impl FnOnce(Option<&[u8]>) -> T) -> T {
-    CONTEXTS.with_borrow_mut(|contexts| {
-        let payload = contexts
-            .compress(plain, level)
-            .filter(|payload| payload.len() <= plain.len() - plain.len().div_ceil(16));
-        let result = f(payload);
-        contexts.scratch.shrink_to(SCRATCH_KEPT);
-        result
-    })
-}
-
-impl Contexts {
-    fn compress(&mut self, plain: &[u8], level: i32) -> Option<&[u8]> {
-        let compressor = match &mut self.compressor {
-            Some((set, compressor)) => {
-                if *set != level {
-                    compressor.set_compression_level(level).ok()?;
-                    *set = level;
-                }
-                compressor
-            }
-            none => &mut none.insert((level, Compressor::new(level).ok()?)).1,
-        };
-        self.scratch.clear();
-        self.scratch.reserve(zstd::zstd_safe::compress_bound(plain.len()));
-        compressor.compress_to_buffer(plain, &mut self.scratch).ok()?;
-        Some(&self.scratch)
-    }
-}
-
-fn decompressed(payload: &[u8], len: usize) -> Result<Vec<u8>> {
-    let wrong = |what: String| {
-        Error::damaged(format!("the bytes of a region match their checksum but do not decompress: {what}"))
-    };
-    CONTEXTS.with_borrow_mut(|contexts| {
-        let decompressor = match &mut contexts.decompressor {
-            Some(decompressor) => decompressor,
-            none => none.insert(Decompressor::new().map_err(|error| wrong(error.to_string()))?),
-        };
-        // The capacity is what bounds the output.
-        let mut plain = Vec::with_capacity(len);
-        decompressor.decompress_to_buffer(payload, &mut plain).map_err(|error| wrong(error.to_string()))?;
-        if plain.len() != len {
-            return Err(wrong(format!("{} bytes, not {len}", plain.len())));
-        }
-        Ok(plain)
-    })
 }
 
 #[cfg(test)]

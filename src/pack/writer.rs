@@ -15,7 +15,7 @@
 
 use super::format::{self, IndexEntry};
 use super::store::{NewPack, PackStore};
-use super::{Location, PackId, decode_header};
+use super::{Codec, Location, PackId};
 use crate::error::{Error, Result};
 use crate::sync::{Arc, Mutex};
 
@@ -23,6 +23,7 @@ use crate::sync::{Arc, Mutex};
 #[derive(Debug)]
 pub struct PackWriter {
     packs: Arc<dyn PackStore>,
+    codec: Codec,
     store: [u8; 16],
     size_limit: u64,
     /// Held through a sync: a second one must not return while the first still works on what it took over.
@@ -54,15 +55,20 @@ impl PackWriter {
     /// A writer for packs of the store with this uuid. A pack is sealed before it would grow beyond `size_limit` bytes;
     /// a single larger record gets a pack of its own. The first new pack gets the id `next`, or the first one after it
     /// that no pack has.
-    pub fn new(packs: Arc<dyn PackStore>, store: [u8; 16], size_limit: u64, next: PackId) -> Self {
+    pub fn new(
+        (packs, codec): (Arc<dyn PackStore>, Codec),
+        store: [u8; 16],
+        size_limit: u64,
+        next: PackId,
+    ) -> Self {
         let state = State { next, open: None, dirty: Vec::new(), failure: None };
-        Self { packs, store, size_limit, syncing: Mutex::new(()), state: Mutex::new(state) }
+        Self { packs, codec, store, size_limit, syncing: Mutex::new(()), state: Mutex::new(state) }
     }
 
     /// Appends a region's record. It is durable after the next [`sync`](Self::sync), not before.
     pub fn append(&self, record: &[u8]) -> Result<Location> {
         // Only what can be read back is written; the head is checked, its bytes were just made.
-        let header = decode_header(record)?;
+        let header = self.codec.header(record)?;
         if record.len() != header.record_len() as usize {
             return Err(Error::damaged(format!(
                 "a region record of {} bytes says it has {}; it is not stored",

@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::chunk::CutParams;
 use crate::error::{Error, Result};
 use crate::media::{HostMedia, read_whole};
-use crate::pack::Compression;
+use crate::pack::{Codec, Compression};
 
 /// The name of the file.
 pub const CONFIG_FILE: &str = "cairnfs.toml";
@@ -104,6 +104,11 @@ impl StoreConfig {
     /// How new regions are compressed.
     pub fn compression(&self) -> Result<Compression> {
         Compression::from_str(&self.compression)
+    }
+
+    /// What makes and opens the records of regions.
+    pub fn codec(&self) -> Result<Codec> {
+        Ok(Codec::new(self.compression()?))
     }
 
     /// Reads the configuration of the store in `dir`.

@@ -202,10 +202,10 @@ impl Store {
             store: *config.uuid.as_bytes(),
             size: config.pack_size,
             next: PackId(state.next_pack),
-            compression: config.compression()?,
+            codec: config.codec()?,
             cache: options.cache_bytes / 3,
         };
-        let packs = Arc::new(Packs::new(packs, &pack_options, space.clone(), latch));
+        let packs = Arc::new(Packs::new(packs, pack_options, space.clone(), latch));
         let region_size = config.region_size as usize;
         let healing = Arc::new(Healing::new(meta.clone(), batches.clone(), packs.clone(), region_size)?);
         let parts = chunks::Parts {

@@ -9,11 +9,11 @@ use cairnfs::fs::ROOT_INO;
 use cairnfs::gc::{Collector, CycleRecord, Options, Point};
 use cairnfs::meta::rows::{Extent, RegionEntry, RegionRow, extent_key, id_key};
 use cairnfs::meta::{ReadView, Table};
-use cairnfs::pack::{Location, PackId, PackReader};
+use cairnfs::pack::{Location, PackId};
 use cairnfs::store::{MkfsOptions, OpenOptions, Store, StoreConfig, mkfs};
 
 use crate::random;
-use crate::repair::packs;
+use crate::repair::reader;
 use crate::world::{World, config, new_disk, protected};
 
 /// Enough for more than forty transactions of a sweep, each of which touches most of the pages of the digests.
@@ -184,7 +184,7 @@ fn what_is_dead_goes_also_out_of_a_pack_that_has_to_stay() {
     let record = remove_and_collect(&world, "goes");
     assert_eq!((record.packs_compacted, record.packs_punched), (0, 1), "{record:?}");
     assert!(record.freed_bytes > 700_000, "{record:?}");
-    let left = PackReader::new(packs(&disk)).walk(row.at.pack).unwrap();
+    let left = reader(&disk).walk(row.at.pack).unwrap();
     assert!(left.regions.iter().any(|(at, _)| *at == row.at), "{left:?}");
     world.close().unwrap();
 }

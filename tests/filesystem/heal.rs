@@ -11,12 +11,11 @@ use cairnfs::media::Media;
 use cairnfs::media::sim::SimMedia;
 use cairnfs::meta::rows::id_key;
 use cairnfs::meta::{Table, WriteTxn};
-use cairnfs::pack::PackReader;
 use cairnfs::sabotage::Protection;
 use cairnfs::store::StoreConfig;
 
 use crate::random::{self, seed, seeds};
-use crate::repair::packs;
+use crate::repair::{packs, reader};
 use crate::world::{World, config, new_disk, protected, without};
 
 const FILES: u64 = 6;
@@ -61,7 +60,7 @@ fn long() -> Vec<u8> {
 /// Flips the last byte of every region there is; returns how many there are.
 fn damage_all(disk: &SimMedia) -> usize {
     let packs = packs(disk);
-    let reader = PackReader::new(packs.clone());
+    let reader = reader(disk);
     let mut damaged = 0;
     for pack in packs.list().unwrap() {
         for (at, _) in reader.walk(pack).unwrap().regions {

@@ -8,7 +8,7 @@ use cairnfs::check::repair::{Database, RepairReport, repair};
 use cairnfs::fs::ROOT_INO;
 use cairnfs::media::Media;
 use cairnfs::media::sim::SimMedia;
-use cairnfs::pack::{LocalPacks, PackStore};
+use cairnfs::pack::{Codec, Compression, LocalPacks, PackReader, PackStore};
 use cairnfs::store::{StoreConfig, list_backups};
 
 use crate::random::{self, seeds};
@@ -25,6 +25,11 @@ pub fn media(disk: &SimMedia) -> Arc<dyn Media> {
 /// The packs on a disk.
 pub fn packs(disk: &SimMedia) -> Arc<dyn PackStore> {
     Arc::new(LocalPacks::new(media(disk), 16))
+}
+
+/// Reads them.
+pub fn reader(disk: &SimMedia) -> PackReader {
+    PackReader::new(packs(disk), Codec::new(Compression::None))
 }
 
 pub fn mend(disk: &SimMedia, config: &StoreConfig, apply: bool) -> RepairReport {

@@ -9,12 +9,11 @@ use cairnfs::check::{self, CheckReport};
 use cairnfs::fs::ROOT_INO;
 use cairnfs::media::Media;
 use cairnfs::media::sim::SimMedia;
-use cairnfs::pack::PackReader;
 use cairnfs::store::{OpenOptions, Store, StoreConfig};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::random;
-use crate::repair::packs;
+use crate::repair::{packs, reader};
 use crate::world::{World, config, new_disk, protected};
 
 const FILES: u64 = 200;
@@ -107,7 +106,7 @@ impl Place {
     /// Flips a byte of one region of so many of the packs from `first` on.
     fn damage(&self, every: usize, first: u64) -> usize {
         let packs = packs(&self.disk);
-        let reader = PackReader::new(packs.clone());
+        let reader = reader(&self.disk);
         let packs = packs.list().unwrap().into_iter().filter(|pack| pack.0 >= first);
         let regions = packs.flat_map(|pack| reader.walk(pack).unwrap().regions).step_by(every);
         regions.map(|(at, _)| self.disk.flip_byte(&at.pack.path(), at.end() - 1)).count()
@@ -249,7 +248,7 @@ fn what_was_gone_in_one_part_is_read_by_the_next() {
     let place = Place::new();
     let media: Arc<dyn Media> = Arc::new(place.disk.clone());
     let pack = packs(&place.disk).list().unwrap()[0];
-    let regions = PackReader::new(packs(&place.disk)).walk(pack).unwrap().regions;
+    let regions = reader(&place.disk).walk(pack).unwrap().regions;
     let (path, contents) = (pack.path(), place.disk.contents(&pack.path()).unwrap());
     media.remove(&path).unwrap();
     place.part();

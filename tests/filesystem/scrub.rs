@@ -8,10 +8,9 @@ use cairnfs::fs::ROOT_INO;
 use cairnfs::media::sim::SimMedia;
 use cairnfs::meta::Table;
 use cairnfs::meta::rows::{RegionRow, chunk_of};
-use cairnfs::pack::PackReader;
 
 use crate::random;
-use crate::repair::{DB, packs};
+use crate::repair::{DB, packs, reader};
 use crate::world::{World, config, new_disk, protected};
 
 const FILES: u64 = 8;
@@ -32,7 +31,7 @@ fn write(world: &World, name: &str) {
 /// Flips a byte of one region in three; returns how many chunks that costs.
 fn damage(disk: &SimMedia) -> u64 {
     let packs = packs(disk);
-    let reader = PackReader::new(packs.clone());
+    let reader = reader(disk);
     let regions = packs.list().unwrap().into_iter().flat_map(|pack| reader.walk(pack).unwrap().regions);
     let mut chunks = 0;
     for (at, header) in regions.step_by(3) {

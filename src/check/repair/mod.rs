@@ -90,7 +90,7 @@ fn build(
     let mut sink = Sink::new(kv);
     let copied = source::copy(view, found.backup, &mut sink, report)?;
     let uuid = *config.uuid.as_bytes();
-    let chunks = packs::rebuild(packs, uuid, (view, is_whole_truth), &mut sink, report)?;
+    let chunks = packs::rebuild((packs, config.codec()?), uuid, (view, is_whole_truth), &mut sink, report)?;
     sink.settle()?;
     let mut sums = [0; Counter::ALL.len()];
     packs::digests(kv, &mut sink, &mut sums)?;

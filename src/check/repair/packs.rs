@@ -13,7 +13,7 @@ use crate::chunk::ChunkId;
 use crate::error::{Error, Result};
 use crate::meta::rows::{RegionEntry, RegionRow, bad_row, chunk_of, digest, id_key};
 use crate::meta::{Counter, Kv, ReadView, Table, WriteTxn};
-use crate::pack::{Location, PackId, PackReader, PackScan, PackStore, RegionChunk, RegionHeader};
+use crate::pack::{Codec, Location, PackId, PackReader, PackScan, PackStore, RegionChunk, RegionHeader};
 use crate::store::healing::split;
 use crate::sync::Arc;
 
@@ -53,13 +53,13 @@ impl Chunks {
 /// Fills the table of regions from an old database, if there is one, and from the packs. It says where all chunks are only
 /// if it `is_whole_truth`: one that an interrupted repair has made may have been made while a pack could not be read.
 pub(super) fn rebuild(
-    packs: &Arc<dyn PackStore>,
+    (packs, codec): (&Arc<dyn PackStore>, Codec),
     store: [u8; 16],
     (old, is_whole_truth): (Option<&ReadView>, bool),
     sink: &mut Sink<'_>,
     report: &mut RepairReport,
 ) -> Result<Chunks> {
-    let reader = PackReader::new(packs.clone());
+    let reader = PackReader::new(packs.clone(), codec);
     let ids = packs.list()?;
     report.packs = ids.len() as u64;
     let mut chunks = Chunks { incomplete: !is_whole_truth, ..Chunks::default() };

@@ -2,7 +2,7 @@ use super::*;
 use crate::chunk::{ChunkId, Digest};
 use crate::media::sim::{OpKind, SimMedia};
 use crate::media::{HostMedia, Media};
-use crate::pack::{Compression, LocalPacks, PackWriter, RegionChunk, encode_region};
+use crate::pack::{Compression, LocalPacks, PackWriter, RegionChunk};
 
 const PACK: PackId = PackId(1);
 
@@ -16,12 +16,16 @@ fn record(first: u64, count: u64, len: usize) -> Vec<u8> {
             RegionChunk { id: ChunkId(id), digest: Digest::of(&bytes), len: len as u32 }
         })
         .collect();
-    encode_region(&chunks, &plain, Compression::None)
+    codec().encode(&chunks, &plain)
+}
+
+fn codec() -> Codec {
+    Codec::new(Compression::None)
 }
 
 /// A pack with six regions of different sizes; the third has a head that takes more than one read.
 fn pack(packs: Arc<dyn PackStore>, seal: bool) -> Vec<Location> {
-    let writer = PackWriter::new(packs, [3; 16], 1 << 30, PACK);
+    let writer = PackWriter::new((packs, codec()), [3; 16], 1 << 30, PACK);
     let counts = [(1, 5000), (3, 9000), (200, 1), (1, 1), (2, 30_000), (1, 400_000)];
     let mut first = 0;
     let places = counts.map(|(count, len)| {
@@ -43,7 +47,7 @@ fn local(media: &SimMedia) -> Arc<dyn PackStore> {
 fn sim(seal: bool) -> (SimMedia, Vec<Location>, PackReader) {
     let media = SimMedia::new();
     let places = pack(local(&media), seal);
-    let reader = PackReader::new(local(&media));
+    let reader = PackReader::new(local(&media), codec());
     (media, places, reader)
 }
 
@@ -93,7 +97,7 @@ fn holes_on_a_real_disk_are_walked_around() {
     let packs: Arc<dyn PackStore> =
         Arc::new(LocalPacks::new(Arc::new(HostMedia::open(dir.path()).unwrap()), 2));
     let places = pack(packs.clone(), true);
-    let reader = PackReader::new(packs);
+    let reader = PackReader::new(packs, codec());
     let Location { offset, len, .. } = places[5];
     let expected = if reader.punch(PACK, offset, len.into()).unwrap() { &places[..5] } else { &places[..] };
     assert_eq!(found(&reader.walk(PACK).unwrap()), expected);
@@ -145,7 +149,7 @@ fn a_torn_tail_ends_a_walk_at_every_length() {
             let file = media.create(&PACK.path()).unwrap();
             file.write_at(&whole[..cut], 0).unwrap();
             file.set_len(cut as u64 + zeros).unwrap();
-            let reader = PackReader::new(local(&media));
+            let reader = PackReader::new(local(&media), codec());
             let scan = reader.walk(PACK).unwrap();
             let complete = places.iter().filter(|at| at.end() <= cut as u64).count();
             // The head of one more may be whole; its bytes are not, and reading tells.
@@ -167,7 +171,7 @@ fn an_error_of_the_host_is_no_damage() {
         let begin = media.query_count();
         reader.scan(PACK).unwrap();
         for n in 0..media.query_count() - begin {
-            let reader = PackReader::new(local(&media));
+            let reader = PackReader::new(local(&media), codec());
             media.fail_query(media.query_count() + n, libc::EIO);
             assert!(matches!(reader.scan(PACK), Err(Error::Io { .. })), "query {n}");
         }

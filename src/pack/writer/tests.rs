@@ -6,7 +6,7 @@ use crate::media::Media;
 use crate::media::sim::{OpKind, SimMedia};
 use crate::pack::HEADER_LEN;
 use crate::pack::store::MemoryPacks;
-use crate::pack::{Compression, LocalPacks, PackReader, RegionChunk, encode_region};
+use crate::pack::{Compression, LocalPacks, PackReader, RegionChunk};
 
 const STORE: [u8; 16] = [9; 16];
 
@@ -14,7 +14,11 @@ const STORE: [u8; 16] = [9; 16];
 fn record(id: u64, len: usize) -> Vec<u8> {
     let plain = vec![id as u8; len];
     let chunk = RegionChunk { id: ChunkId(id), digest: Digest::of(&plain), len: len as u32 };
-    encode_region(&[chunk], &plain, Compression::None)
+    codec().encode(&[chunk], &plain)
+}
+
+fn codec() -> Codec {
+    Codec::new(Compression::None)
 }
 
 fn packs(media: &SimMedia) -> Arc<dyn PackStore> {
@@ -22,11 +26,11 @@ fn packs(media: &SimMedia) -> Arc<dyn PackStore> {
 }
 
 fn writer(media: &SimMedia, limit: u64) -> PackWriter {
-    PackWriter::new(packs(media), STORE, limit, PackId(5))
+    PackWriter::new((packs(media), codec()), STORE, limit, PackId(5))
 }
 
 fn reader(media: &SimMedia) -> PackReader {
-    PackReader::new(packs(media))
+    PackReader::new(packs(media), codec())
 }
 
 fn ids(media: &SimMedia, pack: PackId) -> Vec<u64> {
@@ -314,8 +318,8 @@ fn threads_append_side_by_side() {
 #[test]
 fn where_packs_do_not_grow_a_sync_seals_them() {
     let packs = MemoryPacks::default();
-    let writer = PackWriter::new(Arc::new(packs.clone()), STORE, 1000, PackId(5));
-    let reader = PackReader::new(Arc::new(packs.clone()));
+    let writer = PackWriter::new((Arc::new(packs.clone()), codec()), STORE, 1000, PackId(5));
+    let reader = PackReader::new(Arc::new(packs.clone()), codec());
     let mut synced: Vec<(u64, Location)> = Vec::new();
     for round in 0..6 {
         let begin = synced.len();
@@ -328,7 +332,7 @@ fn where_packs_do_not_grow_a_sync_seals_them() {
         assert!(synced[begin..].iter().all(|(_, at)| !before.contains(&at.pack)), "{before:?}");
         writer.sync().unwrap();
         writer.sync().unwrap();
-        let left = PackReader::new(Arc::new(packs.after_power_cut()));
+        let left = PackReader::new(Arc::new(packs.after_power_cut()), codec());
         for (id, at) in &synced {
             assert!(left.read_region(at).unwrap().chunk(ChunkId(*id)).is_some());
             let scan = left.walk(at.pack).unwrap();

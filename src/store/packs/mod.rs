@@ -5,11 +5,11 @@
 
 mod cache;
 
+use crate::chunk::ChunkId;
 use crate::error::{Error, Result};
 use crate::media::{Media, most_open_files};
 use crate::pack::{
-    Compression, LocalPacks, Location, PackId, PackInfo, PackReader, PackStore, PackWriter, Region,
-    RegionChunk, decode_region, encode_region,
+    Codec, LocalPacks, Location, PackId, PackInfo, PackReader, PackStore, PackWriter, Region, RegionChunk,
 };
 use crate::sabotage::{Protection, out};
 use crate::sync::Arc;
@@ -31,7 +31,7 @@ pub struct Packs {
     writer: PackWriter,
     reader: PackReader,
     cache: RegionCache,
-    compression: Compression,
+    codec: Codec,
     space: Arc<SpaceKeeper>,
     latch: Arc<Latch>,
 }
@@ -44,8 +44,8 @@ pub struct PackOptions {
     pub size: u64,
     /// The first pack that is made.
     pub next: PackId,
-    /// How regions are compressed.
-    pub compression: Compression,
+    /// Makes and opens records.
+    pub codec: Codec,
     /// Plain bytes of decoded regions that are kept.
     pub cache: u64,
 }
@@ -54,15 +54,20 @@ impl Packs {
     /// The packs in this store of packs.
     pub fn new(
         packs: Arc<dyn PackStore>,
-        options: &PackOptions,
+        options: PackOptions,
         space: Arc<SpaceKeeper>,
         latch: Arc<Latch>,
     ) -> Self {
         Self {
-            writer: PackWriter::new(packs.clone(), options.store, options.size, options.next),
-            reader: PackReader::new(packs.clone()),
+            writer: PackWriter::new(
+                (packs.clone(), options.codec.clone()),
+                options.store,
+                options.size,
+                options.next,
+            ),
+            reader: PackReader::new(packs.clone(), options.codec.clone()),
             cache: RegionCache::new(options.cache),
-            compression: options.compression,
+            codec: options.codec,
             packs,
             space,
             latch,
@@ -71,7 +76,7 @@ impl Packs {
 
     /// The record of a region with these chunks, whose bytes stand in `plain` one after the other.
     pub fn encode(&self, chunks: &[RegionChunk], plain: &[u8]) -> Vec<u8> {
-        encode_region(chunks, plain, self.compression)
+        self.codec.encode(chunks, plain)
     }
 
     /// Appends a record; on a full disk the reserve is given up for it. A row may point to it after [`Self::sync`] (I1).
@@ -130,9 +135,15 @@ impl Packs {
 
     /// The record of a region as it stands in its pack, checked, and what it decodes to.
     pub fn record(&self, at: &Location) -> Result<(Vec<u8>, Region)> {
-        let record = self.reader.read_record(at)?;
-        let region = decode_region(&record)?;
-        Ok((record, region))
+        self.reader.read_with_record(at)
+    }
+
+    /// Writes those chunks of a region that are kept to where packs grow now. Returns where the region stands there, and
+    /// its plain bytes. A row may point to it after [`Self::sync`] (I1).
+    pub fn copy(&self, at: &Location, is_kept: impl Fn(ChunkId) -> bool) -> Result<(Location, u32)> {
+        let (record, region) = self.record(at)?;
+        let (record, plain) = self.codec.carry((record, &region), is_kept)?;
+        Ok((self.append(&record)?, plain))
     }
 
     /// All packs there are.
