@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use cairnfs::check::repair::repair_with;
 use cairnfs::fs::ROOT_INO;
+use cairnfs::media::Media;
 use cairnfs::media::sim::SimMedia;
+use cairnfs::pack::PackStore;
 use cairnfs::pack::store::MemoryPacks;
 use cairnfs::sabotage::Protection;
-use cairnfs::store::StoreConfig;
+use cairnfs::store::{META_FILE, StoreConfig};
 
 use crate::random;
 use crate::world::{Setting, World, config, new_disk, protected, without};
@@ -134,5 +137,26 @@ fn a_check_misses_an_object_that_is_gone() {
         .iter()
         .any(|finding| finding.what.starts_with(&format!("object {pack} is not there")));
     assert!(named, "{:?}", report.findings);
+    world.close().unwrap();
+}
+
+/// The database is lost: the repair finds every chunk in the objects.
+#[test]
+fn a_repair_finds_every_chunk_in_objects() {
+    let _all = protected();
+    let place = Place::new();
+    let world = place.open();
+    fill(&world);
+    let (chunks, packs) = (world.store.status().unwrap().chunks, place.packs.list().unwrap().len());
+    world.close().unwrap();
+    place.disk.remove(META_FILE).unwrap();
+    let media: Arc<dyn Media> = Arc::new(place.disk.clone());
+    let objects: Arc<dyn PackStore> = Arc::new(place.packs.clone());
+    let report = repair_with((&media, &objects), &place.config, true).unwrap();
+    assert_eq!((report.packs, report.chunks), (packs as u64, chunks), "{report:?}");
+    assert!(report.damaged_packs.total == 0 && report.done, "{report:?}");
+    let world = place.open();
+    assert!(world.check().is_clean());
+    assert_eq!(world.store.status().unwrap().chunks, chunks);
     world.close().unwrap();
 }

@@ -54,8 +54,16 @@ pub fn repair_store(dir: &Path, apply: bool) -> Result<RepairReport> {
 
 /// The same on any media; nobody else may have the store open.
 pub fn repair(media: &Arc<dyn Media>, config: &StoreConfig, apply: bool) -> Result<RepairReport> {
+    repair_with((media, &pack_store(media.clone())), config, apply)
+}
+
+/// The same, with the packs elsewhere.
+pub fn repair_with(
+    (media, packs): (&Arc<dyn Media>, &Arc<dyn PackStore>),
+    config: &StoreConfig,
+    apply: bool,
+) -> Result<RepairReport> {
     let mut report = RepairReport::default();
-    let packs = pack_store(media.clone());
     let found = source::find((media.as_ref(), packs.as_ref()), *config.uuid.as_bytes(), &mut report)?;
     let name = if found.is_at(NEW) { NEWER } else { NEW };
     let failed = |error| Error::io(format!("making {name}"), error);
@@ -63,7 +71,7 @@ pub fn repair(media: &Arc<dyn Media>, config: &StoreConfig, apply: bool) -> Resu
     let file = create_anew(media.as_ref(), name).map_err(failed)?;
     let made = Kv::create(file.clone()).and_then(|()| Kv::open(file, CACHE));
     let built = made.and_then(|kv| {
-        build(&packs, config, &kv, found, &mut report)?;
+        build(packs, config, &kv, found, &mut report)?;
         kv.close()
     });
     let replace = apply && built.is_ok() && report.is_needed();
