@@ -85,6 +85,12 @@ pub enum Protection {
     DurableBeforeLeave,
     /// A mount is asked who serves it; the path of its store decides nothing.
     AskThroughMount,
+    /// Who moves a directory or changes what protects one keeps all other changes of names out.
+    TreeAlone,
+    /// Where locks had to be let go to be taken in order, a name is looked up again inside them.
+    SecondLookAtNames,
+    /// What has lost its last name gets none, and a directory without one takes no names.
+    NamelessStaysSo,
 }
 
 #[cfg(feature = "sim")]
@@ -136,6 +142,9 @@ mod switches {
         ("holder-is-read", Protection::HolderIsRead),
         ("durable-before-leave", Protection::DurableBeforeLeave),
         ("ask-through-mount", Protection::AskThroughMount),
+        ("tree-alone", Protection::TreeAlone),
+        ("second-look-at-names", Protection::SecondLookAtNames),
+        ("nameless-stays-so", Protection::NamelessStaysSo),
     ];
 
     fn bit(protection: Protection) -> u64 {

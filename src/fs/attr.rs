@@ -102,7 +102,7 @@ impl Fs {
         if flags & !KEPT_FLAGS != 0 {
             return posix(libc::EOPNOTSUPP);
         }
-        let names = self.names.lock();
+        let tree = self.tree.alone();
         let inode = self.inode(ino)?;
         let held = self.is_held(&inode)?;
         let mut state = inode.lock();
@@ -122,7 +122,7 @@ impl Fs {
         state.row.flags = state.row.flags & !KEPT_FLAGS | flags;
         state.row.ctime = Timestamp::now();
         state.save(ino, &member.rows);
-        self.flags_changed(&names);
+        self.flags_changed(&tree);
         Ok(())
     }
 }

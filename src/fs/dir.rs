@@ -91,8 +91,8 @@ impl Fs {
             if entry.name == b"." || entry.name == b".." {
                 return add(entry, None);
             }
-            let attr = match self.inode(entry.ino) {
-                Ok(inode) => inode.lock().attr(entry.ino),
+            let inode = match self.inode(entry.ino) {
+                Ok(inode) => inode,
                 // Removed since the rows were read.
                 Err(error) if error.errno() == libc::ENOENT => return true,
                 Err(error) => {
@@ -100,7 +100,12 @@ impl Fs {
                     return false;
                 }
             };
-            let added = add(entry, Some(&attr));
+            // Held until the kernel remembers it: it would not be gone before.
+            let state = inode.lock();
+            if state.is_nameless() {
+                return true;
+            }
+            let added = add(entry, Some(&state.attr(entry.ino)));
             if added {
                 self.inodes.remember(entry.ino);
             }

@@ -11,7 +11,7 @@
 //!
 //! A request pays one load of a counter while no directory is protected. Otherwise the way up is walked once for each
 //! inode and *turn*; whatever could change an answer begins a new turn: the flags of a directory, a directory that
-//! moves, one that comes to an append-only directory. All of them hold the lock of names. Whoever holds only an
+//! moves, one that comes to an append-only directory. All of them hold the tree lock alone. Whoever holds only an
 //! inode's lock compares the turn inside it, so that an answer from before does not outlive the change.
 //!
 //! Marking each inode when the flag is set would make chattr a walk over the snapshot, which a crash or a full disk
@@ -30,6 +30,7 @@ use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, Ordering};
 
 use super::inode::{Inode, InodeState};
 use super::names::is_root;
+use super::tree_lock::Tree;
 use super::{Fs, posix};
 
 /// More directories than this are above none; beyond it there is a circle.
@@ -105,8 +106,8 @@ impl Fs {
         self.guard.turn() == turn
     }
 
-    /// Refuses with EPERM if something protects one of these directories. No turn ends while `names` is held.
-    pub(super) fn refuse_held(&self, _names: &MutexGuard<'_, ()>, directories: &[u64]) -> Result<()> {
+    /// Refuses with EPERM if something protects one of these directories. No turn ends while `tree` is held.
+    pub(super) fn refuse_held(&self, _tree: &Tree<'_>, directories: &[u64]) -> Result<()> {
         if self.guard.is_idle() {
             return Ok(());
         }
@@ -208,21 +209,23 @@ impl Fs {
         Ok(newest)
     }
 
-    /// An entry was put into a locked directory, with the lock of names held.
-    pub(super) fn directory_came(&self, dir: &InodeState, is_dir: bool) {
+    /// An entry was put into a locked directory; with `tree` held alone if it is a directory and this one append-only.
+    pub(super) fn directory_came(&self, tree: &Tree<'_>, dir: &InodeState, is_dir: bool) {
         if is_dir && dir.row.flags & APPEND_ONLY != 0 {
+            debug_assert!(tree.is_alone());
             self.guard.next_turn();
         }
     }
 
-    /// A directory was moved, with the lock of names held.
-    pub(super) fn directory_moved(&self) {
+    /// A directory was moved, with `tree` held alone.
+    pub(super) fn directory_moved(&self, tree: &Tree<'_>) {
+        debug_assert!(tree.is_alone());
         if !self.guard.is_idle() {
             self.guard.next_turn();
         }
     }
 
-    /// The flags of a locked directory are about to become `flags`, with the lock of names held.
+    /// The flags of a locked directory are about to become `flags`, with the tree lock held alone.
     pub(super) fn note_flags(&self, rows: &Memtable, ino: u64, state: &InodeState, flags: u32) {
         let (before, after) = (state.row.flags & PROTECTING, flags & PROTECTING);
         // Nothing comes into a directory that was removed, and its row would stay when it is forgotten.
@@ -242,8 +245,9 @@ impl Fs {
         }
     }
 
-    /// Flags were changed.
-    pub(super) fn flags_changed(&self, _names: &MutexGuard<'_, ()>) {
+    /// Flags were changed, with `tree` held alone.
+    pub(super) fn flags_changed(&self, tree: &Tree<'_>) {
+        debug_assert!(tree.is_alone());
         self.guard.next_turn();
     }
 

@@ -11,6 +11,7 @@ use lru::LruCache;
 use crate::error::{Error, Result};
 use crate::meta::rows::{Extent, InodeRow, id_key};
 use crate::meta::{Layers, Memtable, Table};
+use crate::sabotage::{Protection, out};
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use super::staging::{Run, Staging};
@@ -25,7 +26,7 @@ const SHARDS: usize = 16;
 pub struct Inode {
     /// Its number.
     pub ino: u64,
-    /// Everything else. Lock order: the lock of names, then inodes by rising number, then the batch.
+    /// Everything else. Lock order: the tree lock, then inodes by rising number, then the batch.
     state: Mutex<InodeState>,
     /// A flush of this inode came to its end.
     pub flushed: Condvar,
@@ -108,6 +109,11 @@ pub fn lock_two<'a>(
 }
 
 impl InodeState {
+    /// True if it has lost its last name, and stays without one.
+    pub fn is_nameless(&self) -> bool {
+        self.row.nlink == 0 && !out(Protection::NamelessStaysSo)
+    }
+
     /// Writes the inode's row into a batch.
     pub fn save(&self, ino: u64, rows: &Memtable) {
         let row = if self.disk_size == self.row.size {

@@ -3,9 +3,10 @@
 //! Which file has what: `names` and `rename` change directories, `dir` reads them, `attr` sets attributes, `write`,
 //! `dirty`, `flush` and `sync` take bytes to the store, `read` brings them back, `range` works on stretches of files,
 //! `holes` takes some out, `extents` works on their rows, `xattr` on attributes, `orphans` removes what has no name any more, `guard` refuses what a
-//! protected directory forbids, `links` knows the way up.
+//! protected directory forbids, `links` knows the way up, `tree_lock` says which changes of names go side by side, `locked`
+//! locks directories together with what is in them.
 //!
-//! Lock order: the lock of names, then inodes by rising number, then membership in a batch. Nothing waits for an inode
+//! Lock order: the tree lock, then inodes by rising number, then membership in a batch. Nothing waits for an inode
 //! or for memory while it is a member.
 
 mod acl;
@@ -18,6 +19,7 @@ mod guard;
 mod holes;
 mod inode;
 mod links;
+mod locked;
 mod names;
 mod orphans;
 mod range;
@@ -27,6 +29,7 @@ mod rename;
 mod simulated;
 mod staging;
 mod sync;
+mod tree_lock;
 mod types;
 mod write;
 mod xattr;
@@ -37,7 +40,7 @@ use crate::error::{Error, Result};
 use crate::meta::rows::{DirentRow, InodeRow, NameHash, dirent_key, id_key};
 use crate::meta::{Counter, Layers, Table};
 use crate::store::{Member, Store};
-use crate::sync::{Arc, Mutex};
+use crate::sync::Arc;
 
 pub use types::{
     Access, AccessTimes, Attr, Caller, DirEntry, FsStat, LINK_MAX, NAME_MAX, ROOT_INO, RenameFlags, SIZE_MAX,
@@ -49,6 +52,7 @@ use guard::Guard;
 use inode::{Inode, InodeTable};
 use orphans::Orphans;
 use sync::Background;
+use tree_lock::TreeLock;
 
 /// How a store is mounted, as far as semantics go.
 #[derive(Debug, Clone)]
@@ -89,8 +93,8 @@ pub struct Fs {
     hash: NameHash,
 
     inodes: InodeTable,
-    /// Held by whoever changes directories: names change one at a time. First in the lock order.
-    names: Mutex<()>,
+    /// First in the lock order.
+    tree: TreeLock,
     guard: Guard,
     dirty: Dirty,
     orphans: Orphans,
@@ -105,7 +109,7 @@ impl Fs {
             store,
             options,
             inodes: InodeTable::default(),
-            names: Mutex::new(()),
+            tree: TreeLock::default(),
             guard: Guard::default(),
             dirty: Dirty::default(),
             orphans: Orphans::default(),

@@ -1,8 +1,9 @@
 //! Making and removing names.
 //!
-//! Keeps true: a name, the inode behind it and its directory change in one batch; an inode's count of names is the
-//! number of its entries; one whose last name goes joins the queue of orphans in the same batch, or is gone with it
-//! if it is small and nobody needs it.
+//! Keeps true: a name, the inode behind it and its directory change in one batch, and all of them are locked
+//! meanwhile; whether a name is there is looked up inside its directory's lock; an inode's count of names is the number
+//! of its entries; one whose last name goes joins the queue of orphans in the same batch, or is gone with it if it is
+//! small and nobody needs it, and never gets a name again. What may go side by side is said in `tree_lock`.
 
 use crate::error::{Error, Result};
 use crate::meta::rows::{APPEND_ONLY, DirentRow, IMMUTABLE, InodeRow, PROTECTING, dirent_key, id_key};
@@ -12,6 +13,8 @@ use crate::store::Member;
 
 use super::acl;
 use super::inode::InodeState;
+use super::locked::Place;
+use super::tree_lock::Tree;
 use super::types::{Attr, Caller, LINK_MAX, ROOT_INO, Timestamp};
 use super::{Fs, check_name, posix};
 
@@ -71,14 +74,19 @@ impl Fs {
             _ => return posix(libc::EINVAL),
         }
         let row = InodeRow { mode, rdev, nlink: 1, parent, ..InodeRow::default() };
-        self.make(parent, name, caller, umask, row)
+        self.make(&self.tree.shared(), Place { parent, name }, caller, umask, row)
     }
 
     /// Makes a directory.
     pub fn mkdir(&self, parent: u64, name: &[u8], caller: Caller, mode: u32, umask: u32) -> Result<Attr> {
         let mode = mode & 0o7777 | libc::S_IFDIR;
         let row = InodeRow { mode, nlink: 2, parent, ..InodeRow::default() };
-        self.make(parent, name, caller, umask, row)
+        let (tree, place) = (self.tree.shared(), Place { parent, name });
+        if !self.seals(parent) {
+            return self.make(&tree, place, caller, umask, row);
+        }
+        drop(tree);
+        self.make(&self.tree.alone(), place, caller, umask, row)
     }
 
     /// Makes a symlink.
@@ -93,13 +101,20 @@ impl Fs {
             target: target.to_vec(),
             ..InodeRow::default()
         };
-        self.make(parent, name, caller, 0, row)
+        self.make(&self.tree.shared(), Place { parent, name }, caller, 0, row)
     }
 
-    fn make(&self, parent: u64, name: &[u8], caller: Caller, umask: u32, mut row: InodeRow) -> Result<Attr> {
+    /// `tree` is held alone for a directory that comes to an append-only one.
+    fn make(
+        &self,
+        tree: &Tree<'_>,
+        Place { parent, name }: Place<'_>,
+        caller: Caller,
+        umask: u32,
+        mut row: InodeRow,
+    ) -> Result<Attr> {
         check_name(name)?;
-        let names = self.names.lock();
-        self.refuse_held(&names, &[parent])?;
+        self.refuse_held(tree, &[parent])?;
         let directory = self.inode(parent)?;
         let mut dir = directory.lock();
         may_add(&dir)?;
@@ -128,9 +143,11 @@ impl Fs {
         member.rows.put(Table::Inodes, &id_key(ino), &row.encode());
         member.rows.count(Counter::Inodes, 1);
         inherited.save(ino, &member.rows);
-        self.add_entry(&member, parent, &mut dir, name, DirentRow { ino, kind: row.kind() }, now);
-        self.directory_came(&dir, row.is_dir());
+        let (kind, is_dir) = (row.kind(), row.is_dir());
+        // Before its name, by which others would bring it into memory once more.
         let inode = self.inodes.insert_new(ino, row);
+        self.add_entry(&member, parent, &mut dir, name, DirentRow { ino, kind }, now);
+        self.directory_came(tree, &dir, is_dir);
         drop(member);
         let attr = inode.lock().attr(ino);
         Ok(attr)
@@ -140,8 +157,8 @@ impl Fs {
     pub fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Result<Attr> {
         check_name(name)?;
         self.claim_row()?;
-        let names = self.names.lock();
-        self.refuse_held(&names, &[parent])?;
+        let tree = self.tree.shared();
+        self.refuse_held(&tree, &[parent])?;
         let (inode, directory) = (self.inode(ino)?, self.inode(parent)?);
         let (mut state, dir) = super::inode::lock_two(&inode, &directory);
         let Some(mut dir) = dir else {
@@ -151,7 +168,7 @@ impl Fs {
         if state.row.is_dir() || state.row.flags & (IMMUTABLE | APPEND_ONLY) != 0 {
             return posix(libc::EPERM);
         }
-        if state.row.nlink == 0 {
+        if state.is_nameless() {
             return posix(libc::ENOENT);
         }
         if state.row.nlink >= LINK_MAX {
@@ -186,27 +203,30 @@ impl Fs {
         if name == b"." || name == b".." {
             return posix(if name == b"." { libc::EINVAL } else { libc::ENOTEMPTY });
         }
-        let names = self.names.lock();
-        let found = self.entry(&self.now(), parent, name)?.ok_or(Error::Posix(libc::ENOENT))?;
-        self.refuse_held(&names, &[parent])?;
-        let (inode, directory) = (self.inode(found.ino)?, self.inode(parent)?);
-        let (mut state, dir) = super::inode::lock_two(&inode, &directory);
-        let Some(mut dir) = dir else {
-            return Err(Error::damaged(format!("directory {parent} holds itself")));
-        };
-        match (state.row.is_dir(), directory_wanted) {
-            (true, false) => return posix(libc::EISDIR),
-            (false, true) => return posix(libc::ENOTDIR),
-            _ => {}
-        }
-        may_remove(&dir, &state)?;
-        if state.row.is_dir() && state.row.entries > 0 {
-            return posix(libc::ENOTEMPTY);
-        }
-        let now = Timestamp::now();
-        let member = self.join()?;
-        self.remove_entry(&member, parent, &mut dir, name, state.row.is_dir(), now);
-        self.drop_name(&member, found.ino, &mut state, parent, now)
+        let tree = self.tree.shared();
+        let refusal = self.refuse_held(&tree, &[parent]);
+        self.with_entries([Place { parent, name }], |locked, [found]| {
+            let ino = found.ok_or(Error::Posix(libc::ENOENT))?.ino;
+            refusal?;
+            if ino == parent {
+                return Err(Error::damaged(format!("directory {parent} holds itself")));
+            }
+            let (dir, state) = (locked.see(parent)?, locked.see(ino)?);
+            let is_dir = state.row.is_dir();
+            match (is_dir, directory_wanted) {
+                (true, false) => return posix(libc::EISDIR),
+                (false, true) => return posix(libc::ENOTDIR),
+                _ => {}
+            }
+            may_remove(dir, state)?;
+            if is_dir && state.row.entries > 0 {
+                return posix(libc::ENOTEMPTY);
+            }
+            let now = Timestamp::now();
+            let member = self.join()?;
+            self.remove_entry(&member, parent, locked.at(parent)?, name, is_dir, now);
+            self.drop_name(&member, ino, locked.at(ino)?, parent, now)
+        })
     }
 
     /// Puts an entry into a locked directory.
@@ -298,7 +318,7 @@ pub(super) fn may_add(dir: &InodeState) -> Result<()> {
     if !dir.row.is_dir() {
         return posix(libc::ENOTDIR);
     }
-    if dir.row.nlink == 0 {
+    if dir.is_nameless() {
         return posix(libc::ENOENT);
     }
     if dir.row.flags & IMMUTABLE != 0 {

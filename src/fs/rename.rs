@@ -1,7 +1,7 @@
 //! Renaming, also with NOREPLACE and EXCHANGE.
 //!
 //! Keeps true: both names change in one batch, so that after a crash either the old or the new state is there; a
-//! directory never becomes its own ancestor.
+//! directory never becomes its own ancestor, for which it moves with the tree lock held alone.
 
 use crate::error::{Error, Result};
 use crate::meta::rows::{DirentRow, dirent_key};
@@ -9,16 +9,12 @@ use crate::meta::{Memtable, Table};
 use crate::sync::Arc;
 
 use super::flush::Flush;
-use super::inode::{Inode, InodeState};
+use super::inode::InodeState;
+use super::locked::{Locked, Place};
 use super::names::{is_root, may_add, may_remove};
+use super::tree_lock::Tree;
 use super::types::{LINK_MAX, RenameFlags, Timestamp};
 use super::{Fs, check_name, posix};
-
-/// One side of a rename.
-struct Side<'a> {
-    parent: u64,
-    name: &'a [u8],
-}
 
 impl Fs {
     /// Renames `name` in `parent` to `newname` in `newparent`.
@@ -39,19 +35,37 @@ impl Fs {
         check_name(newname)?;
         self.claim_row()?;
         self.store_before_replacing(parent, name, newparent, newname)?;
-        let names = self.names.lock();
-        let layers = self.now();
-        let source = self.entry(&layers, parent, name)?.ok_or(Error::Posix(libc::ENOENT))?;
-        let target = self.entry(&layers, newparent, newname)?;
-        self.refuse_held(&names, &[parent, newparent])?;
-        let (from, to) = (Side { parent, name }, Side { parent: newparent, name: newname });
-        match target {
-            Some(_) if flags.noreplace => posix(libc::EEXIST),
-            None if flags.exchange => posix(libc::ENOENT),
-            Some(target) if target.ino == source.ino => Ok(()),
-            Some(target) if flags.exchange => self.exchange(&from, source, &to, target),
-            target => self.move_entry(&from, source, &to, target),
+        let (from, to) = (Place { parent, name }, Place { parent: newparent, name: newname });
+        if self.rename_in(&self.tree.shared(), from, to, flags)? {
+            return Ok(());
         }
+        self.rename_in(&self.tree.alone(), from, to, flags).map(drop)
+    }
+
+    /// False if a directory would move, and `tree` is not held alone.
+    fn rename_in(&self, tree: &Tree<'_>, from: Place<'_>, to: Place<'_>, flags: RenameFlags) -> Result<bool> {
+        let refusal = self.refuse_held(tree, &[from.parent, to.parent]);
+        let circle = self.refuse_circles(tree, from, to, flags.exchange);
+        self.with_entries([from, to], |locked, [source, target]| {
+            let source = source.ok_or(Error::Posix(libc::ENOENT))?;
+            refusal?;
+            match target {
+                Some(_) if flags.noreplace => return posix(libc::EEXIST),
+                None if flags.exchange => return posix(libc::ENOENT),
+                Some(target) if target.ino == source.ino => return Ok(true),
+                _ => {}
+            }
+            let other = target.filter(|_| flags.exchange);
+            if !tree.is_alone() && [Some(source), other].iter().flatten().any(is_directory) {
+                return Ok(false);
+            }
+            circle?;
+            match other {
+                Some(other) => self.exchange(tree, locked, (from, source), (to, other))?,
+                None => self.move_entry(tree, locked, (from, source), (to, target))?,
+            }
+            Ok(true)
+        })
     }
 
     /// Who writes a new file and renames it over the old one wants one of the two whole after a crash: the new one's
@@ -75,12 +89,13 @@ impl Fs {
         }
     }
 
-    fn move_entry(&self, from: &Side, source: DirentRow, to: &Side, target: Option<DirentRow>) -> Result<()> {
-        self.check_loop(source, to.parent)?;
-        let mut numbers = vec![from.parent, to.parent, source.ino];
-        numbers.extend(target.map(|target| target.ino));
-        let inodes = self.inodes_of(&numbers)?;
-        let mut locked = Locked::new(&inodes);
+    fn move_entry(
+        &self,
+        tree: &Tree<'_>,
+        locked: &mut Locked<'_>,
+        (from, source): (Place<'_>, DirentRow),
+        (to, target): (Place<'_>, Option<DirentRow>),
+    ) -> Result<()> {
         may_add(locked.see(to.parent)?)?;
         let is_dir = locked.see(source.ino)?.row.is_dir();
         may_remove(locked.see(from.parent)?, locked.see(source.ino)?)?;
@@ -107,19 +122,21 @@ impl Fs {
         }
         self.remove_entry(&member, from.parent, locked.at(from.parent)?, from.name, is_dir, now);
         self.add_entry(&member, to.parent, locked.at(to.parent)?, to.name, source, now);
-        self.directory_came(locked.see(to.parent)?, is_dir);
+        self.directory_came(tree, locked.see(to.parent)?, is_dir);
         let moved = locked.at(source.ino)?;
         moved.row.ctime = now;
-        self.note_moved(&member.rows, source.ino, moved, (from.parent, to.parent))?;
+        self.note_moved(tree, &member.rows, source.ino, moved, (from.parent, to.parent))?;
         moved.save(source.ino, &member.rows);
         Ok(())
     }
 
-    fn exchange(&self, a: &Side, of_a: DirentRow, b: &Side, of_b: DirentRow) -> Result<()> {
-        self.check_loop(of_a, b.parent)?;
-        self.check_loop(of_b, a.parent)?;
-        let inodes = self.inodes_of(&[a.parent, b.parent, of_a.ino, of_b.ino])?;
-        let mut locked = Locked::new(&inodes);
+    fn exchange(
+        &self,
+        tree: &Tree<'_>,
+        locked: &mut Locked<'_>,
+        (a, of_a): (Place<'_>, DirentRow),
+        (b, of_b): (Place<'_>, DirentRow),
+    ) -> Result<()> {
         may_remove(locked.see(a.parent)?, locked.see(of_a.ino)?)?;
         may_remove(locked.see(b.parent)?, locked.see(of_b.ino)?)?;
         let now = Timestamp::now();
@@ -136,7 +153,7 @@ impl Fs {
         for (entry, from, to) in [(of_a, a.parent, b.parent), (of_b, b.parent, a.parent)] {
             let state = locked.at(entry.ino)?;
             state.row.ctime = now;
-            self.note_moved(&member.rows, entry.ino, state, (from, to))?;
+            self.note_moved(tree, &member.rows, entry.ino, state, (from, to))?;
             state.save(entry.ino, &member.rows);
         }
         Ok(())
@@ -144,6 +161,7 @@ impl Fs {
 
     fn note_moved(
         &self,
+        tree: &Tree<'_>,
         rows: &Memtable,
         ino: u64,
         state: &mut InodeState,
@@ -153,15 +171,25 @@ impl Fs {
             return self.note_name_moved(rows, ino, state, (from, to));
         }
         state.row.parent = to;
-        self.directory_moved();
+        self.directory_moved(tree);
         Ok(())
     }
 
-    /// Refuses to move a directory below itself.
-    fn check_loop(&self, moved: DirentRow, into: u64) -> Result<()> {
-        if moved.kind != libc::S_IFDIR {
+    /// Refuses to move a directory below itself. Says nothing unless `tree` is held alone: then no entry changes, and
+    /// no directory moves.
+    fn refuse_circles(&self, tree: &Tree<'_>, from: Place<'_>, to: Place<'_>, exchange: bool) -> Result<()> {
+        if !tree.is_alone() {
             return Ok(());
         }
+        self.refuse_circle(from, to.parent)?;
+        if exchange { self.refuse_circle(to, from.parent) } else { Ok(()) }
+    }
+
+    fn refuse_circle(&self, moved: Place<'_>, into: u64) -> Result<()> {
+        let entry = self.entry(&self.now(), moved.parent, moved.name)?;
+        let Some(moved) = entry.filter(is_directory) else {
+            return Ok(());
+        };
         let mut at = into;
         loop {
             if at == moved.ino {
@@ -177,35 +205,8 @@ impl Fs {
             at = up;
         }
     }
-
-    fn inodes_of(&self, numbers: &[u64]) -> Result<Vec<Arc<Inode>>> {
-        let mut numbers = numbers.to_vec();
-        numbers.sort_unstable();
-        numbers.dedup();
-        numbers.into_iter().map(|ino| self.inode(ino)).collect()
-    }
 }
 
-/// Several inodes, locked in the order of their numbers.
-struct Locked<'a> {
-    states: Vec<(u64, crate::sync::MutexGuard<'a, InodeState>)>,
-}
-
-impl<'a> Locked<'a> {
-    /// `inodes` rise.
-    fn new(inodes: &'a [Arc<Inode>]) -> Self {
-        Self { states: inodes.iter().map(|inode| (inode.ino, inode.lock())).collect() }
-    }
-
-    fn see(&self, ino: u64) -> Result<&InodeState> {
-        let found = self.states.iter().find(|(number, _)| *number == ino);
-        found.map(|(_, state)| &**state).ok_or_else(|| Error::damaged(format!("inode {ino} was not locked")))
-    }
-
-    fn at(&mut self, ino: u64) -> Result<&mut InodeState> {
-        let found = self.states.iter_mut().find(|(number, _)| *number == ino);
-        found
-            .map(|(_, state)| &mut **state)
-            .ok_or_else(|| Error::damaged(format!("inode {ino} was not locked")))
-    }
+fn is_directory(entry: &DirentRow) -> bool {
+    entry.kind == libc::S_IFDIR
 }

@@ -8,7 +8,7 @@ use libtest_mimic::Failed;
 use crate::sabotage::{Protection, take_out};
 
 use super::explore::{Scenario, search, seed};
-use super::scenarios;
+use super::{names, scenarios};
 
 /// Protections that are taken out together, and the scenario that must notice.
 pub struct Control {
@@ -97,6 +97,41 @@ pub const ALL: &[Control] = &[
         name: "without_ending_on_an_error_the_cycle_goes_on",
         out: &[Protection::ErrorEndsCycle],
         scenario: &scenarios::BAD_ROW,
+    },
+    Control {
+        name: "without_being_alone_two_moves_make_a_circle",
+        out: &[Protection::TreeAlone],
+        scenario: &names::CIRCLE,
+    },
+    Control {
+        name: "without_being_alone_a_protected_directory_changes",
+        out: &[Protection::TreeAlone],
+        scenario: &names::PROTECTED,
+    },
+    Control {
+        name: "without_being_alone_a_sealed_snapshot_changes",
+        out: &[Protection::TreeAlone],
+        scenario: &names::SEALED,
+    },
+    Control {
+        name: "without_being_alone_a_snapshot_sealed_by_a_move_changes",
+        out: &[Protection::TreeAlone],
+        scenario: &names::SEALED_BY_MOVE,
+    },
+    Control {
+        name: "without_refusing_names_a_directory_that_is_gone_gets_one",
+        out: &[Protection::NamelessStaysSo],
+        scenario: &names::PARENT_GOES,
+    },
+    Control {
+        name: "without_refusing_names_a_file_that_is_gone_gets_one",
+        out: &[Protection::NamelessStaysSo],
+        scenario: &names::LAST_NAME,
+    },
+    Control {
+        name: "without_a_second_look_a_name_goes_twice",
+        out: &[Protection::SecondLookAtNames],
+        scenario: &names::OLDER,
     },
 ];
 

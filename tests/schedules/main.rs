@@ -1,4 +1,5 @@
-//! Schedules of the real code: barrier, batches, commit, collector, deletion queue and files, run by shuttle.
+//! Schedules of the real code: barrier, batches, commit, collector, deletion queue, files and names, run by
+//! shuttle.
 //!
 //! This program compiles the sources of `src/` once more, with `sync.rs` beside this file in the place of
 //! `src/sync.rs`, so that every lock, atomic operation, wait and message is a point at which the explorer chooses who
@@ -62,6 +63,7 @@ mod controls;
 mod crash;
 mod disk;
 mod explore;
+mod names;
 mod oracle;
 mod scenarios;
 mod world;
@@ -71,7 +73,8 @@ use libtest_mimic::{Arguments, Trial};
 fn main() {
     let arguments = Arguments::from_args();
     explore::install_panic_hook();
-    let kept = scenarios::ALL.iter().map(|scenario| Trial::test(scenario.name, || explore::keeps(scenario)));
+    let scenarios = scenarios::ALL.iter().chain(names::ALL);
+    let kept = scenarios.map(|scenario| Trial::test(scenario.name, || explore::keeps(scenario)));
     let caught =
         controls::ALL.iter().map(|control| Trial::test(control.name, || controls::is_caught(control)));
     libtest_mimic::run(&arguments, kept.chain(caught).collect()).exit();
