@@ -75,8 +75,8 @@ pub enum Protection {
     HiccupsPass,
     /// Where the host's figures are not the whole truth, what is promised is really taken.
     PromisesAreBacked,
-    /// The reserve is given up for opening a store.
-    ReserveOpens,
+    /// The reserve, and what backs promises, is given up for the database: for opening it, and for whatever it writes.
+    ReserveForDatabase,
     /// A lock that somebody else holds is seen. Not a protection of this program: some hosts have none.
     LockIsSeen,
     /// Who has got the lock reads whether another process may live.
@@ -137,7 +137,7 @@ mod switches {
         ("no-links", Protection::NoLinks),
         ("hiccups-pass", Protection::HiccupsPass),
         ("promises-are-backed", Protection::PromisesAreBacked),
-        ("reserve-opens", Protection::ReserveOpens),
+        ("reserve-for-database", Protection::ReserveForDatabase),
         ("lock-is-seen", Protection::LockIsSeen),
         ("holder-is-read", Protection::HolderIsRead),
         ("durable-before-leave", Protection::DurableBeforeLeave),

@@ -25,6 +25,7 @@ pub mod collection;
 pub mod commit;
 mod config;
 mod files;
+mod given_room;
 pub mod healing;
 mod mkfs;
 pub mod packs;
@@ -41,7 +42,6 @@ use crate::media::{HostMedia, Media, StoreLock};
 use crate::meta::rows::{NameHash, STATE_KEY, State};
 use crate::meta::{Counter, Kv, Layers, Meta, Table};
 use crate::pack::{PackId, PackStore};
-use crate::sabotage::{Protection, out};
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
 
 pub use backups::{BACKUP_DIR, list_backups, open_backup};
@@ -61,6 +61,7 @@ use batches::{Batch, Batches, Latch, Numbers};
 use chunks::Chunks;
 use collection::Collection;
 use commit::Commits;
+use given_room::GivenRoom;
 use healing::Healing;
 use packs::{PackOptions, Packs, pack_store};
 use space::SpaceKeeper;
@@ -160,7 +161,7 @@ impl Store {
             return Err(without_database(&path));
         }
         let space = Arc::new(SpaceKeeper::new(media.clone(), config.reserve));
-        let kv = open_database(media.as_ref(), &space, (options.cache_bytes / 3 * 2) as usize)?;
+        let kv = open_database(media.as_ref(), space.clone(), (options.cache_bytes / 3 * 2) as usize)?;
         let state = kv.read().and_then(|view| view.get(Table::State, STATE_KEY)).map_err(unusable)?;
         let state = match state {
             Some(row) => State::decode(&row).map_err(unusable)?,
@@ -385,14 +386,9 @@ fn without_database(path: &Path) -> Error {
 }
 
 /// Opens the database; on a full disk the reserve is given up for it, without which nothing could be deleted either.
-fn open_database(media: &dyn Media, space: &SpaceKeeper, cache_bytes: usize) -> Result<Kv> {
-    let open = || Kv::open(media.open(META_FILE, true).map_err(opening)?, cache_bytes).map_err(unusable);
-    match open() {
-        Err(error) if error.is_no_space() && !out(Protection::ReserveOpens) && space.give_up_reserve() => {
-            open()
-        }
-        opened => opened,
-    }
+fn open_database(media: &dyn Media, space: Arc<SpaceKeeper>, cache_bytes: usize) -> Result<Kv> {
+    let file = media.open(META_FILE, true).map_err(opening)?;
+    Kv::open(Arc::new(GivenRoom::new(file, space)), cache_bytes).map_err(unusable)
 }
 
 /// The database cannot be used: says the way out, unless the host refused to read it.

@@ -7,7 +7,8 @@
 //!
 //! A host may refuse long before its figures say so: a quota shows in none of them. There a promise is *backed*: as many
 //! bytes are really taken, behind the reserve in its file, and what cannot be backed is not promised. They are given back
-//! when the host first refuses what was promised, which then finds its place.
+//! when the host first refuses what was promised, which then finds its place: a record of a region, or whatever the
+//! database writes ([`given_room`](super::given_room)), also if they were taken again since somebody made room for it.
 
 use std::io;
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use cairnfs::check::repair::repair;
 use cairnfs::error::{Error, Result};
 use cairnfs::fs::ROOT_INO;
-use cairnfs::media::sim::SimMedia;
+use cairnfs::media::sim::{OpKind, SimMedia};
 use cairnfs::sabotage::Protection;
 use cairnfs::store::{StoreConfig, list_backups, open_backup};
 
@@ -262,6 +262,49 @@ fn promises_that_nothing_backs_are_noticed() {
     assert!(use_up_a_quota(24 << 20).unwrap_err().is_no_space());
 }
 
+/// A commit in whose transaction the host has no room but what is taken to back promises: it was taken since somebody saw
+/// to it that there is enough. As on hosts on which writing over something takes space.
+fn commit_while_promises_are_backed() -> Result<()> {
+    let (start, config, mut files) = store();
+    let disk = settled(&start);
+    disk.set_quota(Some(disk.used() + (64 << 20)));
+    let world = World::open(&disk, &config)?;
+    let backing = |disk: &SimMedia| {
+        let reserve = disk.files().into_iter().find(|(path, _)| path == "reserve");
+        reserve.is_some_and(|(_, len)| len > config.reserve)
+    };
+    for name in ["before", "after"] {
+        let (ino, bytes) = (world.create(ROOT_INO, name), random::content(9_100, 300_000));
+        world.fs.write(ino, 0, &bytes, false)?;
+        files.insert(name.to_owned(), bytes);
+        assert!(backing(&disk), "{name}: what was acknowledged is backed");
+        let (full, reserve) = (disk.clone(), config.reserve);
+        disk.set_fault(Box::new(move |op| {
+            let is_row = op.path == DB && matches!(op.kind, OpKind::Write | OpKind::Allocate);
+            let taken = || full.files().into_iter().any(|(path, len)| path == "reserve" && len > reserve);
+            (is_row && taken()).then_some(libc::EDQUOT)
+        }));
+        world.fs.sync()?;
+        assert!(!backing(&disk), "{name}: it was given up");
+        disk.clear_faults();
+    }
+    world.close()?;
+    assert_eq!(right(&disk, &config, &files, ""), files.len());
+    Ok(())
+}
+
+#[test]
+fn what_backs_promises_goes_to_a_commit_that_has_no_room_left() {
+    let _all = protected();
+    commit_while_promises_are_backed().unwrap();
+}
+
+#[test]
+fn a_commit_that_gets_nothing_from_those_who_back_promises_fails() {
+    let _out = without(&[Protection::ReserveForDatabase]);
+    assert!(commit_while_promises_are_backed().unwrap_err().is_no_space());
+}
+
 /// As on hosts on which writing over something takes space.
 fn open_without_room() -> Result<()> {
     let (start, config, files) = store();
@@ -290,7 +333,7 @@ fn a_store_is_opened_on_a_full_disk_with_its_reserve() {
 
 #[test]
 fn a_store_that_keeps_its_reserve_cannot_be_opened() {
-    let _out = without(&[Protection::ReserveOpens]);
+    let _out = without(&[Protection::ReserveForDatabase]);
     assert!(open_without_room().unwrap_err().is_no_space());
 }
 
