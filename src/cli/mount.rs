@@ -10,15 +10,11 @@ mod refuse;
 mod remount;
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::num::NonZero;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use rustix::fs::{FlockOperation, Mode, OFlags};
-use rustix::io::Errno;
+use std::time::Duration;
 
 use super::args::MountArgs;
 use super::mount_options::{self, Wanted};
@@ -34,13 +30,6 @@ const READY: &str = "ready";
 
 /// How long a mount waits for the store's lock: the daemon of an umount just done may still be closing the store.
 const LOCK_WAIT: Duration = Duration::from_secs(15);
-
-/// How long it waits without a word.
-const SILENT_WAIT: Duration = Duration::from_secs(1);
-/// More of what the holder has noted is not read.
-const LONGEST_NOTE: u64 = 256;
-/// How often the lock is looked at meanwhile.
-const LOCK_POLL: Duration = Duration::from_millis(20);
 
 pub(super) fn run(args: &MountArgs) -> Result<()> {
     let wanted = mount_options::parse(&args.options, args.sloppy)?;
@@ -114,7 +103,7 @@ fn serve(args: &MountArgs, wanted: Wanted) -> Result<()> {
     let setup = Setup {
         open: OpenOptions {
             who: format!("mounted at {}", show(&places.mountpoint)),
-            lock_wait: LOCK_WAIT.saturating_sub(wait_for_holder(&places.store)),
+            lock_wait: LOCK_WAIT,
             ..wanted.open
         },
         fs: wanted.fs,
@@ -130,30 +119,6 @@ fn serve(args: &MountArgs, wanted: Wanted) -> Result<()> {
     }
     let ready = |store| if args.report_ready { leave_terminal(&log, store) } else { Ok(()) };
     daemon::serve(setup, ready).map_err(limits::explained)
-}
-
-/// Waits for somebody who is about to close the store, and says so once that lasts. Nothing is decided here: the lock is
-/// taken afterwards, and refuses.
-fn wait_for_holder(store: &Path) -> Duration {
-    let begin = Instant::now();
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let Ok(lock) = rustix::fs::open(store.join("lock"), flags, Mode::empty()) else { return Duration::ZERO };
-    let lock = File::from(lock);
-    let mut told = false;
-    while rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK)
-        && begin.elapsed() < LOCK_WAIT
-    {
-        if !told && begin.elapsed() >= SILENT_WAIT {
-            told = true;
-            let mut note = String::new();
-            let _ = (&lock).take(LONGEST_NOTE).read_to_string(&mut note);
-            let holder = note.lines().next().filter(|line| !line.is_empty()).unwrap_or("another process");
-            let seconds = LOCK_WAIT.as_secs();
-            eprintln!("cairnfs: {} is in use by {holder}; waiting for it, up to {seconds} s", show(store));
-        }
-        std::thread::sleep(LOCK_POLL);
-    }
-    begin.elapsed()
 }
 
 /// A daemon belongs to no terminal and keeps no directory busy.

@@ -27,13 +27,15 @@ use super::holder::{Meaning, NOTE_MAX, Note, Whereabouts};
 
 /// The lock's name in the store.
 const NAME: &str = "lock";
+/// How long a held lock is waited for without a word.
+const SILENT_WAIT: Duration = Duration::from_secs(1);
 /// How often a held lock is tried again.
 const POLL: Duration = Duration::from_millis(20);
 /// How long a process waits for a note that cannot be the holder's to be replaced: the holder writes its note right
 /// after it got the lock. The same time is given to a holder that is just ending.
 const NOTE_GRACE: Duration = Duration::from_millis(100);
 
-/// The parameters of the second check.
+/// The parameters of waiting and of the second check.
 #[derive(Debug, Clone)]
 struct Guard {
     here: Whereabouts,
@@ -43,6 +45,8 @@ struct Guard {
     beat: Duration,
     /// How long to watch for a beat. Hosts cache what they read for some seconds.
     watch: Duration,
+    /// How long a held lock is waited for without a word.
+    silence: Duration,
 }
 
 /// Held while this process has the store open.
@@ -63,13 +67,15 @@ struct Beating {
 }
 
 impl StoreLock {
-    /// Locks the store in `media`, trying until `wait` is over; `who` is what others are told meanwhile.
+    /// Locks the store in `media`, trying until `wait` is over, which is said in the log once it lasts; `who` is what
+    /// others are told meanwhile.
     pub fn acquire(media: &HostMedia, wait: Duration, who: &str) -> Result<Self> {
         let guard = Guard {
             here: Whereabouts::here(),
             trusted: media.sees_all_locks() && !out(Protection::LockIsSeen),
             beat: Duration::from_secs(5),
             watch: Duration::from_secs(25),
+            silence: SILENT_WAIT,
         };
         Self::acquire_with(media, wait, who, &guard)
     }
@@ -78,7 +84,7 @@ impl StoreLock {
         let dir = media.path();
         let path = dir.join(NAME);
         let file = open_or_make(media).map_err(|error| cannot_open(dir, &path, error))?;
-        let begin = Instant::now();
+        let (begin, mut told) = (Instant::now(), false);
         loop {
             let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
             let note = read_note(&file);
@@ -88,20 +94,25 @@ impl StoreLock {
                     return Err(Error::io(format!("locking {}", path.display()), errno.into()));
                 }
                 // As on a host with local locks.
-                Err(_) if !out(Protection::LockIsSeen) => in_use(&note, dir),
+                Err(_) if !out(Protection::LockIsSeen) => in_use(&note, dir, ADVICE),
                 _ => match note.meaning(&guard.here, guard.trusted, &file) {
                     _ if out(Protection::HolderIsRead) => return Self::begin(file, path, who, guard),
                     Meaning::Free => return Self::begin(file, path, who, guard),
                     Meaning::Rebooted if !beats(media, &note, guard) => {
                         return Self::begin(file, path, who, guard);
                     }
-                    Meaning::Alive => in_use(&note, dir),
+                    Meaning::Alive => in_use(&note, dir, ADVICE),
                     Meaning::Rebooted | Meaning::Unseen => unseen(&note, dir),
                 },
             };
             let waited = begin.elapsed();
             if waited >= wait && (locked.is_err() && note.seen() || waited >= wait + NOTE_GRACE) {
                 return Err(Error::Busy(refusal));
+            }
+            if !told && locked.is_err() && (guard.silence..wait).contains(&waited) {
+                told = true;
+                let until = format!("waiting for it, up to {} s", wait.as_secs());
+                tracing::warn!("{}", in_use(&note, dir, &until));
             }
             thread::sleep(POLL.min(wait.saturating_sub(waited).max(Duration::from_millis(1))));
         }
@@ -228,16 +239,17 @@ fn beats(media: &HostMedia, note: &Note, guard: &Guard) -> bool {
 
 const ADVICE: &str = "unmount it there first, or give the command to the process that has it open";
 
-fn in_use(note: &Note, dir: &Path) -> String {
+/// Who has the store, and what follows from it.
+fn in_use(note: &Note, dir: &Path, so: &str) -> String {
     let store = dir.display();
     if note.seen() {
-        format!("the store {store} is in use by {}; {ADVICE}", note.text)
+        format!("the store {store} is in use by {}; {so}", note.text)
     } else if note.is_empty() {
-        format!("the store {store} is in use by another process; {ADVICE}")
+        format!("the store {store} is in use by another process; {so}")
     } else {
         format!(
             "the store {store} is in use by a process that cannot be seen from here, perhaps in a container; the last one \
-             to note its name was \"{}\"; {ADVICE}",
+             to note its name was \"{}\"; {so}",
             note.text
         )
     }
@@ -294,6 +306,47 @@ mod tests {
         });
     }
 
+    /// What is said in the log.
+    #[derive(Clone, Default)]
+    struct Said(std::sync::Arc<parking_lot::Mutex<Vec<u8>>>);
+
+    impl io::Write for Said {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn one_that_waits_says_so_once_and_whom_it_waits_for() {
+        let (dir, said) = (tempfile::tempdir().unwrap(), Said::default());
+        let first = acquire(dir.path(), Duration::ZERO, "mounted at /m").unwrap();
+        let text = || String::from_utf8(said.0.lock().clone()).unwrap();
+        thread::scope(|scope| {
+            let log = said.clone();
+            let logger = tracing_subscriber::fmt().with_writer(move || log.clone()).finish();
+            let second = scope.spawn(|| {
+                let media = HostMedia::open(dir.path()).unwrap();
+                let wait = Duration::from_secs(60);
+                tracing::subscriber::with_default(logger, || {
+                    StoreLock::acquire_with(&media, wait, "second", &guard(true))
+                })
+            });
+            while text().is_empty() {
+                thread::yield_now();
+            }
+            drop(first);
+            second.join().unwrap().unwrap();
+        });
+        let expected =
+            format!("is in use by pid {}: mounted at /m; waiting for it, up to 60 s", process::id());
+        assert!(text().contains(&expected) && text().lines().count() == 1, "{}", text());
+    }
+
     #[test]
     fn a_dead_holders_note_neither_refuses_nor_accuses() {
         let dir = tempfile::tempdir().unwrap();
@@ -320,7 +373,13 @@ mod tests {
 
     fn guard(trusted: bool) -> Guard {
         let here = Whereabouts { boot: "b2".into(), machine: "m1".into(), pids: "2".into() };
-        Guard { here, trusted, beat: Duration::from_millis(10), watch: Duration::from_millis(300) }
+        Guard {
+            here,
+            trusted,
+            beat: Duration::from_millis(10),
+            watch: Duration::from_millis(300),
+            silence: Duration::ZERO,
+        }
     }
 
     fn guarded(dir: &Path, trusted: bool) -> Result<StoreLock> {
