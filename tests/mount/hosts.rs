@@ -246,6 +246,7 @@ fn pulled_out_and_plugged_in(make: &[&str]) {
     assert!(file.and_then(|file| file.sync_all()).is_err(), "nothing can be made durable");
     let left = cairnfs(&["umount".as_ref(), world.mnt.as_os_str()]);
     assert!(!is_mounted(&world.mnt), "{}", left.said());
+    assert_ne!(left.code, 0, "not everything is durable: {}", left.said());
     world.forget_daemon();
     tool!("umount", host.path());
     assert!(host.mount());
