@@ -3,87 +3,25 @@
 
 mod manual;
 mod table;
-
-use std::time::Duration;
+mod wanted;
 
 pub(super) use self::manual::help;
 use self::table::{ALIASES, DefaultValue, Effect, OPTIONS, Spelling};
+pub(super) use self::wanted::Wanted;
 use super::size::show_size;
 use crate::error::{Error, Result};
-use crate::fs::{AccessTimes, FsOptions};
-use crate::fuse::MountOptions;
-use crate::store::OpenOptions;
 
-/// What the words of `-o` ask for, as the parts of a mount take it. What depends on the store and the mount point is not
-/// filled in.
-#[derive(Debug, Clone)]
-pub(super) struct Wanted {
-    /// A mount that is there is to be changed.
-    pub remount: bool,
-    pub open: OpenOptions,
-    pub fs: FsOptions,
-    pub fuse: MountOptions,
-    /// Cycles start by themselves.
-    pub collect: bool,
-    /// A cycle also starts when the last one is this long ago.
-    pub collect_interval: Option<Duration>,
-    /// All data is read and compared once in this time.
-    pub scrub: Option<Duration>,
-    /// The words that were given, in order.
-    given: Vec<&'static str>,
-}
-
-impl Wanted {
-    /// What holds without any word.
-    fn of_defaults() -> Self {
-        let mut wanted = Self {
-            remount: false,
-            open: OpenOptions::default(),
-            fs: FsOptions::default(),
-            fuse: MountOptions::default(),
-            collect: false,
-            collect_interval: None,
-            scrub: None,
-            given: Vec::new(),
-        };
-        for option in OPTIONS {
-            if let DefaultValue::Word(word) = option.default {
-                let applied = apply(&mut wanted, word);
-                debug_assert!(matches!(applied, Ok(true)), "`{word}` is a word of its option");
-            }
-        }
-        wanted.given.clear();
-        wanted
-    }
-
-    /// Which of two words was given last, if any: true for the first.
-    pub fn given_last(&self, yes: &str, no: &str) -> Option<bool> {
-        let last = self.given.iter().rev().find(|word| **word == yes || **word == no)?;
-        Some(*last == yes)
-    }
-
-    fn set_read_only(&mut self, read_only: bool) {
-        self.open.read_only = read_only;
-        self.fuse.read_only = read_only;
-    }
-
-    fn set_atime(&mut self, atime: AccessTimes) {
-        self.fs.atime = atime;
-        self.fuse.atime = atime;
-    }
-
-    /// What follows from several words together.
-    fn settle(&mut self) {
-        // A kernel that applies ACLs checks modes as well, whatever the mount table says.
-        self.fuse.posix_acl &= self.fuse.default_permissions;
-        // Who reads a file anew has to be heard of, though the kernel has its pages.
-        self.fuse.no_open &= self.fs.atime != AccessTimes::Always;
-        if self.open.read_only {
-            self.collect = false;
-            self.collect_interval = None;
-            self.scrub = None;
+/// What holds without any word.
+fn defaults() -> Wanted {
+    let mut wanted = Wanted::of_the_parts();
+    for option in OPTIONS {
+        if let DefaultValue::Word(word) = option.default {
+            let applied = apply(&mut wanted, word);
+            debug_assert!(matches!(applied, Ok(true)), "`{word}` is a word of its option");
         }
     }
+    wanted.given.clear();
+    wanted
 }
 
 /// Words that mount(8), /etc/fstab and systemd use among themselves, and words of which the kernel or mount(8) takes
@@ -130,7 +68,7 @@ const MOST_OF_MEMORY: (u64, u64) = (3, 4);
 
 /// Reads all words in order; a later one overrides an earlier one. With `sloppy` unknown words are ignored.
 pub(super) fn parse(lists: &[String], sloppy: bool) -> Result<Wanted> {
-    let mut wanted = Wanted::of_defaults();
+    let mut wanted = defaults();
     let words = || lists.iter().flat_map(|list| list.split(','));
     let of_the_table = if words().any(|word| word == "remount") { FROM_THE_TABLE } else { &[] };
     for word in words() {
@@ -213,10 +151,14 @@ pub(super) fn memory_of_this_machine() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
-    use crate::fuse::IoUring;
+    use crate::fs::{AccessTimes, FsOptions};
+    use crate::fuse::{IoUring, MountOptions};
+    use crate::store::OpenOptions;
 
     fn words(text: &str) -> Result<Wanted> {
         parse(&[text.to_owned()], false)

@@ -289,6 +289,30 @@ fn the_documents_name_only_tests_that_exist() {
     assert!(seen > 30, "the pages were read");
 }
 
+/// The files in backquotes of a page, without those that a name in capitals stands for.
+fn files_in(text: &str) -> Vec<&str> {
+    let quoted = text.split('`').skip(1).step_by(2);
+    let is_file =
+        |word: &&str| word.ends_with(".rs") && word.contains('/') && !word.contains(char::is_uppercase);
+    quoted.filter(is_file).collect()
+}
+
+#[test]
+fn the_documents_name_only_files_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut seen = 0;
+    for page in ["architecture.md", "contributing.md"] {
+        let text = fs::read_to_string(root.join("docs").join(page)).unwrap();
+        // A code block has three backquotes on each side, so the text around it is paired all the same.
+        for file in files_in(&text) {
+            seen += 1;
+            let is_there = root.join("src").join(file).exists() || root.join(file).exists();
+            assert!(is_there, "{page} names `{file}`, which is not there");
+        }
+    }
+    assert!(seen > 60, "the pages were read");
+}
+
 /// What stands in backquotes between two words of a sentence is looked for without what differs each time.
 #[test]
 fn the_messages_that_operations_quotes_are_in_the_sources() {

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::Wanted;
+use super::wanted::Wanted;
 use crate::cli::size::{parse_size, show_size};
 use crate::fs::AccessTimes;
 use crate::fuse::IoUring;
