@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use fuser::{FopenFlags, INodeNo, Notifier};
+use fuser::FopenFlags;
 
 use super::ControlFiles;
 use super::asker::Asker;
@@ -18,11 +18,9 @@ pub(super) struct Adapter {
     pub(super) fs: Arc<Fs>,
     pub(super) control: ControlDir,
     pub(super) opts: MountOptions,
-    /// For what a reply cannot say. Filled before the first request is taken.
-    kernel: Arc<OnceLock<Notifier>>,
     /// What was agreed on with the kernel. Filled before the first request is taken.
     agreed: OnceLock<Agreed>,
-    /// What the kernel has to give up.
+    /// What the kernel holds of files.
     pub(super) pages: Pages,
 }
 
@@ -32,7 +30,6 @@ impl Adapter {
             fs,
             control: ControlDir::new(control),
             opts: opts.clone(),
-            kernel: Arc::default(),
             agreed: OnceLock::new(),
             pages: Pages::default(),
         }
@@ -47,21 +44,6 @@ impl Adapter {
     /// True if the kernel will send its requests over io_uring.
     pub(super) fn rings_agreed(&self) -> bool {
         self.agreed.get().is_some_and(|agreed| agreed.rings)
-    }
-
-    /// Where to put the way back to the kernel once there is one.
-    pub(super) fn kernel(&self) -> Arc<OnceLock<Notifier>> {
-        Arc::clone(&self.kernel)
-    }
-
-    /// Makes the kernel ask again for attributes that a request changed although its reply has none. A negative
-    /// offset spares the pages, and without them the kernel takes no lock that a request could hold.
-    pub(super) fn attributes_changed(&self, ino: u64) {
-        if let Some(kernel) = self.kernel.get()
-            && let Err(error) = kernel.inval_inode(INodeNo(ino), -1, 0)
-        {
-            tracing::debug!(ino, "telling the kernel of changed attributes: {error}");
-        }
     }
 
     pub(super) fn find(&self, parent: u64, name: &[u8]) -> Result<Attr> {
@@ -87,22 +69,41 @@ impl Adapter {
     /// Takes the set-id bits away that `asker` has not the right to keep, and tells the kernel.
     pub(super) fn take_set_ids(&self, ino: u64, asker: Asker) -> Result<()> {
         if self.fs.drop_set_ids(ino, |gid| asker.is_in(gid))? {
-            self.attributes_changed(ino);
+            self.pages.attributes_changed(ino);
         }
         Ok(())
     }
 
-    /// Nothing has to be done to open a file or directory, and the kernel may learn that it need not ask. What it has
-    /// of the file in its page cache stays: the cache is never passed by, or a write beside a shared mapping of the same
-    /// page would be lost with the rest of the page.
-    pub(super) fn open(&self) -> Result<()> {
+    /// A directory that is about to come to `parent` may seal another one there.
+    pub(super) fn before_sealing(&self, parent: u64) -> Result<()> {
+        if self.fs.seals(parent) { self.write_out(parent) } else { Ok(()) }
+    }
+
+    /// Waits until the kernel has written out what it holds of `ino` or, if that is a directory, of what is below it.
+    pub(super) fn write_out(&self, ino: u64) -> Result<()> {
+        self.pages.write_out(self.rings_agreed(), || {
+            let is_dir = self.fs.getattr(ino)?.mode & libc::S_IFMT == libc::S_IFDIR;
+            if is_dir { self.fs.remembered_below(ino) } else { Ok(vec![ino]) }
+        })
+    }
+
+    /// Nothing has to be done to open a file or directory, and the kernel may learn that it need not ask.
+    pub(super) fn needs_opening(&self) -> Result<()> {
         if self.opts.no_open { Err(Error::Posix(libc::ENOSYS)) } else { Ok(()) }
     }
 
-    /// How the kernel is to treat an open file: its pages stay, unless each opening has to be heard of.
-    pub(super) fn file_flags(&self) -> FopenFlags {
+    /// How the kernel is to treat an open file: its pages stay, unless each opening has to be heard of. The page cache is
+    /// never passed by, or a write beside a shared mapping of the same page would be lost with the rest of the page.
+    pub(super) fn open(&self) -> Result<FopenFlags> {
+        self.needs_opening()?;
         let strict = self.opts.atime == AccessTimes::Always;
-        if strict { FopenFlags::empty() } else { FopenFlags::FOPEN_KEEP_CACHE }
+        Ok(if strict { FopenFlags::empty() } else { FopenFlags::FOPEN_KEEP_CACHE })
+    }
+
+    /// The same for a directory.
+    pub(super) fn opendir(&self) -> Result<FopenFlags> {
+        self.needs_opening()?;
+        Ok(FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR)
     }
 
     pub(super) fn closed(&self, ino: u64) {

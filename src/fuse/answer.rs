@@ -1,10 +1,13 @@
-//! The last step of every request: a `Result` becomes a reply. One place logs and maps errors for all of them.
+//! The one way from a request to its answer, for both transports.
+//!
+//! Keeps true: whatever happens while a request is handled, it is answered; a panic is answered with an input/output
+//! error. Errors are logged and become errnos here and nowhere else. The transports differ in how an answer travels:
+//! fuser has a type of reply for each request ([`super::replies`]), io_uring has the memory of its entry
+//! ([`super::ring`]).
 
 use std::time::Duration;
 
-use fuser::{Errno, Generation, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyWrite};
-
-use super::{control_dir, convert};
+use super::control_dir;
 use crate::error::{Error, Result};
 use crate::fs::Attr;
 use crate::sync::thread::caught;
@@ -19,16 +22,6 @@ pub(super) fn keep(attr: &Attr) -> Duration {
     if control_dir::is_file(attr.ino) { Duration::ZERO } else { KEEP }
 }
 
-/// Handles a request: whatever happens, there is an answer, `eio` if the handling panics. Nothing else ends the wait of
-/// the one who made it, and the thread has other requests to serve.
-pub(super) fn in_any_case<R, E>(handle: impl FnOnce() -> Result<R, E>, eio: E) -> Result<R, E> {
-    // What it leaves half done in a batch keeps that from being committed; locks are not poisoned.
-    caught(handle).unwrap_or_else(|| {
-        tracing::error!("the handling of a request panicked; it is answered with an input/output error");
-        Err(eio)
-    })
-}
-
 /// A request as errors name it.
 #[derive(Clone, Copy)]
 pub(super) struct Asked {
@@ -36,57 +29,47 @@ pub(super) struct Asked {
     pub ino: u64,
 }
 
+/// The way back to whoever made a request, for an answer with a `T`.
+pub(super) trait Reply<T>: Sized {
+    fn send(self, answer: T);
+    fn refuse(self, errno: i32);
+
+    /// What came of the handling goes.
+    fn finish(self, handled: Result<T, i32>) {
+        match handled {
+            Ok(answer) => self.send(answer),
+            Err(errno) => self.refuse(errno),
+        }
+    }
+}
+
 impl Asked {
+    /// Handles the request: what to answer, or the errno. Nothing else ends the wait of the one who made it, and the
+    /// thread has other requests to serve.
+    pub(super) fn handle<T>(self, work: impl FnOnce() -> Result<T>) -> Result<T, i32> {
+        // What a panic leaves half done in a batch keeps that from being committed; locks are not poisoned.
+        let result = caught(work).unwrap_or_else(|| {
+            tracing::error!(
+                request = self.what,
+                ino = self.ino,
+                "the handling of a request panicked; it is answered with an input/output error"
+            );
+            Err(Error::Posix(libc::EIO))
+        });
+        result.map_err(|error| self.errno(&error))
+    }
+
+    /// Handles the request and sends the answer.
+    pub(super) fn answer<T>(self, reply: impl Reply<T>, work: impl FnOnce() -> Result<T>) {
+        reply.finish(self.handle(work));
+    }
+
     /// The errno for an error. Refusals are everyday life; everything else is somebody's trouble and is logged.
-    pub(super) fn code(self, error: &Error) -> i32 {
+    fn errno(self, error: &Error) -> i32 {
         if !matches!(error, Error::Posix(_)) {
             tracing::warn!(request = self.what, ino = self.ino, "{error}");
         }
         error.errno()
-    }
-
-    /// The same as fuser has it.
-    pub(super) fn errno(self, error: &Error) -> Errno {
-        Errno::from_i32(self.code(error))
-    }
-
-    /// An entry: lookup, mknod, mkdir, symlink, link.
-    pub(super) fn entry(self, result: Result<Attr>, reply: ReplyEntry) {
-        match result {
-            Ok(attr) => {
-                let keep = keep(&attr);
-                reply.entry(&keep, &convert::file_attr(&attr), Generation(attr.generation));
-            }
-            Err(error) => reply.error(self.errno(&error)),
-        }
-    }
-
-    pub(super) fn attr(self, result: Result<Attr>, reply: ReplyAttr) {
-        match result {
-            Ok(attr) => reply.attr(&KEEP, &convert::file_attr(&attr)),
-            Err(error) => reply.error(self.errno(&error)),
-        }
-    }
-
-    pub(super) fn data(self, result: Result<Vec<u8>>, reply: ReplyData) {
-        match result {
-            Ok(data) => reply.data(&data),
-            Err(error) => reply.error(self.errno(&error)),
-        }
-    }
-
-    pub(super) fn empty(self, result: Result<()>, reply: ReplyEmpty) {
-        match result {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(self.errno(&error)),
-        }
-    }
-
-    pub(super) fn written(self, result: Result<u32>, reply: ReplyWrite) {
-        match result {
-            Ok(size) => reply.written(size),
-            Err(error) => reply.error(self.errno(&error)),
-        }
     }
 }
 
@@ -94,10 +77,30 @@ impl Asked {
 mod tests {
     use super::*;
 
+    /// Takes whatever is answered.
+    struct Taken<'a>(&'a mut Option<Result<i32, i32>>);
+
+    impl Reply<i32> for Taken<'_> {
+        fn send(self, answer: i32) {
+            *self.0 = Some(Ok(answer));
+        }
+
+        fn refuse(self, errno: i32) {
+            *self.0 = Some(Err(errno));
+        }
+    }
+
     #[test]
     fn a_request_whose_handling_panics_is_answered() {
-        assert_eq!(in_any_case(|| Ok(7), libc::EIO), Ok(7));
-        assert_eq!(in_any_case(|| Err::<i32, _>(libc::ENOENT), libc::EIO), Err(libc::ENOENT));
-        assert_eq!(in_any_case(|| -> Result<i32, _> { panic!("on purpose") }, libc::EIO), Err(libc::EIO));
+        let answer_to = |work: fn() -> Result<i32>| {
+            let (asked, mut answer) = (Asked { what: "test", ino: 1 }, None);
+            asked.answer(Taken(&mut answer), work);
+            assert_eq!(answer, Some(asked.handle(work)));
+            asked.handle(work)
+        };
+        assert_eq!(answer_to(|| Ok(7)), Ok(7));
+        assert_eq!(answer_to(|| Err(Error::Posix(libc::ENOENT))), Err(libc::ENOENT));
+        assert_eq!(answer_to(|| Err(Error::Latched("a sync failed".into()))), Err(libc::EROFS));
+        assert_eq!(answer_to(|| panic!("on purpose")), Err(libc::EIO));
     }
 }

@@ -24,6 +24,7 @@ mod mount_table;
 mod operations;
 mod options;
 mod protect;
+mod replies;
 mod requests;
 mod ring;
 mod session;

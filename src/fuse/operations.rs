@@ -1,14 +1,16 @@
 //! What each request means, in the words of `Fs`, whichever way it came and its answer goes.
 //!
 //! Keeps true: the two transports ([`super::requests`] over `/dev/fuse`, [`super::ring`] over io_uring) convert and do
-//! nothing else, so that a mount behaves alike on both.
+//! nothing else, so that a mount behaves alike on both. What a request may carry is decided here: both hand over the
+//! kernel's numbers as they came.
 
-use fuser::WriteFlags;
+use fuser::{FopenFlags, WriteFlags};
 
 use super::adapter::Adapter;
 use super::asker::Asker;
 use super::control_dir::{self, may_create, may_remove, not_ours};
-use super::{ioctl, xattr};
+use super::ioctl;
+use super::xattr::{self, Fitted};
 use crate::error::{Error, Result};
 use crate::fs::{self, Access, Attr, Caller, DirEntry, SetAttr};
 
@@ -38,7 +40,9 @@ impl Adapter {
         }
     }
 
-    pub(super) fn setattr(&self, ino: u64, asker: Asker, set: &SetAttr) -> Result<Attr> {
+    /// The mode may come with the type of the file.
+    pub(super) fn setattr(&self, ino: u64, asker: Asker, set: SetAttr) -> Result<Attr> {
+        let set = &SetAttr { mode: set.mode.map(|mode| mode & 0o7777), ..set };
         if control_dir::owns(ino) {
             return self.control.setattr(ino, set);
         }
@@ -49,7 +53,7 @@ impl Adapter {
         let result = self.fs.setattr(ino, asker.caller, set);
         if result.is_err() && set.size.is_some() {
             // It may have become a part shorter.
-            self.attributes_changed(ino);
+            self.pages.attributes_changed(ino);
         }
         result
     }
@@ -129,7 +133,7 @@ impl Adapter {
         self.fs.rename(parent, name, newparent, newname, flags)
     }
 
-    /// A new regular file.
+    /// A new regular file, and how the kernel is to treat it while it is open.
     pub(super) fn create(
         &self,
         parent: u64,
@@ -137,8 +141,9 @@ impl Adapter {
         caller: Caller,
         mode: u32,
         umask: u32,
-    ) -> Result<Attr> {
-        self.mknod(parent, name, caller, libc::S_IFREG | mode & 0o7777, umask, 0)
+    ) -> Result<(Attr, FopenFlags)> {
+        let attr = self.mknod(parent, name, caller, libc::S_IFREG | mode & 0o7777, umask, 0)?;
+        Ok((attr, FopenFlags::FOPEN_KEEP_CACHE))
     }
 
     /// `flags` are those of open(2), here and in the next.
@@ -183,14 +188,14 @@ impl Adapter {
         };
         let result = write();
         if result.is_err() && flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
-            self.drop_pages(ino);
+            self.pages.drop_of(ino);
         }
         result.map(|()| data.len() as u32)
     }
 
     /// A descriptor was closed. Where OPEN is not asked for this need not be either.
     pub(super) fn flush(&self, ino: u64) -> Result<()> {
-        self.open()?;
+        self.needs_opening()?;
         self.closed(ino);
         Ok(())
     }
@@ -238,18 +243,19 @@ impl Adapter {
         self.fs.setxattr(ino, name, value, flags, |gid| asker.is_in(gid))
     }
 
-    pub(super) fn getxattr(&self, ino: u64, caller: Caller, name: &[u8]) -> Result<Vec<u8>> {
+    /// `size` is the room that the caller has, 0 where it asks for the size; here and in the next.
+    pub(super) fn getxattr(&self, ino: u64, caller: Caller, name: &[u8], size: u32) -> Result<Fitted> {
         if name == xattr::PRESENCE {
-            return self.control.presence(caller);
+            return xattr::fit(self.control.presence(caller)?, size);
         }
         xattr::check(name, self.opts.posix_acl)?;
         not_ours(ino, libc::ENODATA)?;
-        self.fs.getxattr(ino, name)
+        xattr::fit(self.fs.getxattr(ino, name)?, size)
     }
 
-    pub(super) fn listxattr(&self, ino: u64, caller: Caller) -> Result<Vec<u8>> {
+    pub(super) fn listxattr(&self, ino: u64, caller: Caller, size: u32) -> Result<Fitted> {
         let list = if control_dir::owns(ino) { Vec::new() } else { self.fs.listxattr(ino)? };
-        Ok(xattr::visible(&list, self.opts.posix_acl, caller.uid == 0))
+        xattr::fit(xattr::visible(&list, self.opts.posix_acl, caller.uid == 0), size)
     }
 
     pub(super) fn removexattr(&self, ino: u64, name: &[u8]) -> Result<()> {
@@ -268,7 +274,7 @@ impl Adapter {
         }
         let result = ioctl::answer(&self.fs, ino, caller, command, input);
         if ioctl::changes(command) {
-            self.attributes_changed(ino);
+            self.pages.attributes_changed(ino);
         }
         result
     }
@@ -279,7 +285,7 @@ impl Adapter {
         let result = self.fs.fallocate(ino, offset, len, mode);
         if result.as_ref().is_err_and(|error| !matches!(error, Error::Posix(_))) {
             // A part of the hole may be there.
-            self.drop_pages(ino);
+            self.pages.drop_of(ino);
         }
         result
     }

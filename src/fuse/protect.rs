@@ -16,56 +16,66 @@ use std::sync::{Arc, OnceLock};
 use fuser::{INodeNo, Notifier};
 use parking_lot::Mutex;
 
-use super::adapter::Adapter;
 use crate::error::{Error, Result};
 use crate::sabotage::{Protection, out};
 
-/// What is to be had from the kernel.
+/// What the kernel holds of files, and the way to tell it what a reply cannot say.
 #[derive(Debug, Default)]
 pub(super) struct Pages {
+    kernel: Kernel,
     /// Held by whoever waits for pages to be written out.
     writing_out: Mutex<()>,
     /// Inodes whose pages are to be dropped. While there are any, one thread is at it.
     stale: Arc<Mutex<HashSet<u64>>>,
 }
 
+/// Filled before the first request is taken.
 type Kernel = Arc<OnceLock<Notifier>>;
 
-impl Adapter {
-    /// A directory that is about to come to `parent` may seal another one there.
-    pub(super) fn before_sealing(&self, parent: u64) -> Result<()> {
-        if self.fs.seals(parent) { self.write_out(parent) } else { Ok(()) }
+impl Pages {
+    /// This is the way to the kernel.
+    pub(super) fn set_kernel(&self, kernel: Notifier) {
+        // It was empty: each adapter begins one session.
+        let _ = self.kernel.set(kernel);
     }
 
-    /// Waits until the kernel has written out what it holds of `ino` or, if that is a directory, of what is below it.
-    pub(super) fn write_out(&self, ino: u64) -> Result<()> {
-        if out(Protection::FlushBeforeHold) {
+    /// Makes the kernel ask again for attributes that a request changed although its reply has none. A negative
+    /// offset spares the pages, and without them the kernel takes no lock that a request could hold.
+    pub(super) fn attributes_changed(&self, ino: u64) {
+        if let Some(kernel) = self.kernel.get()
+            && let Err(error) = kernel.inval_inode(INodeNo(ino), -1, 0)
+        {
+            tracing::debug!(ino, "telling the kernel of changed attributes: {error}");
+        }
+    }
+
+    /// Waits until the kernel has written out what it holds of `files`. Where this is `one_only`, EBUSY while another
+    /// one waits.
+    pub(super) fn write_out(&self, one_only: bool, files: impl FnOnce() -> Result<Vec<u64>>) -> Result<()> {
+        if !is_written_out_first() {
             return Ok(());
         }
-        let _one = if self.rings_agreed() {
-            self.pages.writing_out.try_lock().ok_or(Error::Posix(libc::EBUSY))?
+        let _one = if one_only {
+            self.writing_out.try_lock().ok_or(Error::Posix(libc::EBUSY))?
         } else {
-            self.pages.writing_out.lock()
+            self.writing_out.lock()
         };
-        let is_dir = self.fs.getattr(ino)?.mode & libc::S_IFMT == libc::S_IFDIR;
-        let files = if is_dir { self.fs.remembered_below(ino)? } else { vec![ino] };
-        let kernel = self.kernel();
-        for file in files {
-            drop_pages(&kernel, file);
+        for file in files()? {
+            drop_pages(&self.kernel, file);
         }
         Ok(())
     }
 
     /// Has the kernel drop the pages of a file: it took a change that was refused here. Does not wait for it.
-    pub(super) fn drop_pages(&self, ino: u64) {
+    pub(super) fn drop_of(&self, ino: u64) {
         let is_first = {
-            let mut stale = self.pages.stale.lock();
+            let mut stale = self.stale.lock();
             let is_first = stale.is_empty();
             stale.insert(ino);
             is_first
         };
         if is_first {
-            let (stale, kernel) = (Arc::clone(&self.pages.stale), self.kernel());
+            let (stale, kernel) = (Arc::clone(&self.stale), Arc::clone(&self.kernel));
             start("cairn-drop", move || {
                 // An inode stays in the set until it was seen to, so that no second thread is started for it.
                 while let Some(ino) = next_of(&stale) {
@@ -75,6 +85,10 @@ impl Adapter {
             });
         }
     }
+}
+
+fn is_written_out_first() -> bool {
+    !out(Protection::FlushBeforeHold)
 }
 
 fn next_of(stale: &Mutex<HashSet<u64>>) -> Option<u64> {

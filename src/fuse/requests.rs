@@ -1,4 +1,9 @@
-//! The requests that come over `/dev/fuse`, one method each: convert, call, reply.
+//! The requests that come over `/dev/fuse`, one method each: the fields that matter, the call, the kind of reply.
+//!
+//! fuser reads these requests and writes their replies, and shows neither as bytes: its parser is private, its replies
+//! are a type for each kind. So there are two decoders, fuser's here and [`super::ring`]'s for io_uring, and what they
+//! decode meets in [`super::operations`]; results meet in [`super::answer`]. Over `/dev/fuse` there is no STATX and no
+//! SETXATTR_EXT, which fuser does not know.
 //!
 //! A file has no handle here. Reads, writes and the rest name the inode, which lives as long as the kernel holds a
 //! reference to it, so OPEN and RELEASE carry nothing that is needed.
@@ -11,18 +16,18 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
-    INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
-    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
-    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
-    TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation, INodeNo,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
 };
 
 use super::adapter::Adapter;
-use super::answer::{Asked, KEEP, in_any_case, keep};
+use super::answer::{Asked, KEEP, Reply, keep};
 use super::asker::Asker;
-use super::{convert, init, ioctl, protect, xattr};
-use crate::error::{Error, Result};
+use super::{convert, init, ioctl, protect};
+use crate::error::Result;
 use crate::fs::{Attr, Caller, DirEntry, SetAttr};
 
 /// The adapter as fuser calls it.
@@ -33,29 +38,30 @@ pub(super) struct DevFuse {
 }
 
 impl DevFuse {
-    /// Handles a request; EIO if that panics.
-    fn ask<R>(&self, handle: impl FnOnce(&Adapter) -> Result<R>) -> Result<R> {
-        in_any_case(|| handle(&self.adapter), Error::Posix(libc::EIO))
+    fn answer<T>(&self, asked: Asked, reply: impl Reply<T>, work: impl FnOnce(&Adapter) -> Result<T>) {
+        asked.answer(reply, || work(&self.adapter));
+    }
+
+    /// The same, but in a thread of its own where it waits for requests that come here. If there can be none, fuser
+    /// answers EIO for the reply that is dropped.
+    fn answer_apart_if<T>(
+        &self,
+        waits: bool,
+        asked: Asked,
+        reply: impl Reply<T> + Send + 'static,
+        work: impl FnOnce(&Adapter) -> Result<T> + Send + 'static,
+    ) {
+        if waits {
+            let adapter = Arc::clone(&self.adapter);
+            protect::start("cairn-protect", move || asked.answer(reply, || work(&adapter)));
+        } else {
+            self.answer(asked, reply, work);
+        }
     }
 
     /// As [`seals`](crate::fs::Fs::seals); in doubt it does.
-    fn seals(&self, directory: u64) -> bool {
-        self.ask(|adapter| Ok(adapter.fs.seals(directory))).unwrap_or(true)
-    }
-
-    /// Does `work` here, or where it waits for requests that come here, in a thread of its own. A reply that it holds
-    /// is an error if there can be none.
-    fn apart_if(&self, waits: bool, work: impl FnOnce(&Adapter) + Send + 'static) {
-        if waits {
-            let adapter = Arc::clone(&self.adapter);
-            protect::start("cairn-protect", move || work(&adapter));
-        } else {
-            // A reply that it held when it panicked has said EIO.
-            let _ = self.ask(|adapter| {
-                work(adapter);
-                Ok(())
-            });
-        }
+    fn seals(&self, directory: INodeNo) -> bool {
+        asked("seals", directory).handle(|| Ok(self.adapter.fs.seals(directory.0))).unwrap_or(true)
     }
 }
 
@@ -71,16 +77,6 @@ fn asked(what: &'static str, ino: INodeNo) -> Asked {
     Asked { what, ino: ino.0 }
 }
 
-impl DevFuse {
-    /// Flags of an open file or directory: what the kernel has cached stays good.
-    fn opened(&self, flags: FopenFlags, reply: ReplyOpen) {
-        match self.ask(|adapter| adapter.open()) {
-            Ok(()) => reply.opened(FileHandle(0), flags),
-            Err(error) => reply.error(Errno::from_i32(error.errno())),
-        }
-    }
-}
-
 impl Filesystem for DevFuse {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let agreed = init::negotiate(config, &self.adapter.opts, self.rings);
@@ -89,23 +85,19 @@ impl Filesystem for DevFuse {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.ask(|adapter| adapter.lookup(parent.0, name.as_bytes())) {
-            Ok(None) => reply.entry(&KEEP, &convert::NOTHING, Generation(0)),
-            Ok(Some(attr)) => asked("lookup", parent).entry(Ok(attr), reply),
-            Err(error) => asked("lookup", parent).entry(Err(error), reply),
-        }
+        self.answer(asked("lookup", parent), reply, |adapter| adapter.lookup(parent.0, name.as_bytes()));
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
         // There is no answer to it.
-        let _ = self.ask(|adapter| {
-            adapter.forget(ino.0, nlookup);
+        let _ = asked("forget", ino).handle(|| {
+            self.adapter.forget(ino.0, nlookup);
             Ok(())
         });
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        asked("getattr", ino).attr(self.ask(|adapter| adapter.getattr_of(ino.0)), reply);
+        self.answer(asked("getattr", ino), reply, |adapter| adapter.getattr_of(ino.0));
     }
 
     fn setattr(
@@ -127,7 +119,7 @@ impl Filesystem for DevFuse {
         reply: ReplyAttr,
     ) {
         let set = SetAttr {
-            mode: mode.map(|mode| mode & 0o7777),
+            mode,
             uid,
             gid,
             size,
@@ -135,11 +127,11 @@ impl Filesystem for DevFuse {
             mtime: mtime.map(convert::set_time),
             ctime: ctime.map(convert::timestamp),
         };
-        asked("setattr", ino).attr(self.ask(|adapter| adapter.setattr(ino.0, asker(req), &set)), reply);
+        self.answer(asked("setattr", ino), reply, |adapter| adapter.setattr(ino.0, asker(req), set));
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        asked("readlink", ino).data(self.ask(|adapter| adapter.readlink(ino.0)), reply);
+        self.answer(asked("readlink", ino), reply, |adapter| adapter.readlink(ino.0));
     }
 
     fn mknod(
@@ -152,36 +144,37 @@ impl Filesystem for DevFuse {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let result =
-            self.ask(|adapter| adapter.mknod(parent.0, name.as_bytes(), caller(req), mode, umask, rdev));
-        asked("mknod", parent).entry(result, reply);
+        self.answer(asked("mknod", parent), reply, |adapter| {
+            adapter.mknod(parent.0, name.as_bytes(), caller(req), mode, umask, rdev)
+        });
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         let (name, caller) = (name.to_owned(), caller(req));
-        self.apart_if(self.seals(parent.0), move |adapter| {
-            let result = adapter.mkdir(parent.0, name.as_bytes(), caller, mode, umask);
-            asked("mkdir", parent).entry(result, reply);
+        self.answer_apart_if(self.seals(parent), asked("mkdir", parent), reply, move |adapter| {
+            adapter.mkdir(parent.0, name.as_bytes(), caller, mode, umask)
         });
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let (name, target) = (name.as_bytes(), target.as_os_str().as_bytes());
-        asked("symlink", parent)
-            .entry(self.ask(|adapter| adapter.symlink(parent.0, name, caller(req), target)), reply);
+        self.answer(asked("symlink", parent), reply, |adapter| {
+            adapter.symlink(parent.0, name, caller(req), target)
+        });
     }
 
     fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        asked("link", ino)
-            .entry(self.ask(|adapter| adapter.link(ino.0, newparent.0, newname.as_bytes())), reply);
+        self.answer(asked("link", ino), reply, |adapter| {
+            adapter.link(ino.0, newparent.0, newname.as_bytes())
+        });
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        asked("unlink", parent).empty(self.ask(|adapter| adapter.unlink(parent.0, name.as_bytes())), reply);
+        self.answer(asked("unlink", parent), reply, |adapter| adapter.unlink(parent.0, name.as_bytes()));
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        asked("rmdir", parent).empty(self.ask(|adapter| adapter.rmdir(parent.0, name.as_bytes())), reply);
+        self.answer(asked("rmdir", parent), reply, |adapter| adapter.rmdir(parent.0, name.as_bytes()));
     }
 
     fn rename(
@@ -195,19 +188,17 @@ impl Filesystem for DevFuse {
         reply: ReplyEmpty,
     ) {
         let (name, newname) = (name.to_owned(), newname.to_owned());
-        self.apart_if(self.seals(newparent.0), move |adapter| {
-            let (name, newname) = (name.as_bytes(), newname.as_bytes());
-            let result = adapter.rename(parent.0, name, newparent.0, newname, flags.bits());
-            asked("rename", parent).empty(result, reply);
+        self.answer_apart_if(self.seals(newparent), asked("rename", parent), reply, move |adapter| {
+            adapter.rename(parent.0, name.as_bytes(), newparent.0, newname.as_bytes(), flags.bits())
         });
     }
 
-    fn open(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.opened(self.adapter.file_flags(), reply);
+    fn open(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.answer(asked("open", ino), reply, Adapter::open);
     }
 
-    fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.opened(FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR, reply);
+    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.answer(asked("opendir", ino), reply, Adapter::opendir);
     }
 
     fn create(
@@ -220,16 +211,9 @@ impl Filesystem for DevFuse {
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        match self.ask(|adapter| adapter.create(parent.0, name.as_bytes(), caller(req), mode, umask)) {
-            Ok(attr) => reply.created(
-                &KEEP,
-                &convert::file_attr(&attr),
-                Generation(attr.generation),
-                FileHandle(0),
-                FopenFlags::FOPEN_KEEP_CACHE,
-            ),
-            Err(error) => reply.error(asked("create", parent).errno(&error)),
-        }
+        self.answer(asked("create", parent), reply, |adapter| {
+            adapter.create(parent.0, name.as_bytes(), caller(req), mode, umask)
+        });
     }
 
     fn read(
@@ -243,7 +227,7 @@ impl Filesystem for DevFuse {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        asked("read", ino).data(self.ask(|adapter| adapter.read(ino.0, offset, size, flags.0)), reply);
+        self.answer(asked("read", ino), reply, |adapter| adapter.read(ino.0, offset, size, flags.0));
     }
 
     fn write(
@@ -258,8 +242,9 @@ impl Filesystem for DevFuse {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let result = self.ask(|adapter| adapter.write(ino.0, asker(req), offset, data, write_flags));
-        asked("write", ino).written(result, reply);
+        self.answer(asked("write", ino), reply, |adapter| {
+            adapter.write(ino.0, asker(req), offset, data, write_flags)
+        });
     }
 
     fn flush(
@@ -270,7 +255,7 @@ impl Filesystem for DevFuse {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        asked("flush", ino).empty(self.ask(|adapter| adapter.flush(ino.0)), reply);
+        self.answer(asked("flush", ino), reply, |adapter| adapter.flush(ino.0));
     }
 
     fn release(
@@ -283,15 +268,14 @@ impl Filesystem for DevFuse {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        let result = self.ask(|adapter| {
+        self.answer(asked("release", ino), reply, |adapter| {
             adapter.closed(ino.0);
             Ok(())
         });
-        asked("release", ino).empty(result, reply);
     }
 
     fn fsync(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        asked("fsync", ino).empty(self.ask(|adapter| adapter.fsync(ino.0)), reply);
+        self.answer(asked("fsync", ino), reply, |adapter| adapter.fsync(ino.0));
     }
 
     fn fsyncdir(&self, req: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
@@ -304,10 +288,8 @@ impl Filesystem for DevFuse {
             let name = OsStr::from_bytes(entry.name);
             !reply.add(INodeNo(entry.ino), entry.cookie, kind, name)
         };
-        match self.ask(|adapter| adapter.readdir(ino.0, offset, &mut add)) {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(asked("readdir", ino).errno(&error)),
-        }
+        let listed = asked("readdir", ino).handle(|| self.adapter.readdir(ino.0, offset, &mut add));
+        reply.finish(listed);
     }
 
     fn readdirplus(
@@ -325,19 +307,12 @@ impl Filesystem for DevFuse {
             let name = OsStr::from_bytes(entry.name);
             !reply.add(attr.ino, entry.cookie, name, &keep, &attr, Generation(generation))
         };
-        match self.ask(|adapter| adapter.readdirplus(ino.0, offset, &mut add)) {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(asked("readdirplus", ino).errno(&error)),
-        }
+        let listed = asked("readdirplus", ino).handle(|| self.adapter.readdirplus(ino.0, offset, &mut add));
+        reply.finish(listed);
     }
 
     fn statfs(&self, _req: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        match self.ask(|adapter| adapter.fs.statfs()) {
-            Ok(s) => {
-                reply.statfs(s.blocks, s.bfree, s.bavail, s.files, s.ffree, s.bsize, s.namelen, s.frsize)
-            }
-            Err(error) => reply.error(asked("statfs", ino).errno(&error)),
-        }
+        self.answer(asked("statfs", ino), reply, |adapter| adapter.fs.statfs());
     }
 
     fn setxattr(
@@ -350,27 +325,23 @@ impl Filesystem for DevFuse {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let result = self.ask(|adapter| adapter.setxattr(ino.0, asker(req), name.as_bytes(), value, flags));
-        asked("setxattr", ino).empty(result, reply);
+        self.answer(asked("setxattr", ino), reply, |adapter| {
+            adapter.setxattr(ino.0, asker(req), name.as_bytes(), value, flags)
+        });
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let value = self.ask(|adapter| adapter.getxattr(ino.0, caller(req), name.as_bytes()));
-        xattr::send(asked("getxattr", ino), value, size, reply);
+        self.answer(asked("getxattr", ino), reply, |adapter| {
+            adapter.getxattr(ino.0, caller(req), name.as_bytes(), size)
+        });
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        xattr::send(
-            asked("listxattr", ino),
-            self.ask(|adapter| adapter.listxattr(ino.0, caller(req))),
-            size,
-            reply,
-        );
+        self.answer(asked("listxattr", ino), reply, |adapter| adapter.listxattr(ino.0, caller(req), size));
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        asked("removexattr", ino)
-            .empty(self.ask(|adapter| adapter.removexattr(ino.0, name.as_bytes())), reply);
+        self.answer(asked("removexattr", ino), reply, |adapter| adapter.removexattr(ino.0, name.as_bytes()));
     }
 
     fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
@@ -389,11 +360,9 @@ impl Filesystem for DevFuse {
         reply: ReplyIoctl,
     ) {
         let (caller, input) = (caller(req), in_data.to_owned());
-        self.apart_if(ioctl::protects(cmd, in_data), move |adapter| {
-            match adapter.ioctl(ino.0, caller, cmd, &input) {
-                Ok(data) => reply.ioctl(0, &data),
-                Err(error) => reply.error(asked("ioctl", ino).errno(&error)),
-            }
+        let waits = ioctl::protects(cmd, in_data);
+        self.answer_apart_if(waits, asked("ioctl", ino), reply, move |adapter| {
+            adapter.ioctl(ino.0, caller, cmd, &input)
         });
     }
 
@@ -420,8 +389,9 @@ impl Filesystem for DevFuse {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let result = self.ask(|adapter| adapter.fallocate(ino.0, asker(req), offset, length, mode));
-        asked("fallocate", ino).empty(result, reply);
+        self.answer(asked("fallocate", ino), reply, |adapter| {
+            adapter.fallocate(ino.0, asker(req), offset, length, mode)
+        });
     }
 
     fn lseek(
@@ -433,10 +403,7 @@ impl Filesystem for DevFuse {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        match self.ask(|adapter| adapter.lseek(ino.0, offset, whence)) {
-            Ok(offset) => reply.offset(offset),
-            Err(error) => reply.error(asked("lseek", ino).errno(&error)),
-        }
+        self.answer(asked("lseek", ino), reply, |adapter| adapter.lseek(ino.0, offset, whence));
     }
 
     fn copy_file_range(
@@ -453,7 +420,8 @@ impl Filesystem for DevFuse {
         reply: ReplyWrite,
     ) {
         let (from, to) = ((ino_in.0, offset_in), (ino_out.0, offset_out));
-        asked("copy_file_range", ino_out)
-            .written(self.ask(|adapter| adapter.copy_file_range(asker(req), from, to, len)), reply);
+        self.answer(asked("copy_file_range", ino_out), reply, |adapter| {
+            adapter.copy_file_range(asker(req), from, to, len)
+        });
     }
 }

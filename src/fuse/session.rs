@@ -61,7 +61,6 @@ pub(super) fn start(adapter: Adapter, mountpoint: &Path, opts: &MountOptions) ->
     let adapter = Arc::new(adapter);
     let entry = entry_at(&mountpoint).filter(|entry| entry.fstype == opts.fstype());
     let unmounter = Unmounter { entry, ended: Arc::new(AtomicBool::new(false)) };
-    let kernel = adapter.kernel();
     let mut config = Config::default();
     // Over io_uring little is left for them: forgetting, mostly.
     config.n_threads = Some(if rings { 1 } else { opts.threads.max(1) });
@@ -73,8 +72,7 @@ pub(super) fn start(adapter: Adapter, mountpoint: &Path, opts: &MountOptions) ->
     });
     match begun {
         Ok((inner, connection)) => {
-            // It was empty: each adapter begins one session.
-            let _ = kernel.set(inner.notifier());
+            adapter.pages.set_kernel(inner.notifier());
             unmounter.raise_read_ahead();
             let notifier = Notifier(inner.notifier());
             Ok(Session { inner: Some(inner), adapter, connection, notifier, unmounter })

@@ -1,8 +1,5 @@
 //! Extended attributes: which names exist here, and the protocol's way of asking for sizes first.
 
-use fuser::ReplyXattr;
-
-use super::answer::Asked;
 use crate::error::{Error, Result};
 
 const ACL_NAMES: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
@@ -41,15 +38,6 @@ pub(super) fn visible(list: &[u8], posix_acl: bool, privileged: bool) -> Vec<u8>
         }
     }
     shown
-}
-
-/// Sends a value or list: its size when none was given, ERANGE when it does not fit.
-pub(super) fn send(asked: Asked, result: Result<Vec<u8>>, size: u32, reply: ReplyXattr) {
-    match result.and_then(|value| fit(value, size)) {
-        Ok(Fitted::Size(size)) => reply.size(size),
-        Ok(Fitted::Value(value)) => reply.data(&value),
-        Err(error) => reply.error(asked.errno(&error)),
-    }
 }
 
 /// What to answer to a question for a value or list.

@@ -2,6 +2,7 @@
 //!
 //! Only those that this side has to look into. Fields that nothing reads are named `_pad`.
 
+use fuser::FopenFlags;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::fs::{Attr as FsAttr, DirEntry, FsStat, Timestamp};
@@ -91,42 +92,59 @@ outgoing! {
     DirentPlus { entry: EntryOut, dirent: Dirent }
 }
 
-/// Opcodes.
+/// Opcodes, each with the name that errors give the request.
 pub mod op {
-    pub const LOOKUP: u32 = 1;
-    pub const GETATTR: u32 = 3;
-    pub const SETATTR: u32 = 4;
-    pub const READLINK: u32 = 5;
-    pub const SYMLINK: u32 = 6;
-    pub const MKNOD: u32 = 8;
-    pub const MKDIR: u32 = 9;
-    pub const UNLINK: u32 = 10;
-    pub const RMDIR: u32 = 11;
-    pub const RENAME: u32 = 12;
-    pub const LINK: u32 = 13;
-    pub const OPEN: u32 = 14;
-    pub const READ: u32 = 15;
-    pub const WRITE: u32 = 16;
-    pub const STATFS: u32 = 17;
-    pub const RELEASE: u32 = 18;
-    pub const FSYNC: u32 = 20;
-    pub const SETXATTR: u32 = 21;
-    pub const GETXATTR: u32 = 22;
-    pub const LISTXATTR: u32 = 23;
-    pub const REMOVEXATTR: u32 = 24;
-    pub const FLUSH: u32 = 25;
-    pub const OPENDIR: u32 = 27;
-    pub const READDIR: u32 = 28;
-    pub const RELEASEDIR: u32 = 29;
-    pub const FSYNCDIR: u32 = 30;
-    pub const CREATE: u32 = 35;
-    pub const IOCTL: u32 = 39;
-    pub const FALLOCATE: u32 = 43;
-    pub const READDIRPLUS: u32 = 44;
-    pub const RENAME2: u32 = 45;
-    pub const LSEEK: u32 = 46;
-    pub const COPY_FILE_RANGE: u32 = 47;
-    pub const STATX: u32 = 52;
+    macro_rules! opcodes {
+        ($($opcode:ident = $number:literal $name:literal,)*) => {
+            $(pub const $opcode: u32 = $number;)*
+
+            /// `None` for what is newer than this program, or not for it: access is checked by the kernel, locks are
+            /// kept by it.
+            pub fn name(opcode: u32) -> Option<&'static str> {
+                match opcode {
+                    $($opcode => Some($name),)*
+                    _ => None,
+                }
+            }
+        };
+    }
+
+    opcodes! {
+        LOOKUP = 1 "lookup",
+        GETATTR = 3 "getattr",
+        SETATTR = 4 "setattr",
+        READLINK = 5 "readlink",
+        SYMLINK = 6 "symlink",
+        MKNOD = 8 "mknod",
+        MKDIR = 9 "mkdir",
+        UNLINK = 10 "unlink",
+        RMDIR = 11 "rmdir",
+        RENAME = 12 "rename",
+        LINK = 13 "link",
+        OPEN = 14 "open",
+        READ = 15 "read",
+        WRITE = 16 "write",
+        STATFS = 17 "statfs",
+        RELEASE = 18 "release",
+        FSYNC = 20 "fsync",
+        SETXATTR = 21 "setxattr",
+        GETXATTR = 22 "getxattr",
+        LISTXATTR = 23 "listxattr",
+        REMOVEXATTR = 24 "removexattr",
+        FLUSH = 25 "flush",
+        OPENDIR = 27 "opendir",
+        READDIR = 28 "readdir",
+        RELEASEDIR = 29 "release",
+        FSYNCDIR = 30 "fsync",
+        CREATE = 35 "create",
+        IOCTL = 39 "ioctl",
+        FALLOCATE = 43 "fallocate",
+        READDIRPLUS = 44 "readdirplus",
+        RENAME2 = 45 "rename",
+        LSEEK = 46 "lseek",
+        COPY_FILE_RANGE = 47 "copy_file_range",
+        STATX = 52 "statx",
+    }
 }
 
 /// Bits of `SetattrIn::valid`.
@@ -195,6 +213,12 @@ impl EntryOut {
 impl From<&FsAttr> for AttrOut {
     fn from(attr: &FsAttr) -> Self {
         Self { attr_valid: KEEP.as_secs(), attr: attr.into(), ..Self::default() }
+    }
+}
+
+impl From<FopenFlags> for OpenOut {
+    fn from(flags: FopenFlags) -> Self {
+        Self { open_flags: flags.bits(), ..Self::default() }
     }
 }
 

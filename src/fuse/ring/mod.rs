@@ -24,7 +24,6 @@ use std::thread::{self, JoinHandle};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::adapter::Adapter;
-use super::answer::in_any_case;
 use super::options::IoUring;
 use crate::error::{Error, Result};
 use crate::media::most_open_files;
@@ -161,7 +160,7 @@ fn serve(
     };
     let _ = offered.send(Ok(()));
     while let Some(request) = entry.wait()? {
-        let outcome = in_any_case(|| serve::answer(adapter, &request, entry.payload()), libc::EIO);
+        let outcome = serve::answer(adapter, &request, entry.payload());
         entry.commit(&request, outcome)?;
     }
     Ok(())

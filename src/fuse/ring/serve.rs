@@ -13,52 +13,16 @@ use crate::fs::{Attr, Caller, DirEntry, SetAttr, SetTime, Timestamp};
 use crate::fuse::adapter::Adapter;
 use crate::fuse::answer::Asked;
 use crate::fuse::asker::Asker;
-use crate::fuse::xattr::{self, Fitted};
+use crate::fuse::xattr::Fitted;
 use fuser::{FopenFlags, WriteFlags};
 
 /// Serves one request. The payload holds what came and takes what goes; the result is how many bytes go, or an errno.
 pub(super) fn answer(adapter: &Adapter, request: &Request, payload: &mut [u8]) -> Result<usize, i32> {
     let header = &request.header;
+    let what = op::name(header.opcode).ok_or(libc::ENOSYS)?;
     let call =
         Call { adapter, request, ino: header.nodeid, caller: Caller { uid: header.uid, gid: header.gid } };
-    let (what, result) = match header.opcode {
-        op::LOOKUP => ("lookup", call.lookup(payload)),
-        op::GETATTR => ("getattr", call.getattr(payload)),
-        op::STATX => ("statx", call.statx(payload)),
-        op::SETATTR => ("setattr", call.setattr(payload)),
-        op::READLINK => ("readlink", call.readlink(payload)),
-        op::SYMLINK => ("symlink", call.symlink(payload)),
-        op::MKNOD => ("mknod", call.mknod(payload)),
-        op::MKDIR => ("mkdir", call.mkdir(payload)),
-        op::UNLINK => ("unlink", call.unlink(payload)),
-        op::RMDIR => ("rmdir", call.rmdir(payload)),
-        op::RENAME | op::RENAME2 => ("rename", call.rename(payload)),
-        op::LINK => ("link", call.link(payload)),
-        op::OPEN => ("open", call.open(payload, adapter.file_flags())),
-        op::OPENDIR => {
-            ("opendir", call.open(payload, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR))
-        }
-        op::CREATE => ("create", call.create(payload)),
-        op::READ => ("read", call.read(payload)),
-        op::WRITE => ("write", call.write(payload)),
-        op::STATFS => ("statfs", call.statfs(payload)),
-        op::FLUSH => ("flush", adapter.flush(call.ino).map(|()| 0)),
-        op::RELEASE | op::RELEASEDIR => ("release", call.release()),
-        op::FSYNC | op::FSYNCDIR => ("fsync", adapter.fsync(call.ino).map(|()| 0)),
-        op::SETXATTR => ("setxattr", call.setxattr(payload)),
-        op::GETXATTR => ("getxattr", call.getxattr(payload)),
-        op::LISTXATTR => ("listxattr", call.listxattr(payload)),
-        op::REMOVEXATTR => ("removexattr", call.removexattr(payload)),
-        op::READDIR => ("readdir", call.readdir(payload)),
-        op::READDIRPLUS => ("readdirplus", call.readdirplus(payload)),
-        op::IOCTL => ("ioctl", call.ioctl(payload)),
-        op::FALLOCATE => ("fallocate", call.fallocate()),
-        op::LSEEK => ("lseek", call.lseek(payload)),
-        op::COPY_FILE_RANGE => ("copy_file_range", call.copy_file_range(payload)),
-        // Access is checked by the kernel, locks are kept by it; what is newer than this program it does without.
-        _ => return Err(libc::ENOSYS),
-    };
-    result.map_err(|error| Asked { what, ino: call.ino }.code(&error))
+    Asked { what, ino: call.ino }.handle(|| call.serve(payload))
 }
 
 /// One request with what every operation needs of it.
@@ -80,6 +44,10 @@ fn put_entry(payload: &mut [u8], attr: &Attr) -> Result<usize> {
     put(payload, &abi::EntryOut::from(attr))
 }
 
+fn put_open(payload: &mut [u8], flags: FopenFlags) -> Result<usize> {
+    put(payload, &abi::OpenOut::from(flags))
+}
+
 /// The name at the beginning, and what follows it.
 fn name(bytes: &[u8]) -> Result<(&[u8], &[u8])> {
     let name = CStr::from_bytes_until_nul(bytes).map_err(|_| Error::Posix(libc::EIO))?.to_bytes();
@@ -87,14 +55,51 @@ fn name(bytes: &[u8]) -> Result<(&[u8], &[u8])> {
 }
 
 /// A value or list of extended attributes, or its size.
-fn put_xattr(payload: &mut [u8], value: Vec<u8>, size: u32) -> Result<usize> {
-    match xattr::fit(value, size)? {
+fn put_xattr(payload: &mut [u8], fitted: Fitted) -> Result<usize> {
+    match fitted {
         Fitted::Size(size) => put(payload, &abi::GetxattrOut { size, ..Default::default() }),
         Fitted::Value(value) => put(payload, value.as_slice()),
     }
 }
 
 impl Call<'_> {
+    fn serve(&self, payload: &mut [u8]) -> Result<usize> {
+        match self.request.header.opcode {
+            op::LOOKUP => self.lookup(payload),
+            op::GETATTR => self.getattr(payload),
+            op::STATX => self.statx(payload),
+            op::SETATTR => self.setattr(payload),
+            op::READLINK => self.readlink(payload),
+            op::SYMLINK => self.symlink(payload),
+            op::MKNOD => self.mknod(payload),
+            op::MKDIR => self.mkdir(payload),
+            op::UNLINK => self.unlink(payload),
+            op::RMDIR => self.rmdir(payload),
+            op::RENAME | op::RENAME2 => self.rename(payload),
+            op::LINK => self.link(payload),
+            op::OPEN => put_open(payload, self.adapter.open()?),
+            op::OPENDIR => put_open(payload, self.adapter.opendir()?),
+            op::CREATE => self.create(payload),
+            op::READ => self.read(payload),
+            op::WRITE => self.write(payload),
+            op::STATFS => self.statfs(payload),
+            op::FLUSH => self.adapter.flush(self.ino).map(|()| 0),
+            op::RELEASE | op::RELEASEDIR => self.release(),
+            op::FSYNC | op::FSYNCDIR => self.adapter.fsync(self.ino).map(|()| 0),
+            op::SETXATTR => self.setxattr(payload),
+            op::GETXATTR => self.getxattr(payload),
+            op::LISTXATTR => self.listxattr(payload),
+            op::REMOVEXATTR => self.removexattr(payload),
+            op::READDIR => self.readdir(payload),
+            op::READDIRPLUS => self.readdirplus(payload),
+            op::IOCTL => self.ioctl(payload),
+            op::FALLOCATE => self.fallocate(),
+            op::LSEEK => self.lseek(payload),
+            op::COPY_FILE_RANGE => self.copy_file_range(payload),
+            _ => Err(Error::Posix(libc::ENOSYS)),
+        }
+    }
+
     /// The operation's own header.
     fn operation<T: FromBytes + KnownLayout + Immutable>(&self) -> Result<T> {
         let (header, _) =
@@ -135,7 +140,7 @@ impl Call<'_> {
             has(bit).then(|| if has(now) { SetTime::Now } else { SetTime::At(Timestamp { sec, nsec }) })
         };
         let set = SetAttr {
-            mode: has(fattr::MODE).then_some(asked.mode & 0o7777),
+            mode: has(fattr::MODE).then_some(asked.mode),
             uid: has(fattr::UID).then_some(asked.uid),
             gid: has(fattr::GID).then_some(asked.gid),
             size: has(fattr::SIZE).then_some(asked.size),
@@ -143,7 +148,7 @@ impl Call<'_> {
             mtime: time(fattr::MTIME, fattr::MTIME_NOW, asked.mtime, asked.mtimensec),
             ctime: has(fattr::CTIME).then_some(Timestamp { sec: asked.ctime, nsec: asked.ctimensec }),
         };
-        put(payload, &abi::AttrOut::from(&self.adapter.setattr(self.ino, self.asker(), &set)?))
+        put(payload, &abi::AttrOut::from(&self.adapter.setattr(self.ino, self.asker(), set)?))
     }
 
     fn readlink(&self, payload: &mut [u8]) -> Result<usize> {
@@ -191,17 +196,11 @@ impl Call<'_> {
         put_entry(payload, &attr)
     }
 
-    fn open(&self, payload: &mut [u8], flags: FopenFlags) -> Result<usize> {
-        self.adapter.open()?;
-        put(payload, &abi::OpenOut { open_flags: flags.bits(), ..Default::default() })
-    }
-
     fn create(&self, payload: &mut [u8]) -> Result<usize> {
         let asked: abi::CreateIn = self.operation()?;
         let (name, _) = name(self.came(payload))?;
-        let attr = self.adapter.create(self.ino, name, self.caller, asked.mode, asked.umask)?;
-        let open = abi::OpenOut { open_flags: FopenFlags::FOPEN_KEEP_CACHE.bits(), ..Default::default() };
-        put(payload, &abi::CreateOut { entry: (&attr).into(), open })
+        let (attr, flags) = self.adapter.create(self.ino, name, self.caller, asked.mode, asked.umask)?;
+        put(payload, &abi::CreateOut { entry: (&attr).into(), open: flags.into() })
     }
 
     fn read(&self, payload: &mut [u8]) -> Result<usize> {
@@ -236,13 +235,13 @@ impl Call<'_> {
 
     fn getxattr(&self, payload: &mut [u8]) -> Result<usize> {
         let asked: abi::GetxattrIn = self.operation()?;
-        let value = self.adapter.getxattr(self.ino, self.caller, name(self.came(payload))?.0)?;
-        put_xattr(payload, value, asked.size)
+        let name = name(self.came(payload))?.0;
+        put_xattr(payload, self.adapter.getxattr(self.ino, self.caller, name, asked.size)?)
     }
 
     fn listxattr(&self, payload: &mut [u8]) -> Result<usize> {
         let asked: abi::GetxattrIn = self.operation()?;
-        put_xattr(payload, self.adapter.listxattr(self.ino, self.caller)?, asked.size)
+        put_xattr(payload, self.adapter.listxattr(self.ino, self.caller, asked.size)?)
     }
 
     fn removexattr(&self, payload: &[u8]) -> Result<usize> {
