@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 
+use roaring::RoaringTreemap;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::chunk::{ChunkId, Digest};
@@ -18,7 +19,7 @@ use crate::meta::{Counter, ReadView, Table};
 use crate::pack::{HEADER_LEN, PackId};
 
 use super::findings::{Kind, Victims, sentence, span};
-use super::ids::{IdSet, Words};
+use super::ids::Words;
 use super::rows::{Rows, get};
 use super::run::Run;
 
@@ -164,7 +165,7 @@ pub(super) fn digests(run: &mut Run<'_>, regions: &mut Regions) -> Result<()> {
 
 /// Counts the chunks in use that are not found by their digest. That is no fault: a cycle that was cut off may have taken
 /// a chunk out of its digest, and then it came into use once more.
-pub(super) fn found(run: &mut Run<'_>, regions: &Regions, referred: &IdSet) -> Result<()> {
+pub(super) fn found(run: &mut Run<'_>, regions: &Regions, referred: &RoaringTreemap) -> Result<()> {
     regions.suspects.iter().try_for_each(|index| check_entries(run, regions, *index, referred))
 }
 
@@ -173,12 +174,12 @@ fn decode_digest(key: &[u8], value: &[u8]) -> Result<(Digest, Vec<u64>)> {
 }
 
 /// Looks up the digests of the 64 ids of a word that does not agree.
-fn check_entries(run: &mut Run<'_>, regions: &Regions, index: u64, referred: &IdSet) -> Result<()> {
+fn check_entries(run: &mut Run<'_>, regions: &Regions, index: u64, referred: &RoaringTreemap) -> Result<()> {
     let mut id = index * 64;
     let end = id.saturating_add(64);
     while id < end {
         run.look(1)?;
-        let is_known = referred.has(id) && !regions.is_unknown(id);
+        let is_known = referred.contains(id) && !regions.is_unknown(id);
         let found = if is_known { region_of(&run.view(), id).ok().flatten() } else { None };
         let Some(entry) = found.as_ref().and_then(|row| row.entry(ChunkId(id))) else {
             id += 1;

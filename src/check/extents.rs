@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use roaring::RoaringTreemap;
+
 use crate::chunk::ChunkId;
 use crate::error::{Error, Result};
 use crate::meta::kv::CheckedRow;
@@ -11,7 +13,7 @@ use crate::sync::Arc;
 
 use super::chunks::{Regions, region_of};
 use super::findings::{Kind, Victims, sentence, span};
-use super::ids::IdSet;
+use super::ids::ranges;
 use super::run::Run;
 
 /// Region rows that are kept: files mostly refer to chunks near each other.
@@ -34,10 +36,10 @@ pub(super) struct References<'a> {
     regions: &'a Regions,
     /// Rows read lately, by their first ids.
     recent: BTreeMap<u64, Arc<RegionRow>>,
-    referred: IdSet,
+    referred: RoaringTreemap,
     /// Chunks that are referred to and there.
     in_use: u64,
-    missing: IdSet,
+    missing: RoaringTreemap,
 }
 
 /// What is known of a chunk.
@@ -53,9 +55,9 @@ impl<'a> References<'a> {
         Self {
             regions,
             recent: BTreeMap::new(),
-            referred: IdSet::default(),
+            referred: RoaringTreemap::new(),
             in_use: 0,
-            missing: IdSet::default(),
+            missing: RoaringTreemap::new(),
         }
     }
 
@@ -141,9 +143,9 @@ impl<'a> References<'a> {
     }
 
     /// All extents were taken in; the chunks that they refer to.
-    pub fn finish(self, run: &mut Run<'_>) -> IdSet {
+    pub fn finish(self, run: &mut Run<'_>) -> RoaringTreemap {
         run.report.unreferenced_chunks = self.regions.live - self.in_use.min(self.regions.live);
-        for (first, end) in self.missing.ranges() {
+        for (first, end) in ranges(&self.missing) {
             let verb = if end - first == 1 { "is" } else { "are" };
             let what = format!("{} {verb} referred to and not there", span(first, end));
             run.findings.add(Kind::Chunk, what, Victims::chunks([(first, end)]));

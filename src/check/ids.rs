@@ -1,6 +1,9 @@
-//! Sets and tables by id that stay small: a bit or a word per chunk, seven bytes per inode.
+//! Sets and tables by id that stay small: a bit or a word per chunk, seven bytes per inode. Sets of chunks are bitmaps of
+//! the crate `roaring`: a bit a chunk where ids lie close together, two bytes where they do not.
 
 use std::collections::BTreeMap;
+
+use roaring::RoaringTreemap;
 
 const WORDS_A_PAGE: u64 = 512;
 
@@ -31,37 +34,17 @@ impl Words {
     }
 }
 
-/// A set of ids.
-#[derive(Debug, Default)]
-pub(super) struct IdSet(Words);
-
-impl IdSet {
-    /// Takes an id in; true if it was not in it.
-    pub fn insert(&mut self, id: u64) -> bool {
-        let (word, bit) = (self.0.word(id / 64), 1 << (id % 64));
-        let new = *word & bit == 0;
-        *word |= bit;
-        new
-    }
-
-    /// Is this id in it?
-    pub fn has(&self, id: u64) -> bool {
-        self.0.get(id / 64) & (1 << (id % 64)) != 0
-    }
-
-    /// The ids as ranges, ends excluded, rising.
-    pub fn ranges(&self) -> Vec<(u64, u64)> {
-        let mut ranges: Vec<(u64, u64)> = Vec::new();
-        for (index, word) in self.0.nonzero() {
-            for id in (0..64).filter(|bit| word & (1 << bit) != 0).map(|bit| index * 64 + bit) {
-                match ranges.last_mut() {
-                    Some(last) if last.1 == id => last.1 = id + 1,
-                    _ => ranges.push((id, id + 1)),
-                }
-            }
+/// The ids of a set as ranges, ends excluded, rising.
+pub(super) fn ranges(ids: &RoaringTreemap) -> Vec<(u64, u64)> {
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    for id in ids {
+        let end = id.saturating_add(1);
+        match ranges.last_mut() {
+            Some(last) if last.1 == id => last.1 = end,
+            _ => ranges.push((id, end)),
         }
-        ranges
     }
+    ranges
 }
 
 /// A directory as its own row has it.
@@ -149,13 +132,10 @@ mod tests {
 
     #[test]
     fn a_set_gives_its_ids_back_as_ranges() {
-        let mut set = IdSet::default();
-        for id in [5, 63, 64, 65, 1 << 40] {
-            assert!(set.insert(id));
-            assert!(!set.insert(id));
-        }
-        assert_eq!(set.ranges().len(), 3);
-        assert_eq!(set.ranges(), [(5, 6), (63, 66), (1 << 40, (1 << 40) + 1)]);
+        let set: RoaringTreemap = [65, 5, 63, 64, 1 << 32, (1 << 32) - 1, 1 << 40].into_iter().collect();
+        let four = 1 << 32;
+        assert_eq!(ranges(&set), [(5, 6), (63, 66), (four - 1, four + 1), (1 << 40, (1 << 40) + 1)]);
+        assert_eq!(ranges(&RoaringTreemap::new()), []);
     }
 
     #[test]

@@ -8,7 +8,8 @@ use crate::store::Store;
 use crate::sync::Arc;
 
 use super::findings::{Findings, Kind, NAMED, Victims, sentence};
-use super::{CheckReport, Options, Progress};
+use super::options::{Options, Progress};
+use super::report::CheckReport;
 
 /// Steps between two looks at whether to go on.
 const LOOK_EVERY: u64 = 4096;

@@ -164,8 +164,7 @@ impl Scrub {
         if faults.is_empty() {
             return Ok(Vec::new());
         }
-        let options =
-            Options { data: false, resume: false, all_names: false, progress: &|_| {}, cancelled: &|| false };
+        let options = Options::default();
         let mut run = Run::new(&self.store, &options);
         let mut findings = Findings::new(NAMED);
         for fault in faults {

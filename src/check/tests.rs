@@ -29,13 +29,7 @@ fn a_sound_store_is_clean_and_counted() {
 #[test]
 fn a_store_that_was_never_mounted_is_clean() {
     let (dir, store) = place::empty_store();
-    let run = |data| {
-        check(
-            &store,
-            &Options { data, resume: false, all_names: false, progress: &|_| {}, cancelled: &|| false },
-        )
-        .unwrap()
-    };
+    let run = |data| check(&store, &Options { data, ..Options::default() }).unwrap();
     assert_eq!(run(true), CheckReport { data: true, ..CheckReport::default() });
     store.close().unwrap();
     drop(dir);
@@ -84,5 +78,5 @@ fn a_cancelled_check_ends_and_says_so() {
 
 /// A check of the data from the beginning.
 fn whole<'a>(progress: &'a dyn Fn(Progress), cancelled: &'a dyn Fn() -> bool) -> Options<'a> {
-    Options { data: true, resume: false, all_names: false, progress, cancelled }
+    Options { data: true, progress, cancelled, ..Options::default() }
 }

@@ -5,9 +5,11 @@
 
 use crate::error::Result;
 use crate::meta::kv::CheckedRow;
+use roaring::RoaringTreemap;
+
 use crate::meta::rows::{
     DirentRow, InodeRow, NAME_MAX, NameHash, PROTECTING, ROOT_INO, dirent_name, id_key, ino_of, link_count,
-    xattr_name,
+    xattr, xattr_name,
 };
 use crate::meta::{Counter, Table};
 use crate::store::FIRST_INO;
@@ -15,16 +17,13 @@ use crate::store::FIRST_INO;
 use super::chunks::Regions;
 use super::extents::{FileExtents, References};
 use super::findings::{Kind, Victims, sentence};
-use super::ids::{Directory, IdSet, Inodes};
+use super::ids::{Directory, Inodes};
 use super::names::shown_name;
 use super::rows::{Rows, get};
 use super::run::Run;
 
-/// The attribute whose presence has a flag of its own.
-const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
-
 /// Checks everything that has an inode number.
-pub(super) fn check(run: &mut Run<'_>, regions: &Regions) -> Result<IdSet> {
+pub(super) fn check(run: &mut Run<'_>, regions: &Regions) -> Result<RoaringTreemap> {
     let mut inodes = read_inodes(run)?;
     let mut walk = Walk {
         hash: run.store.name_hash(),
@@ -275,7 +274,7 @@ fn take_attribute(run: &mut Run<'_>, ino: u64, key: &[u8], value: Result<Vec<u8>
         }
     };
     has.attributes += 1;
-    has.default_acl |= name == DEFAULT_ACL;
+    has.default_acl |= name == xattr::DEFAULT_ACL;
     if let Err(error) = value {
         let (name, why) = (shown_name(name), sentence(&error));
         let what = format!("the extended attribute \"{name}\" of inode {ino} cannot be read: {why}");

@@ -56,9 +56,13 @@ pub(super) fn store_of(path: &Path) -> Result<PathBuf> {
 }
 
 impl Meant {
+    fn is_asked_through_mount(&self) -> bool {
+        matches!(self, Self::Mount(..)) && !out(Protection::AskThroughMount)
+    }
+
     /// A way to the store.
     pub(super) fn reach(self, read_only: bool, doing: &str) -> Result<Target> {
-        if matches!(self, Self::Mount(..)) && !out(Protection::AskThroughMount) {
+        if self.is_asked_through_mount() {
             return Ok(Target::Live(Box::new(self.client()?)));
         }
         let dir = self.directory()?;

@@ -90,9 +90,7 @@ pub(super) fn run(args: &UmountArgs) -> Result<()> {
             hand_over(&entry)?;
             if args.lazy {
                 // Before it is out of sight, so that a failure leaves everything as it was.
-                if !out(Protection::DurableBeforeLeave) {
-                    asking.sync()?;
-                }
+                make_durable(&mut asking)?;
                 detach(&entry.mountpoint, Detach::Lazily)?;
             } else {
                 detach(&entry.mountpoint, Detach::Plainly)
@@ -133,10 +131,14 @@ fn hand_over(entry: &Entry) -> Result<()> {
     )))
 }
 
+fn make_durable(asking: &mut Client) -> Result<()> {
+    if out(Protection::DurableBeforeLeave) { Ok(()) } else { asking.sync() }
+}
+
 /// After the mount was taken away here: waits until everything is durable, and the store is closed or said to stay open.
 fn settle(entry: &Entry, mut waiting: Client, asking: &mut Client) -> Result<()> {
     if is_held(entry).unwrap_or_else(|| has_places(entry)) {
-        let synced = if out(Protection::DurableBeforeLeave) { Ok(()) } else { asking.sync() };
+        let synced = make_durable(asking);
         // The number that the kernel still knows may be that of a younger mount; the daemon knows whether its own ended.
         if asking.hello(None).is_ok_and(|presence| presence.serving) {
             synced?;

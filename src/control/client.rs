@@ -73,7 +73,7 @@ impl Client {
         // lives.
         match client.hello(token) {
             Ok(presence) => {
-                client.process = Process::of(&presence);
+                client.process = Process::of(presence.pid, presence.pid_namespace);
                 client.presence = presence;
             }
             Err(Error::Environment(_)) => return Ok(None),

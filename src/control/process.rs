@@ -5,8 +5,6 @@ use std::os::unix::fs::MetadataExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::protocol::Presence;
-
 /// How often to look at a process that is about to end.
 const POLL: Duration = Duration::from_millis(2);
 
@@ -19,12 +17,12 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// The process of a presence. `None` if it cannot be seen: it is in another namespace, it has ended, or there is no
-    /// /proc.
-    pub(super) fn of(presence: &Presence) -> Option<Self> {
-        let known = presence.pid_namespace != 0 && presence.pid_namespace == own_namespace();
-        let (start, _) = known.then(|| stat(presence.pid)).flatten()?;
-        Some(Self { pid: presence.pid, start })
+    /// The process with this id in this pid namespace. `None` if it cannot be seen: it is in another namespace, it has
+    /// ended, or there is no /proc.
+    pub(super) fn of(pid: u32, namespace: u64) -> Option<Self> {
+        let known = namespace != 0 && namespace == own_namespace();
+        let (start, _) = known.then(|| stat(pid)).flatten()?;
+        Some(Self { pid, start })
     }
 
     /// Its state as proc(5) has it; `None` if it has ended, reaped or not.
@@ -69,24 +67,24 @@ mod tests {
     use super::*;
     use std::process::{Command, id};
 
-    fn presence(pid: u32) -> Presence {
-        Presence { pid, pid_namespace: own_namespace(), ..Presence::default() }
+    fn here(pid: u32) -> Option<Process> {
+        Process::of(pid, own_namespace())
     }
 
     #[test]
     fn a_process_is_told_from_its_successor_and_seen_to_end() {
-        let me = Process::of(&presence(id())).unwrap();
+        let me = here(id()).unwrap();
         assert!(me.state().is_some() && !me.ends_within(Duration::ZERO));
         let earlier = Process { start: me.start - 1, ..me };
         assert!(earlier.ends_within(Duration::ZERO), "another one has its number");
-        assert_eq!(Process::of(&Presence { pid_namespace: 1, ..presence(id()) }), None);
+        assert_eq!(Process::of(id(), 1), None);
 
         let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
-        let process = Process::of(&presence(child.id())).unwrap();
+        let process = here(child.id()).unwrap();
         assert!(!process.ends_within(Duration::ZERO));
         child.kill().unwrap();
         assert!(process.ends_within(Duration::from_secs(100)), "not reaped, but ended");
         child.wait().unwrap();
-        assert_eq!(Process::of(&presence(child.id())), None);
+        assert_eq!(here(child.id()), None);
     }
 }

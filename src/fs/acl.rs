@@ -3,16 +3,15 @@
 //! The kernel enforces them; the filesystem keeps them as the attributes `system.posix_acl_access` and
 //! `system.posix_acl_default` and keeps the mode in step, as acl(5) has it.
 
+use zerocopy::little_endian::{U16, U32};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
 use crate::error::{Error, Result};
+use crate::meta::rows::xattr::{ACCESS_ACL, DEFAULT_ACL};
 use crate::meta::rows::{InodeRow, xattr_key};
 use crate::meta::{Layers, Memtable, Table};
 
-/// The attribute that says who may do what.
-pub(super) const ACCESS: &[u8] = b"system.posix_acl_access";
-/// The attribute of a directory that new entries inherit.
-pub(super) const DEFAULT: &[u8] = b"system.posix_acl_default";
-
-const VERSION: u32 = 2;
+const VERSION: U32 = U32::new(2);
 const USER_OBJ: u16 = 0x01;
 const GROUP_OBJ: u16 = 0x04;
 const MASK: u16 = 0x10;
@@ -21,61 +20,54 @@ const OTHER: u16 = 0x20;
 /// One ACL in the form in which the kernel hands it over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Acl {
-    entries: Vec<(u16, u16, u32)>,
+    entries: Vec<Entry>,
+}
+
+/// One of its entries, byte for byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Entry {
+    tag: U16,
+    permissions: U16,
+    id: U32,
 }
 
 impl Acl {
     /// From the attribute's bytes; EINVAL if they are none.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let bad = || Error::Posix(libc::EINVAL);
-        let (version, rest) = bytes.split_first_chunk::<4>().ok_or_else(bad)?;
-        let (entries, []) = rest.as_chunks::<8>() else {
-            return Err(bad());
-        };
-        if u32::from_le_bytes(*version) != VERSION {
-            return Err(bad());
-        }
-        let entry = |e: &[u8; 8]| {
-            let tag = u16::from_le_bytes([e[0], e[1]]);
-            let permissions = u16::from_le_bytes([e[2], e[3]]);
-            (tag, permissions, u32::from_le_bytes([e[4], e[5], e[6], e[7]]))
-        };
-        let acl = Self { entries: entries.iter().map(entry).collect() };
-        let has = |tag| acl.entries.iter().any(|entry| entry.0 == tag);
-        if acl.entries.iter().any(|entry| entry.1 > 7) || !(has(USER_OBJ) && has(GROUP_OBJ) && has(OTHER)) {
-            return Err(bad());
-        }
-        Ok(acl)
+        let (version, entries) = U32::read_from_prefix(bytes).map_err(|_| bad())?;
+        let entries = <[Entry]>::ref_from_bytes(entries).map_err(|_| bad())?;
+        let acl = Self { entries: entries.to_vec() };
+        let is_possible = version == VERSION && entries.iter().all(|entry| entry.permissions <= 7);
+        let has_all = [USER_OBJ, GROUP_OBJ, OTHER].into_iter().all(|tag| acl.entry(tag).is_some());
+        if is_possible && has_all { Ok(acl) } else { Err(bad()) }
     }
 
     /// The attribute's bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = VERSION.to_le_bytes().to_vec();
-        for (tag, permissions, id) in &self.entries {
-            out.extend_from_slice(&tag.to_le_bytes());
-            out.extend_from_slice(&permissions.to_le_bytes());
-            out.extend_from_slice(&id.to_le_bytes());
-        }
-        out
+        [VERSION.as_bytes(), self.entries.as_bytes()].concat()
+    }
+
+    /// The first entry with this tag.
+    fn entry(&self, tag: u16) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.tag == tag)
     }
 
     /// True if it says no more than a mode can.
     pub fn is_minimal(&self) -> bool {
-        self.entries.iter().all(|entry| matches!(entry.0, USER_OBJ | GROUP_OBJ | OTHER))
+        self.entries.iter().all(|entry| matches!(entry.tag.get(), USER_OBJ | GROUP_OBJ | OTHER))
     }
 
     /// The entry that the mode's group bits stand for: the mask, where there is one.
     fn group_class(&self) -> u16 {
-        if self.entries.iter().any(|entry| entry.0 == MASK) { MASK } else { GROUP_OBJ }
+        if self.entry(MASK).is_some() { MASK } else { GROUP_OBJ }
     }
 
     /// The permission bits that a mode shows for this ACL.
     pub fn mode(&self) -> u32 {
         let group = self.group_class();
-        let bits = |wanted: u16| {
-            let entry = self.entries.iter().find(|entry| entry.0 == wanted);
-            entry.map_or(0, |entry| u32::from(entry.1))
-        };
+        let bits = |tag| self.entry(tag).map_or(0, |entry| u32::from(entry.permissions.get()));
         bits(USER_OBJ) << 6 | bits(group) << 3 | bits(OTHER)
     }
 
@@ -83,13 +75,13 @@ impl Acl {
     fn for_classes(&mut self, mode: u32, f: impl Fn(u16, u16) -> u16) {
         let group = self.group_class();
         for entry in &mut self.entries {
-            let shift = match entry.0 {
+            let shift = match entry.tag.get() {
                 USER_OBJ => 6,
                 OTHER => 0,
                 tag if tag == group => 3,
                 _ => continue,
             };
-            entry.1 = f((mode >> shift & 7) as u16, entry.1);
+            entry.permissions.set(f((mode >> shift & 7) as u16, entry.permissions.get()));
         }
     }
 
@@ -114,7 +106,7 @@ pub(super) struct Inherited {
 impl Inherited {
     /// Writes them as the attributes of `ino`.
     pub fn save(&self, ino: u64, rows: &Memtable) {
-        for (name, value) in [(ACCESS, &self.access), (DEFAULT, &self.default)] {
+        for (name, value) in [(ACCESS_ACL, &self.access), (DEFAULT_ACL, &self.default)] {
             if let Some(value) = value {
                 rows.put(Table::Xattrs, &xattr_key(ino, name), value);
             }
@@ -135,7 +127,7 @@ pub(super) fn inherit(
         return Ok(inherited);
     }
     let stored = if dir.flags & InodeRow::HAS_DEFAULT_ACL != 0 {
-        layers.get(Table::Xattrs, &xattr_key(parent, DEFAULT))?
+        layers.get(Table::Xattrs, &xattr_key(parent, DEFAULT_ACL))?
     } else {
         None
     };
@@ -164,7 +156,12 @@ mod tests {
     use super::*;
 
     fn acl(entries: &[(u16, u16, u32)]) -> Acl {
-        Acl { entries: entries.to_vec() }
+        let entry = |&(tag, permissions, id): &(u16, u16, u32)| Entry {
+            tag: tag.into(),
+            permissions: permissions.into(),
+            id: id.into(),
+        };
+        Acl { entries: entries.iter().map(entry).collect() }
     }
 
     #[test]
@@ -174,7 +171,7 @@ mod tests {
         assert_eq!(with_mask.mode(), 0o761);
         with_mask.chmod(0o640);
         assert_eq!(with_mask.mode(), 0o640);
-        assert_eq!(with_mask.entries[2].1, 5, "the owning group's own entry stays");
+        assert_eq!(with_mask.entries[2].permissions, 5, "the owning group's own entry stays");
         assert!(!with_mask.is_minimal());
         assert_eq!(Acl::parse(&with_mask.encode()).unwrap(), with_mask);
     }
@@ -202,7 +199,7 @@ mod tests {
             entries in prop::collection::vec((0u16..64, 0u16..9, any::<u32>()), 0..8),
             cut in 0usize..80,
         ) {
-            let mut near = Acl { entries }.encode();
+            let mut near = acl(&entries).encode();
             near.truncate(cut);
             for bytes in [bytes, near] {
                 if let Ok(mut acl) = Acl::parse(&bytes) {

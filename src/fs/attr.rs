@@ -2,14 +2,14 @@
 
 use crate::error::Result;
 use crate::meta::Table;
-use crate::meta::rows::{APPEND_ONLY, IMMUTABLE, InodeRow};
+use crate::meta::rows::{IMMUTABLE, InodeRow, NO_ATIME, NO_DUMP, PROTECTING};
 
 use super::inode::InodeState;
 use super::types::{Attr, Caller, SIZE_MAX, SetAttr, SetTime, Timestamp};
 use super::{Fs, posix};
 
-/// The flags of chattr(1) that are kept: append-only, immutable, no-dump, no-atime.
-const KEPT_FLAGS: u32 = APPEND_ONLY | IMMUTABLE | 0x40 | 0x80;
+/// The flags of chattr(1) that are kept.
+const KEPT_FLAGS: u32 = PROTECTING | NO_DUMP | NO_ATIME;
 
 impl Fs {
     /// What stat tells.
@@ -27,7 +27,7 @@ impl Fs {
         let inode = self.inode(ino)?;
         // A change of size must not meet a flush half way.
         let mut state = self.lock_free(&inode, set.size.is_some())?;
-        let held = if set.may_be_of_append_only() { IMMUTABLE } else { IMMUTABLE | APPEND_ONLY };
+        let held = if set.may_be_of_append_only() { IMMUTABLE } else { PROTECTING };
         if state.row.flags & held != 0 {
             return posix(libc::EPERM);
         }
@@ -108,13 +108,13 @@ impl Fs {
         let mut state = inode.lock();
         let changed = (state.row.flags ^ flags) & KEPT_FLAGS;
         let may_protect = caller.uid == 0;
-        if !may_protect && (caller.uid != state.row.uid || changed & (IMMUTABLE | APPEND_ONLY) != 0) {
+        if !may_protect && (caller.uid != state.row.uid || changed & PROTECTING != 0) {
             return posix(libc::EPERM);
         }
         // What protects may be set and taken away by whoever has the right; the rest is what is protected.
         let (own, is_freed) = (state.row.flags & IMMUTABLE != 0, state.row.flags & changed & IMMUTABLE != 0);
         let is_free = is_freed || !held && !own;
-        if changed & !(IMMUTABLE | APPEND_ONLY) != 0 && !is_free {
+        if changed & !PROTECTING != 0 && !is_free {
             return posix(libc::EPERM);
         }
         let member = self.join()?;
@@ -180,11 +180,11 @@ mod tests {
     use super::*;
     use crate::fs::ROOT_INO;
     use crate::fs::simulated::{close, config, new_disk, open};
+    use crate::meta::rows::APPEND_ONLY;
 
     const ROOT: Caller = Caller { uid: 0, gid: 0 };
     const OWNER: Caller = Caller { uid: 1000, gid: 1000 };
     const OTHER: Caller = Caller { uid: 1001, gid: 1000 };
-    const NO_DUMP: u32 = 0x40;
 
     #[test]
     fn flags_are_set_by_the_owner_and_those_that_protect_by_root() {

@@ -17,6 +17,8 @@
 //! Marking each inode when the flag is set would make chattr a walk over the snapshot, which a crash or a full disk
 //! could leave half done; here it is one row.
 
+pub(super) mod turns;
+
 use std::collections::HashMap;
 use std::ops::Bound;
 
@@ -25,8 +27,7 @@ use crate::meta::rows::{
     APPEND_ONLY, DirentRow, IMMUTABLE, NameHash, PROTECTING, dirent_end, dirent_start, id_key,
 };
 use crate::meta::{Memtable, Table};
-use crate::sabotage::{Protection, out};
-use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, Ordering};
+use crate::sync::{Arc, MutexGuard, Ordering};
 
 use super::inode::{Inode, InodeState};
 use super::names::is_root;
@@ -35,37 +36,6 @@ use super::{Fs, posix};
 
 /// More directories than this are above none; beyond it there is a circle.
 const DEEPEST: usize = 1 << 16;
-
-/// What is known of protected directories.
-#[derive(Debug)]
-pub(super) struct Guard {
-    /// How many directories are immutable or append-only.
-    directories: AtomicU64,
-    /// Raised whenever an answer may have changed; begins at 1.
-    turn: AtomicU64,
-    /// The directory made last in an append-only directory, as of this turn.
-    newest: Mutex<(u64, HashMap<u64, u64>)>,
-}
-
-impl Default for Guard {
-    fn default() -> Self {
-        Self { directories: AtomicU64::new(0), turn: AtomicU64::new(1), newest: Mutex::default() }
-    }
-}
-
-impl Guard {
-    fn turn(&self) -> u64 {
-        self.turn.load(Ordering::SeqCst)
-    }
-
-    fn is_idle(&self) -> bool {
-        self.directories.load(Ordering::SeqCst) == 0 || out(Protection::WalkUp)
-    }
-
-    fn next_turn(&self) {
-        self.turn.fetch_add(1, Ordering::SeqCst);
-    }
-}
 
 impl Fs {
     /// Counts the protected directories of the store.

@@ -59,6 +59,10 @@ impl<'a> Locked<'a> {
     }
 }
 
+fn is_looked_at_again() -> bool {
+    !out(Protection::SecondLookAtNames)
+}
+
 impl Fs {
     /// Locks the directories of `places` and the inodes that their entries stand for, and calls `act` with what is
     /// locked and the entry at each place.
@@ -77,7 +81,7 @@ impl Fs {
             let mut locked = Locked { states: Vec::with_capacity(2 * N) };
             locked.add(&first);
             let entries = match &before {
-                Some(found) if out(Protection::SecondLookAtNames) => found.entries,
+                Some(found) if !is_looked_at_again() => found.entries,
                 _ => self.entries_at(places)?,
             };
             let numbers = || entries.iter().flatten().map(|entry| entry.ino);

@@ -43,15 +43,16 @@ use crate::store::{Member, Store};
 use crate::sync::Arc;
 
 pub use types::{
-    Access, AccessTimes, Attr, Caller, DirEntry, FsStat, LINK_MAX, NAME_MAX, ROOT_INO, RenameFlags, SIZE_MAX,
-    SetAttr, SetTime, Timestamp,
+    APPEND_ONLY, Access, AccessTimes, Attr, Caller, DirEntry, FsStat, IMMUTABLE, LINK_MAX, NAME_MAX,
+    NO_ATIME, NO_DUMP, NameSpace, PROTECTING, ROOT_INO, RenameFlags, SIZE_MAX, SetAttr, SetTime, Timestamp,
+    is_namespace,
 };
 
 use dirty::Dirty;
-use guard::Guard;
+use guard::turns::Guard;
 use inode::{Inode, InodeTable};
-use orphans::Orphans;
-use sync::Background;
+use orphans::known::Orphans;
+use sync::background::Background;
 use tree_lock::TreeLock;
 
 /// How a store is mounted, as far as semantics go.

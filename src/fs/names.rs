@@ -6,9 +6,8 @@
 //! small and nobody needs it, and never gets a name again. What may go side by side is said in `tree_lock`.
 
 use crate::error::{Error, Result};
-use crate::meta::rows::{APPEND_ONLY, DirentRow, IMMUTABLE, InodeRow, PROTECTING, dirent_key, id_key};
+use crate::meta::rows::{DirentRow, IMMUTABLE, InodeRow, PROTECTING, dirent_key, id_key};
 use crate::meta::{Counter, Memtable, Table};
-use crate::sabotage::{Protection, out};
 use crate::store::Member;
 
 use super::acl;
@@ -165,7 +164,7 @@ impl Fs {
             return posix(libc::EPERM);
         };
         may_add(&dir)?;
-        if state.row.is_dir() || state.row.flags & (IMMUTABLE | APPEND_ONLY) != 0 {
+        if state.row.is_dir() || state.row.flags & PROTECTING != 0 {
             return posix(libc::EPERM);
         }
         if state.is_nameless() {
@@ -283,7 +282,7 @@ impl Fs {
         }
         member.rows.put(Table::Orphans, &id_key(ino), &[]);
         member.rows.count(Counter::Orphans, 1);
-        let remembered = self.inodes.is_remembered(ino) && !out(Protection::WaitForForget);
+        let remembered = self.is_remembered(ino);
         self.orphans.unlinked(ino, remembered, member.number);
         if !remembered {
             self.bury(state);

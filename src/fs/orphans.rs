@@ -9,7 +9,8 @@
 //! The queue alone would do. But then each deleted file is written to the database once more, only to be removed from
 //! it, and a cycle that comes soon after a prune has the whole prune to work off.
 
-use std::collections::HashMap;
+pub(super) mod known;
+
 use std::ops::Bound;
 
 use crate::error::Result;
@@ -17,7 +18,7 @@ use crate::meta::rows::{Extent, extent_key, id_key, ino_of, split_extent_key, xa
 use crate::meta::{Counter, Layers, Table, WriteTxn};
 use crate::sabotage::{Protection, out};
 use crate::store::Member;
-use crate::sync::{Arc, Mutex};
+use crate::sync::Arc;
 
 use super::Fs;
 use super::inode::InodeState;
@@ -25,24 +26,12 @@ use super::inode::InodeState;
 /// Rows that one transaction removes: bounds how long it holds up a commit.
 const ROWS_AT_A_TIME: usize = 4096;
 
-/// What is known of inodes that lost their last name since the store was opened.
-#[derive(Debug, Default)]
-pub(super) struct Orphans {
-    /// `None` while the kernel remembers the inode; then the batch that was open when it forgot.
-    inodes: Mutex<HashMap<u64, Option<u64>>>,
-    /// Held while orphans are chosen and removed, so that none is removed, and counted, twice.
-    reaping: Mutex<()>,
+fn waits_for_forget() -> bool {
+    !out(Protection::WaitForForget)
 }
 
-impl Orphans {
-    /// An inode lost its last name in `batch`; `remembered` says whether the kernel still knows it.
-    pub fn unlinked(&self, ino: u64, remembered: bool, batch: u64) {
-        self.inodes.lock().insert(ino, (!remembered).then_some(batch));
-    }
-
-    fn is_orphan(&self, ino: u64) -> bool {
-        self.inodes.lock().contains_key(&ino)
-    }
+fn waits_for_batches() -> bool {
+    !out(Protection::WaitForBatches)
 }
 
 /// The rows of an inode that are not its own.
@@ -74,6 +63,11 @@ impl RowsOf {
 }
 
 impl Fs {
+    /// True while the kernel remembers an inode, which must not go then.
+    pub(super) fn is_remembered(&self, ino: u64) -> bool {
+        self.inodes.is_remembered(ino) && waits_for_forget()
+    }
+
     /// The kernel has forgotten `count` of the times it was told of an inode.
     pub fn forget(&self, ino: u64, count: u64) {
         if !self.inodes.forget(ino, count) || !self.orphans.is_orphan(ino) {
@@ -165,8 +159,8 @@ impl Fs {
         view.scan(Table::Orphans, Bound::Unbounded, Bound::Unbounded, |key, _| {
             let ino = ino_of(key)?;
             match known.get(&ino) {
-                Some(None) if !out(Protection::WaitForForget) => {}
-                Some(Some(batch)) if *batch > committed && !out(Protection::WaitForBatches) => {}
+                Some(None) if waits_for_forget() => {}
+                Some(Some(batch)) if *batch > committed && waits_for_batches() => {}
                 _ if later.get(Table::Orphans, key)?.is_none() => {}
                 _ => ready.push(ino),
             }

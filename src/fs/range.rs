@@ -4,7 +4,7 @@
 //! no data moves.
 
 use crate::error::{Error, Result};
-use crate::meta::rows::{APPEND_ONLY, Extent, IMMUTABLE, Piece};
+use crate::meta::rows::{Extent, IMMUTABLE, PROTECTING, Piece};
 use crate::sync::Arc;
 
 use super::flush::Flush;
@@ -45,7 +45,7 @@ impl Fs {
         if !state.row.is_file() {
             return posix(if state.row.is_dir() { libc::EISDIR } else { libc::ENODEV });
         }
-        let held = if clears { IMMUTABLE | APPEND_ONLY } else { IMMUTABLE };
+        let held = if clears { PROTECTING } else { IMMUTABLE };
         if state.row.flags & held != 0 {
             return posix(libc::EPERM);
         }
@@ -112,7 +112,7 @@ impl Fs {
             return Ok(0);
         }
         let state = other.unwrap_or(source);
-        if state.row.flags & (IMMUTABLE | APPEND_ONLY) != 0 {
+        if state.row.flags & PROTECTING != 0 {
             return posix(libc::EPERM);
         }
         let (member, layers) = (self.join()?, self.now());

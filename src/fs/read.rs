@@ -4,7 +4,7 @@
 //! is gathered inside the inode's lock; bytes that cannot be read are an error, never zeros.
 
 use crate::error::Result;
-use crate::meta::rows::Piece;
+use crate::meta::rows::{NO_ATIME, Piece};
 use crate::sync::Arc;
 
 use super::flush::Flush;
@@ -19,8 +19,6 @@ const AHEAD: u64 = 1 << 20;
 const FAR_AHEAD: u64 = 4 << 20;
 /// With relatime, an access time older than this is renewed.
 const RELATIME_SECONDS: i64 = 24 * 60 * 60;
-/// FS_NOATIME_FL of chattr(1).
-const NO_ATIME: u32 = 0x80;
 
 /// What a read needs, as it stood at one moment.
 #[derive(Default)]

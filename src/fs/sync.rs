@@ -5,71 +5,25 @@
 //! inode, so whoever waits for it may hold one. A commit that fails is tried again at every interval all the same, since
 //! nobody else makes durable what was written; only its line in the log becomes rare.
 
+pub(super) mod background;
+
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::meta::rows::Timestamp;
-use crate::retry::{Retry, Trouble};
-use crate::sync::channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use crate::sync::thread::{Builder, JoinHandle, caught};
+use crate::retry::Trouble;
+use crate::sync::channel::{Receiver, RecvTimeoutError, bounded};
+use crate::sync::thread::{Builder, caught};
 use crate::sync::{Arc, Mutex};
 
 use super::Fs;
 use super::flush::Flush;
 use super::inode::Inode;
+use background::note;
 
 /// A batch with this many bytes of rows is committed.
 const BATCH_BYTES: u64 = 16 << 20;
 /// With this many, whoever would add more waits for the commit.
 const BATCH_LIMIT: u64 = 64 << 20;
-
-/// How long the deletion queue waits after it failed, at first and at most.
-const REAP_AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
-
-/// The threads of the background, how they are woken, and what they fail at.
-#[derive(Debug)]
-pub(super) struct Background {
-    threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Gone once the background is to end, as is `stop`.
-    commit: Mutex<Option<Sender<()>>>,
-    stop: Mutex<Option<Sender<()>>>,
-    committing: Mutex<Retry>,
-    reaping: Mutex<Retry>,
-    writing_out: Mutex<Retry>,
-}
-
-impl Default for Background {
-    fn default() -> Self {
-        let at_once = |what| Mutex::new(Retry::new(what, Duration::ZERO, Duration::ZERO));
-        Self {
-            threads: Mutex::default(),
-            commit: Mutex::default(),
-            stop: Mutex::default(),
-            committing: at_once("commit"),
-            reaping: Mutex::new(Retry::new("deletion queue", REAP_AGAIN.0, REAP_AGAIN.1)),
-            writing_out: at_once("writing out"),
-        }
-    }
-}
-
-impl Background {
-    /// Notes how writing a file out went; true if a failure is worth a line in the log.
-    pub(super) fn wrote_out(&self, result: &Result<()>) -> bool {
-        note(&self.writing_out, Instant::now(), result)
-    }
-}
-
-/// Notes how something of the background went; true if a failure is worth a line in the log.
-fn note(retry: &Mutex<Retry>, now: Instant, result: &Result<()>) -> bool {
-    let mut retry = retry.lock();
-    match result {
-        Ok(()) => {
-            retry.went_well();
-            false
-        }
-        Err(error) => retry.failed(now, Timestamp::now().sec, &error.to_string()),
-    }
-}
 
 impl Fs {
     /// Makes a file's bytes and attributes, or a directory's entries, durable.

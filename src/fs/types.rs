@@ -1,6 +1,9 @@
 //! What the filesystem takes and gives: the words of POSIX, without the words of any protocol.
 
-pub use crate::meta::rows::{NAME_MAX, ROOT_INO, Timestamp};
+pub use crate::meta::rows::xattr::{NameSpace, is_namespace};
+pub use crate::meta::rows::{
+    APPEND_ONLY, IMMUTABLE, NAME_MAX, NO_ATIME, NO_DUMP, PROTECTING, ROOT_INO, Timestamp,
+};
 
 /// The largest file: 16 TiB.
 pub const SIZE_MAX: u64 = 16 << 40;

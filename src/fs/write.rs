@@ -21,6 +21,10 @@ const FLUSH_START: u64 = 16 << 20;
 pub(super) const FLUSH_STOP: u64 = 8 << 20;
 
 impl Fs {
+    fn has_too_much_staged(&self) -> bool {
+        self.dirty.bytes() > self.options.staging_limit && !out(Protection::StagingLimit)
+    }
+
     /// Writes all of `data`. With `kill_priv`, the set-id bits go, as for a writer without the right to keep them.
     pub fn write(self: &Arc<Self>, ino: u64, offset: u64, data: &[u8], kill_priv: bool) -> Result<()> {
         let end = offset.checked_add(data.len() as u64).filter(|end| *end <= SIZE_MAX);
@@ -32,7 +36,7 @@ impl Fs {
             return Ok(());
         }
         self.promise(data.len() as u64)?;
-        if self.dirty.bytes() > self.options.staging_limit && !out(Protection::StagingLimit) {
+        if self.has_too_much_staged() {
             self.flush_oldest();
             let room = self
                 .dirty

@@ -6,10 +6,11 @@
 use std::ops::Bound;
 
 use crate::error::{Error, Result};
-use crate::meta::rows::{APPEND_ONLY, IMMUTABLE, InodeRow, xattr_end, xattr_key, xattr_name};
+use crate::meta::rows::xattr::{ACCESS_ACL, CAPABILITY, DEFAULT_ACL, NameSpace, is_acl};
+use crate::meta::rows::{IMMUTABLE, InodeRow, NAME_MAX, PROTECTING, xattr_end, xattr_key, xattr_name};
 use crate::meta::{Memtable, Table};
 
-use super::acl::{ACCESS, Acl, DEFAULT};
+use super::acl::Acl;
 use super::inode::InodeState;
 use super::types::Timestamp;
 use super::{Fs, posix};
@@ -18,9 +19,6 @@ use super::{Fs, posix};
 const VALUE_MAX: usize = 64 << 10;
 /// The most that all names of an inode may take in a list, as Linux has it.
 const LIST_MAX: usize = 64 << 10;
-
-/// Where the rights of a program are.
-const CAPABILITY: &[u8] = b"security.capability";
 
 impl Fs {
     /// The value of an attribute.
@@ -82,7 +80,7 @@ impl Fs {
         let acl = self.parse_acl(&state, name, value)?;
         let member = self.join()?;
         match acl {
-            Some(acl) if name == ACCESS => {
+            Some(acl) if name == ACCESS_ACL => {
                 let lost = if is_in(state.row.gid) { 0o777 } else { 0o777 | libc::S_ISGID };
                 state.row.mode = state.row.mode & !lost | acl.mode();
                 if acl.is_minimal() {
@@ -116,10 +114,10 @@ impl Fs {
     }
 
     fn parse_acl(&self, state: &InodeState, name: &[u8], value: &[u8]) -> Result<Option<Acl>> {
-        if name != ACCESS && name != DEFAULT {
+        if !is_acl(name) {
             return Ok(None);
         }
-        if name == DEFAULT && !state.row.is_dir() {
+        if name == DEFAULT_ACL && !state.row.is_dir() {
             return posix(libc::EACCES);
         }
         Acl::parse(value).map(Some)
@@ -134,7 +132,7 @@ impl Fs {
             may_change(&state)?;
         }
         if !self.has_xattr(&state, ino, name)? {
-            return if name == ACCESS || name == DEFAULT { Ok(()) } else { posix(libc::ENODATA) };
+            return if is_acl(name) { Ok(()) } else { posix(libc::ENODATA) };
         }
         self.delete_xattr(&mut state, ino, name)
     }
@@ -147,7 +145,7 @@ impl Fs {
     fn delete_xattr(&self, state: &mut InodeState, ino: u64, name: &[u8]) -> Result<()> {
         let member = self.join()?;
         member.rows.delete(Table::Xattrs, &xattr_key(ino, name));
-        if name == DEFAULT {
+        if name == DEFAULT_ACL {
             state.row.flags &= !InodeRow::HAS_DEFAULT_ACL;
         }
         state.row.ctime = Timestamp::now();
@@ -165,7 +163,7 @@ impl Fs {
         if state.row.flags & InodeRow::HAS_XATTRS == 0 {
             return Ok(None);
         }
-        let key = xattr_key(ino, ACCESS);
+        let key = xattr_key(ino, ACCESS_ACL);
         let Some(value) = self.now().get(Table::Xattrs, &key)? else { return Ok(None) };
         let mut acl = Acl::parse(&value)?;
         acl.chmod(mode);
@@ -179,18 +177,17 @@ fn put(state: &mut InodeState, rows: &Memtable, key: &[u8], value: &[u8]) {
 }
 
 fn may_change(state: &InodeState) -> Result<()> {
-    if state.row.flags & (IMMUTABLE | APPEND_ONLY) != 0 {
+    if state.row.flags & PROTECTING != 0 {
         return posix(libc::EPERM);
     }
     Ok(())
 }
 
 fn check_xattr_name(name: &[u8]) -> Result<()> {
-    if name.len() > super::NAME_MAX {
+    if name.len() > NAME_MAX {
         return posix(libc::ERANGE);
     }
-    let known = [&b"user."[..], b"trusted.", b"security.", ACCESS, DEFAULT];
-    if !known.iter().any(|prefix| name.starts_with(prefix)) {
+    if NameSpace::of(name).is_none() {
         return posix(libc::EOPNOTSUPP);
     }
     Ok(())

@@ -4,9 +4,8 @@ use std::sync::{Arc, OnceLock};
 
 use fuser::FopenFlags;
 
-use super::ControlFiles;
 use super::asker::Asker;
-use super::control_dir::{self, ControlDir};
+use super::control_dir::{self, ControlDir, ControlFiles};
 use super::init::Agreed;
 use super::options::MountOptions;
 use super::protect::Pages;

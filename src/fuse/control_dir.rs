@@ -18,7 +18,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::ControlFiles;
 use crate::error::{Error, Result};
 use crate::fs::{Attr, Caller, DirEntry, ROOT_INO, SetAttr, Timestamp};
 
@@ -26,6 +25,23 @@ const NAME: &[u8] = b".cairnfs";
 const DIR_INO: u64 = 1 << 63;
 /// The number of the first snapshot; those between are what stat(2) shows.
 const FIRST_SNAPSHOT: u64 = DIR_INO + 16;
+
+/// What the files of the control directory say and do.
+///
+/// Each text is asked for once per lookup of its file, so it must be cheap and must not wait for a request that
+/// comes through the mount.
+pub trait ControlFiles: Send + Sync {
+    /// `/.cairnfs/generation`: the store's present generation and a newline.
+    fn generation(&self) -> String;
+    /// `/.cairnfs/status`: JSON and a newline.
+    fn status(&self) -> String;
+    /// Who serves the mount and how to reach that process, in words that the mount does not need to understand.
+    fn presence(&self) -> String;
+    /// `/.cairnfs/gc` when it is read: the state of the collector and a newline.
+    fn gc_status(&self) -> String;
+    /// `/.cairnfs/gc` when it is written: starts what `word` (trimmed) names.
+    fn start_gc(&self, word: &[u8]) -> Result<()>;
+}
 
 /// The files of the directory, in the order of its listing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::mount::{Detach, detach, nobody_answers};
 use super::mount_table::{MountTable, id_of};
+use super::protect;
 use super::xattr::PRESENCE;
 use crate::error::{Error, Result};
 use crate::store::CONFIG_FILE;
@@ -245,15 +246,7 @@ fn listen(path: &Path) -> Heard {
 fn flush(path: &Path) -> io::Result<()> {
     match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-        root => {
-            let root = root?;
-            match rustix::fs::syncfs(&root) {
-                // Of pages that were refused because their file is protected: whoever changed them was told, and they are
-                // gone. The kernel tells of it once.
-                Err(Errno::PERM) => Ok(rustix::fs::syncfs(&root)?),
-                done => Ok(done?),
-            }
-        }
+        root => protect::write_out_all(&root?),
     }
 }
 

@@ -3,8 +3,10 @@
 //! Sizes are a trap. The numbers of GETVERSION and GETFLAGS say 8 bytes, every program passes an `int`, and the
 //! kernel copies out as many bytes as the reply has: all three must be 4.
 
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 use crate::error::{Error, Result};
-use crate::fs::{Caller, Fs};
+use crate::fs::{APPEND_ONLY, Caller, Fs, IMMUTABLE, NO_ATIME, NO_DUMP, PROTECTING};
 
 const GET_VERSION: u32 = 0x8008_7601;
 const GET_VERSION_32: u32 = 0x8004_7601;
@@ -13,20 +15,24 @@ const SET_FLAGS: u32 = 0x4008_6602;
 const FS_GET_XATTR: u32 = 0x801c_581f;
 const FS_SET_XATTR: u32 = 0x401c_5820;
 
-/// struct fsxattr: xflags, extsize, nextents, projid, cowextsize (32 bits each), 8 bytes of padding.
-const FSXATTR_SIZE: usize = 28;
+/// struct fsxattr.
+#[derive(Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct FsXattr {
+    xflags: u32,
+    extsize: u32,
+    nextents: u32,
+    projid: u32,
+    cowextsize: u32,
+    _pad: [u8; 8],
+}
 
-/// FS_IMMUTABLE_FL and FS_APPEND_FL.
-const PROTECTING: u32 = 0x30;
+/// FS_SYNC_FL, which is known and not kept.
+const SYNC: u32 = 0x08;
 
 /// FS_XFLAG_x and the FS_x_FL of the same meaning.
-const FLAG_PAIRS: [(u32, u32); 5] = [
-    (0x08, 0x10), // immutable
-    (0x10, 0x20), // append
-    (0x20, 0x08), // sync
-    (0x40, 0x80), // noatime
-    (0x80, 0x40), // nodump
-];
+const FLAG_PAIRS: [(u32, u32); 5] =
+    [(0x08, IMMUTABLE), (0x10, APPEND_ONLY), (0x20, SYNC), (0x40, NO_ATIME), (0x80, NO_DUMP)];
 
 /// True for the commands that change an inode.
 pub(super) fn changes(command: u32) -> bool {
@@ -36,7 +42,7 @@ pub(super) fn changes(command: u32) -> bool {
 /// True for the commands that set a flag against changes.
 pub(super) fn protects(command: u32, input: &[u8]) -> bool {
     let flags = match command {
-        SET_FLAGS => word(input, 0),
+        SET_FLAGS => passed(input),
         FS_SET_XATTR => from_fsxattr(input),
         _ => return false,
     };
@@ -53,14 +59,12 @@ pub(super) fn answer(fs: &Fs, ino: u64, caller: Caller, command: u32, input: &[u
         }
         GET_FLAGS => Ok(fs.inode_flags(ino)?.to_ne_bytes().to_vec()),
         SET_FLAGS => {
-            fs.set_inode_flags(ino, caller, word(input, 0)?)?;
+            fs.set_inode_flags(ino, caller, passed(input)?)?;
             Ok(Vec::new())
         }
         FS_GET_XATTR => {
-            let mut answer = vec![0; FSXATTR_SIZE];
-            let flags = to_xflags(fs.inode_flags(ino)?);
-            answer[..4].copy_from_slice(&flags.to_ne_bytes());
-            Ok(answer)
+            let xflags = to_xflags(fs.inode_flags(ino)?);
+            Ok(FsXattr { xflags, ..FsXattr::default() }.as_bytes().to_vec())
         }
         FS_SET_XATTR => {
             fs.set_inode_flags(ino, caller, from_fsxattr(input)?)?;
@@ -70,10 +74,9 @@ pub(super) fn answer(fs: &Fs, ino: u64, caller: Caller, command: u32, input: &[u
     }
 }
 
-fn word(input: &[u8], at: usize) -> Result<u32> {
-    let bytes =
-        input.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).ok_or(Error::Posix(libc::EINVAL))?;
-    Ok(u32::from_ne_bytes(bytes))
+/// What a program has passed.
+fn passed<T: FromBytes>(input: &[u8]) -> Result<T> {
+    T::read_from_prefix(input).map(|(passed, _)| passed).map_err(|_| Error::Posix(libc::EINVAL))
 }
 
 fn to_xflags(flags: u32) -> u32 {
@@ -82,9 +85,8 @@ fn to_xflags(flags: u32) -> u32 {
 
 /// The flags of a struct fsxattr that asks for nothing else: extent sizes and projects do not exist here.
 fn from_fsxattr(input: &[u8]) -> Result<u32> {
-    let xflags = word(input, 0)?;
+    let FsXattr { xflags, extsize, projid, cowextsize, .. } = passed(input)?;
     let known = FLAG_PAIRS.iter().fold(0, |all, (xflag, _)| all | xflag);
-    let (extsize, projid, cowextsize) = (word(input, 4)?, word(input, 12)?, word(input, 16)?);
     if xflags & !known != 0 || extsize != 0 || projid != 0 || cowextsize != 0 {
         return Err(Error::Posix(libc::EOPNOTSUPP));
     }
@@ -99,16 +101,15 @@ mod tests {
     fn both_forms_of_the_flags_agree() {
         for flags in 0..=0xff_u32 {
             let kept = flags & 0xf8;
-            let mut input = [0; FSXATTR_SIZE];
-            input[..4].copy_from_slice(&to_xflags(flags).to_ne_bytes());
-            assert_eq!(from_fsxattr(&input).ok(), Some(kept));
+            let input = FsXattr { xflags: to_xflags(flags), ..FsXattr::default() };
+            assert_eq!(from_fsxattr(input.as_bytes()).ok(), Some(kept));
         }
     }
 
     #[test]
     fn what_does_not_exist_here_is_refused() {
         for at in [4, 12, 16] {
-            let mut input = [0; FSXATTR_SIZE];
+            let mut input = [0; 28];
             input[at] = 1;
             let error = from_fsxattr(&input).map_err(|error| error.errno());
             assert_eq!(error, Err(libc::EOPNOTSUPP));

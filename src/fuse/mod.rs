@@ -37,29 +37,13 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::fs::Fs;
 
+pub use control_dir::ControlFiles;
 pub use errand::{Errand, Found, Heard, ask};
 pub use mount::{Detach, can_mount, detach, nobody_answers, remount};
 pub use mount_table::{Entry, MountTable};
 pub use options::{IoUring, MountOptions, Remount};
 pub use session::{Left, Notifier, Session, Unmounter};
 pub use users::{User, holders, is_held};
-
-/// What the files of the control directory say and do.
-///
-/// Each text is asked for once per lookup of its file, so it must be cheap and must not wait for a request that
-/// comes through the mount.
-pub trait ControlFiles: Send + Sync {
-    /// `/.cairnfs/generation`: the store's present generation and a newline.
-    fn generation(&self) -> String;
-    /// `/.cairnfs/status`: JSON and a newline.
-    fn status(&self) -> String;
-    /// Who serves the mount and how to reach that process, in words that the mount does not need to understand.
-    fn presence(&self) -> String;
-    /// `/.cairnfs/gc` when it is read: the state of the collector and a newline.
-    fn gc_status(&self) -> String;
-    /// `/.cairnfs/gc` when it is written: starts what `word` (trimmed) names.
-    fn start_gc(&self, word: &[u8]) -> Result<()>;
-}
 
 /// Mounts `fs` at `mountpoint` and agrees with the kernel on the protocol. Requests wait until [`Session::run`].
 pub fn mount(

@@ -12,7 +12,7 @@ use super::control_dir::{self, may_create, may_remove, not_ours};
 use super::ioctl;
 use super::xattr::{self, Fitted};
 use crate::error::{Error, Result};
-use crate::fs::{self, Access, Attr, Caller, DirEntry, SetAttr};
+use crate::fs::{self, Access, Attr, Caller, DirEntry, NameSpace, SetAttr};
 
 /// The longest copy_file_range in one request: the reply has 32 bits for the length, and the kernel wants pages.
 const MAX_COPY: u64 = 0xffff_f000;
@@ -261,7 +261,7 @@ impl Adapter {
     pub(super) fn removexattr(&self, ino: u64, name: &[u8]) -> Result<()> {
         match xattr::check(name, self.opts.posix_acl) {
             // `cp -a` clears the ACL of every directory and wants to hear that there is none.
-            Err(_) if xattr::is_acl(name) => Err(Error::Posix(libc::ENODATA)),
+            Err(_) if NameSpace::of(name) == Some(NameSpace::Acl) => Err(Error::Posix(libc::ENODATA)),
             Err(error) => Err(error),
             Ok(()) => not_ours(ino, libc::ENODATA).and_then(|()| self.fs.removexattr(ino, name)),
         }

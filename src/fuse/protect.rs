@@ -11,10 +11,13 @@
 //! comes meanwhile is told EBUSY.
 
 use std::collections::HashSet;
+use std::fs::File;
+use std::io;
 use std::sync::{Arc, OnceLock};
 
 use fuser::{INodeNo, Notifier};
 use parking_lot::Mutex;
+use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::sabotage::{Protection, out};
@@ -99,6 +102,18 @@ fn next_of(stale: &Mutex<HashSet<u64>>) -> Option<u64> {
 pub(super) fn start(name: &str, work: impl FnOnce() + Send + 'static) {
     if let Err(error) = std::thread::Builder::new().name(name.to_owned()).spawn(work) {
         tracing::error!("starting a thread: {error}");
+    }
+}
+
+/// Has the kernel write out all that it holds of the mount that `file` is in, and waits for that. Asked of a mount of
+/// this process it would wait for itself.
+///
+/// Pages whose file is protected are refused, and are gone then: whoever changed them was told. The kernel tells of it once
+/// more, with EPERM, to whoever asks first, and not again; every other failure concerns bytes that are still to be kept.
+pub(super) fn write_out_all(file: &File) -> io::Result<()> {
+    match rustix::fs::syncfs(file) {
+        Err(Errno::PERM) => Ok(rustix::fs::syncfs(file)?),
+        done => Ok(done?),
     }
 }
 

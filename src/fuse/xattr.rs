@@ -1,30 +1,19 @@
 //! Extended attributes: which names exist here, and the protocol's way of asking for sizes first.
 
 use crate::error::{Error, Result};
-
-const ACL_NAMES: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
+use crate::fs::{NameSpace, is_namespace};
 
 /// The name under which any file of a mount says who serves it; in no listing, and only for that user and root.
 pub(super) const PRESENCE: &[u8] = b"cairnfs.presence";
 
 /// Whether `name` may be used. The kernel has already checked who may use which namespace.
 pub(super) fn check(name: &[u8], posix_acl: bool) -> Result<()> {
-    if is_acl(name) {
-        return if posix_acl { Ok(()) } else { Err(Error::Posix(libc::EOPNOTSUPP)) };
+    match NameSpace::of(name) {
+        None => Err(Error::Posix(libc::EOPNOTSUPP)),
+        Some(NameSpace::Acl) if !posix_acl => Err(Error::Posix(libc::EOPNOTSUPP)),
+        Some(_) if is_namespace(name) => Err(Error::Posix(libc::EINVAL)),
+        Some(_) => Ok(()),
     }
-    for space in [&b"user."[..], b"trusted.", b"security."] {
-        match name.strip_prefix(space) {
-            Some([]) => return Err(Error::Posix(libc::EINVAL)),
-            Some(_) => return Ok(()),
-            None => {}
-        }
-    }
-    Err(Error::Posix(libc::EOPNOTSUPP))
-}
-
-/// Whether `name` is one of the two that hold POSIX ACLs.
-pub(super) fn is_acl(name: &[u8]) -> bool {
-    ACL_NAMES.contains(&name)
 }
 
 /// The names of a list that this caller can also read, so that a copying program does not trip over them.
@@ -32,8 +21,8 @@ pub(super) fn visible(list: &[u8], posix_acl: bool, privileged: bool) -> Vec<u8>
     let mut shown = Vec::with_capacity(list.len());
     for name in list.split_inclusive(|byte| *byte == 0) {
         let bare = name.strip_suffix(&[0]).unwrap_or(name);
-        let trusted = bare.starts_with(b"trusted.");
-        if check(bare, posix_acl).is_ok() && (privileged || !trusted) {
+        let is_trusted = NameSpace::of(bare) == Some(NameSpace::Trusted);
+        if check(bare, posix_acl).is_ok() && (privileged || !is_trusted) {
             shown.extend_from_slice(name);
         }
     }

@@ -28,10 +28,10 @@ pub(super) fn mark(
     view.scan(Table::Extents, Bound::Unbounded, Bound::Unbounded, |key, row| {
         let (ino, offset) = split_extent_key(key)?;
         let extent = match Extent::decode(offset, row) {
-            Err(_) if out(Protection::ErrorEndsCycle) => return Ok(true),
+            Err(_) if !errors_end_cycle() => return Ok(true),
             other => other?,
         };
-        if out(Protection::MarkOrphans) && view.get(Table::Orphans, &key[..8])?.is_some() {
+        if is_passed_over(view, &key[..8])? {
             return Ok(true);
         }
         if ino_of(key)? != last_ino {
@@ -49,4 +49,13 @@ pub(super) fn mark(
         }
         Ok(true)
     })
+}
+
+fn errors_end_cycle() -> bool {
+    !out(Protection::ErrorEndsCycle)
+}
+
+/// No inode is; without the protection, those that have no name.
+fn is_passed_over(view: &ReadView, inode: &[u8]) -> Result<bool> {
+    Ok(out(Protection::MarkOrphans) && view.get(Table::Orphans, inode)?.is_some())
 }

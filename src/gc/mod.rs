@@ -302,10 +302,7 @@ impl Collector {
         self.pass(Point::Swept)?;
 
         self.enter(Stage::Reclaim);
-        if !out(Protection::DurableBeforeFree) {
-            // I3: no byte is freed before the removal of its last name is durable.
-            self.store.commits.rewrite(true, |_, _| Ok(()))?;
-        }
+        self.make_removal_durable()?;
         reclaim::reclaim(&self.store, &usage, flip.packs_below, record, || self.pass(Point::Moved))?;
         record.reclaim_ms = elapsed(clock);
         Ok(())
@@ -318,6 +315,15 @@ impl Collector {
             return mark::late::mark(&self.store, view, &flip.cells, record, go_on);
         }
         mark::mark(view, &flip.cells, self.options.step, record, go_on)
+    }
+
+    /// I3: no byte is freed before the removal of its last name is durable.
+    fn make_removal_durable(&self) -> Result<()> {
+        if out(Protection::DurableBeforeFree) {
+            Ok(())
+        } else {
+            self.store.commits.rewrite(true, |_, _| Ok(()))
+        }
     }
 
     fn enter(&self, stage: Stage) -> Instant {

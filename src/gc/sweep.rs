@@ -87,13 +87,17 @@ pub(super) fn sweep(
     if dry_run {
         return Ok(usage);
     }
-    if out(Protection::DigestsFirst) {
+    if !are_digests_first() {
         remove::chunks(store, cells, &stretches, step, &mut go_on)?;
     }
     remove::digests(store, cells, listed, step, &mut go_on)?;
     go_on(true)?;
     remove::chunks(store, cells, &stretches, step, &mut go_on)?;
     Ok(usage)
+}
+
+fn are_digests_first() -> bool {
+    !out(Protection::DigestsFirst)
 }
 
 /// A look at the regions, in which everything white is condemned.

@@ -59,6 +59,16 @@ impl AsFd for Place<'_> {
     }
 }
 
+/// Whoever is to have what root makes in a directory of this owner.
+fn heir(owner: (Uid, Gid)) -> Option<(Uid, Gid)> {
+    let is_anothers = geteuid().is_root() && !owner.0.is_root();
+    (is_anothers && !out(Protection::OneOwner)).then_some(owner)
+}
+
+fn no_links() -> OFlags {
+    if out(Protection::NoLinks) { OFlags::empty() } else { OFlags::NOFOLLOW }
+}
+
 impl HostMedia {
     /// Opens the directory of a store.
     pub fn open(path: &Path) -> io::Result<Self> {
@@ -67,8 +77,7 @@ impl HostMedia {
         })?;
         let stat = fs::fstat(&dir)?;
         let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-        let is_anothers = geteuid().is_root() && !owner.0.is_root() && !out(Protection::OneOwner);
-        let heir = is_anothers.then_some(owner);
+        let heir = heir(owner);
         let (kind, hidden_limit) = (Kind::of(&dir)?, kind::has_hidden_limit(&dir));
         Ok(Self { path: path.to_owned(), dir, heir, told: AtomicBool::new(false), kind, hidden_limit })
     }
@@ -148,8 +157,7 @@ impl HostMedia {
         let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
         // NONBLOCK: a FIFO in the place of the file must not block the daemon. For regular files the flag means
         // nothing.
-        let follow = if out(Protection::NoLinks) { OFlags::empty() } else { OFlags::NOFOLLOW };
-        let flags = access | follow | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let flags = access | no_links() | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let fd = retry_on_intr(|| fs::openat(&dir, name, flags, Mode::empty()))?;
         let stat = fs::fstat(&fd)?;
         let refused = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{path} {why}")));

@@ -58,6 +58,18 @@ pub struct StoreLock {
     beating: Option<Beating>,
 }
 
+fn is_lock_needed() -> bool {
+    !out(Protection::StoreLock)
+}
+
+fn is_lock_seen() -> bool {
+    !out(Protection::LockIsSeen)
+}
+
+fn is_holder_read() -> bool {
+    !out(Protection::HolderIsRead)
+}
+
 /// The thread that writes the beats; it ends when this is dropped.
 #[derive(Debug)]
 struct Beating {
@@ -72,7 +84,7 @@ impl StoreLock {
     pub fn acquire(media: &HostMedia, wait: Duration, who: &str) -> Result<Self> {
         let guard = Guard {
             here: Whereabouts::here(),
-            trusted: media.sees_all_locks() && !out(Protection::LockIsSeen),
+            trusted: media.sees_all_locks() && is_lock_seen(),
             beat: Duration::from_secs(5),
             watch: Duration::from_secs(25),
             silence: SILENT_WAIT,
@@ -89,14 +101,14 @@ impl StoreLock {
             let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
             let note = read_note(&file);
             let refusal = match locked {
-                _ if out(Protection::StoreLock) => return Ok(Self::of(file, path, guard)),
+                _ if !is_lock_needed() => return Ok(Self::of(file, path, guard)),
                 Err(errno) if !matches!(errno, Errno::WOULDBLOCK | Errno::INTR) => {
                     return Err(Error::io(format!("locking {}", path.display()), errno.into()));
                 }
                 // As on a host with local locks.
-                Err(_) if !out(Protection::LockIsSeen) => in_use(&note, dir, ADVICE),
+                Err(_) if is_lock_seen() => in_use(&note, dir, ADVICE),
                 _ => match note.meaning(&guard.here, guard.trusted, &file) {
-                    _ if out(Protection::HolderIsRead) => return Self::begin(file, path, who, guard),
+                    _ if !is_holder_read() => return Self::begin(file, path, who, guard),
                     Meaning::Free => return Self::begin(file, path, who, guard),
                     Meaning::Rebooted if !beats(media, &note, guard) => {
                         return Self::begin(file, path, who, guard);

@@ -8,204 +8,30 @@
 //! Every choice comes from the seed given to `cut_at`; the same log, number and seed give the same disk.
 
 mod blocks;
+mod disk;
 mod file;
+mod ops;
 mod power;
+mod state;
 
+pub use ops::{Fault, Op, OpKind, SHORT};
 pub use power::Rng;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::{Media, MediaFile, Space};
-use blocks::{BLOCK, Blocks};
+use blocks::BLOCK;
+use disk::{Disk, Node, parent};
 use file::SimFile;
 use power::{Change, Edit};
-
-/// The size that a disk without a limit reports.
-const UNLIMITED: u64 = 1 << 40;
-
-/// What an operation is. Those that change something, or make it durable, are numbered by [`SimMedia::op_count`]; the
-/// others, from `Open` on, by [`SimMedia::query_count`].
-#[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
-#[expect(missing_docs, reason = "each is the method of that name")]
-pub enum OpKind {
-    Create,
-    Mkdir,
-    Remove,
-    Rename,
-    Link,
-    SyncDir,
-    Write,
-    SetLen,
-    Allocate,
-    Punch,
-    Sync,
-    Open,
-    Exists,
-    List,
-    Read,
-    Len,
-}
-
-impl OpKind {
-    /// Whether it changes something or makes it durable.
-    pub fn is_change(self) -> bool {
-        !matches!(self, Self::Open | Self::Exists | Self::List | Self::Read | Self::Len)
-    }
-}
-
-/// An operation about to happen, as a fault hook sees it.
-#[derive(Clone, Debug)]
-pub struct Op {
-    /// What it is.
-    pub kind: OpKind,
-    /// The file or directory; for an open file the path it was opened by; for a rename or link the old name.
-    pub path: String,
-    /// Where in the file, or the new length.
-    pub offset: u64,
-    /// How many bytes.
-    pub len: u64,
-    /// Its number among the changes or among the queries. Exact while one thread works on the disk.
-    pub number: u64,
-}
-
-/// Decides whether an operation fails, and with which errno. Called without any lock held; it may look at the disk.
-pub type Fault = dyn Fn(&Op) -> Option<i32> + Send + Sync;
-
-/// A fault in place of an errno: a read comes to the end too early; of a write, half of its sectors are written, and then
-/// it fails with EIO.
-pub const SHORT: i32 = 0;
-
-/// What a name stands for.
-#[derive(Copy, Clone, Eq, PartialEq, Debug)]
-pub(in crate::media) enum Node {
-    File(u64),
-    Dir,
-}
-
-/// Names and bytes.
-#[derive(Clone, Debug, Default)]
-struct Disk {
-    names: BTreeMap<String, Node>,
-    files: BTreeMap<u64, Blocks>,
-}
-
-impl Disk {
-    /// Drops names whose directory is not there and files that have no name.
-    fn drop_unreachable(&mut self) {
-        // Parents come before their children in the order of the names.
-        let mut dirs = HashSet::from([String::new()]);
-        let mut inodes = HashSet::new();
-        self.names.retain(|path, node| {
-            let kept = dirs.contains(parent(path));
-            match node {
-                Node::Dir if kept => {
-                    dirs.insert(path.clone());
-                }
-                Node::File(ino) if kept => {
-                    inodes.insert(*ino);
-                }
-                _ => {}
-            }
-            kept
-        });
-        self.files.retain(|ino, _| inodes.contains(ino));
-    }
-}
-
-/// The directory a path is in.
-fn parent(path: &str) -> &str {
-    path.rsplit_once('/').map_or("", |(dir, _)| dir)
-}
-
-struct State {
-    /// What a running process sees.
-    live: Disk,
-    /// How often each inode is open: the space of a removed file is taken until it is closed.
-    open: HashMap<u64, u32>,
-    next_ino: u64,
-    /// The safe disk that the log starts from.
-    base: Disk,
-    log: Vec<Change>,
-    queries: u64,
-    fail_ops: HashMap<u64, i32>,
-    fail_queries: HashMap<u64, i32>,
-    fault: Option<Arc<Fault>>,
-    capacity: Option<u64>,
-    /// Bytes that can be allocated, although more are reported as free.
-    quota: Option<u64>,
-}
-
-impl State {
-    fn used(&self) -> u64 {
-        self.live.files.values().map(Blocks::allocated).sum()
-    }
-
-    fn free(&self) -> u64 {
-        self.capacity.unwrap_or(UNLIMITED).saturating_sub(self.used())
-    }
-
-    /// Bytes that can still be taken.
-    fn room(&self) -> u64 {
-        self.free().min(self.quota.unwrap_or(UNLIMITED).saturating_sub(self.used()))
-    }
-
-    /// The error if there are too few.
-    fn full(&self) -> io::Error {
-        let by_quota = self.quota.is_some() && self.room() < self.free();
-        errno(if by_quota { libc::EDQUOT } else { libc::ENOSPC })
-    }
-
-    fn file(&self, path: &str) -> io::Result<u64> {
-        match self.live.names.get(path) {
-            Some(Node::File(ino)) => Ok(*ino),
-            Some(Node::Dir) => Err(errno(libc::EISDIR)),
-            None => Err(errno(libc::ENOENT)),
-        }
-    }
-
-    fn check_dir(&self, dir: &str) -> io::Result<()> {
-        match self.live.names.get(dir) {
-            _ if dir.is_empty() => Ok(()),
-            Some(Node::Dir) => Ok(()),
-            Some(Node::File(_)) => Err(errno(libc::ENOTDIR)),
-            None => Err(errno(libc::ENOENT)),
-        }
-    }
-
-    /// Logs a change of names and makes it.
-    fn names(&mut self, change: Change) {
-        change.apply_names(&mut self.live);
-        self.log.push(change);
-    }
-
-    /// Logs a change of bytes and makes it.
-    fn edit(&mut self, ino: u64, edit: Edit) {
-        edit.apply(self.live.files.entry(ino).or_default());
-        self.log.push(Change::Data { ino, edit });
-    }
-
-    /// Frees a file that has neither a name nor a handle.
-    fn release(&mut self, ino: u64) {
-        let named = self.live.names.values().any(|node| *node == Node::File(ino));
-        if !named && !self.open.contains_key(&ino) {
-            self.live.files.remove(&ino);
-        }
-    }
-}
-
-fn errno(number: i32) -> io::Error {
-    io::Error::from_raw_os_error(number)
-}
+use state::{Shared, State, UNLIMITED, errno};
 
 /// A simulated disk. Clones are the same disk.
 #[derive(Clone)]
 pub struct SimMedia {
-    state: Arc<Mutex<State>>,
+    state: Shared,
 }
 
 impl Default for SimMedia {
@@ -227,26 +53,7 @@ impl fmt::Debug for SimMedia {
 impl SimMedia {
     /// An empty disk without a limit.
     pub fn new() -> Self {
-        Self::from_disk(Disk::default(), None)
-    }
-
-    fn from_disk(disk: Disk, capacity: Option<u64>) -> Self {
-        let next_ino = disk.files.last_key_value().map_or(1, |(ino, _)| ino + 1);
-        Self {
-            state: Arc::new(Mutex::new(State {
-                base: disk.clone(),
-                live: disk,
-                open: HashMap::new(),
-                next_ino,
-                log: Vec::new(),
-                queries: 0,
-                fail_ops: HashMap::new(),
-                fail_queries: HashMap::new(),
-                fault: None,
-                capacity,
-                quota: None,
-            })),
-        }
+        Self { state: Shared::new(Disk::default(), None) }
     }
 
     /// The disk after power was cut right before change `n`: what was synced is there, of the rest what the seed
@@ -254,7 +61,7 @@ impl SimMedia {
     pub fn cut_at(&self, n: u64, seed: u64) -> Self {
         let state = self.state.lock();
         let n = usize::try_from(n).map_or(state.log.len(), |n| n.min(state.log.len()));
-        Self::from_disk(power::cut(&state.base, &state.log[..n], seed), state.capacity)
+        Self { state: Shared::new(power::cut(&state.base, &state.log[..n], seed), state.capacity) }
     }
 
     /// How many changes there were so far, failed ones included.
@@ -331,62 +138,15 @@ impl SimMedia {
         Some(state.live.files[&ino].to_vec())
     }
 
-    /// Asks for faults, then runs `act` with the disk. A failed change keeps its number.
-    fn run<T>(
-        &self,
-        kind: OpKind,
-        path: &str,
-        range: (u64, u64),
-        act: impl FnOnce(&mut State) -> io::Result<T>,
-    ) -> io::Result<T> {
-        self.run_or(kind, path, range, Change::Nothing, act)
-    }
-
-    /// Like [`run`](Self::run); `failed` is what a change that failed leaves in the log.
-    fn run_or<T>(
-        &self,
-        kind: OpKind,
-        path: &str,
-        (offset, len): (u64, u64),
-        failed: Change,
-        act: impl FnOnce(&mut State) -> io::Result<T>,
-    ) -> io::Result<T> {
-        let (mut op, hook) = {
-            let state = self.state.lock();
-            let number = if kind.is_change() { state.log.len() as u64 } else { state.queries };
-            let op = Op { kind, path: path.to_owned(), offset, len, number };
-            (op, state.fault.clone())
-        };
-        let hooked = hook.and_then(|hook| hook(&op));
-        let mut state = self.state.lock();
-        let planned = if kind.is_change() {
-            op.number = state.log.len() as u64;
-            state.fail_ops.remove(&op.number)
-        } else {
-            op.number = state.queries;
-            state.queries += 1;
-            state.fail_queries.remove(&op.number)
-        };
-        let result = match hooked.or(planned) {
-            Some(SHORT) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Some(number) => Err(errno(number)),
-            None => act(&mut state),
-        };
-        if kind.is_change() && state.log.len() as u64 == op.number {
-            state.log.push(failed);
-        }
-        result
-    }
-
     fn handle(&self, state: &mut State, ino: u64, path: &str, writable: bool) -> Arc<dyn MediaFile> {
         *state.open.entry(ino).or_insert(0) += 1;
-        Arc::new(SimFile { media: self.clone(), ino, path: path.to_owned(), writable })
+        Arc::new(SimFile { disk: self.state.clone(), ino, path: path.to_owned(), writable })
     }
 }
 
 impl Media for SimMedia {
     fn create(&self, path: &str) -> io::Result<Arc<dyn MediaFile>> {
-        self.run(OpKind::Create, path, (0, 0), |state| {
+        self.state.run(OpKind::Create, path, (0, 0), |state| {
             state.check_dir(parent(path))?;
             if state.live.names.contains_key(path) {
                 return Err(errno(libc::EEXIST));
@@ -399,18 +159,18 @@ impl Media for SimMedia {
     }
 
     fn open(&self, path: &str, writable: bool) -> io::Result<Arc<dyn MediaFile>> {
-        self.run(OpKind::Open, path, (0, 0), |state| {
+        self.state.run(OpKind::Open, path, (0, 0), |state| {
             let ino = state.file(path)?;
             Ok(self.handle(state, ino, path, writable))
         })
     }
 
     fn exists(&self, path: &str) -> io::Result<bool> {
-        self.run(OpKind::Exists, path, (0, 0), |state| Ok(state.live.names.contains_key(path)))
+        self.state.run(OpKind::Exists, path, (0, 0), |state| Ok(state.live.names.contains_key(path)))
     }
 
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {
-        self.run(OpKind::List, dir, (0, 0), |state| {
+        self.state.run(OpKind::List, dir, (0, 0), |state| {
             state.check_dir(dir)?;
             let below = state.live.names.keys().filter(|path| parent(path) == dir);
             Ok(below.map(|path| path.rsplit('/').next().unwrap_or(path).to_owned()).collect())
@@ -418,7 +178,7 @@ impl Media for SimMedia {
     }
 
     fn mkdir(&self, dir: &str) -> io::Result<()> {
-        self.run(OpKind::Mkdir, dir, (0, 0), |state| {
+        self.state.run(OpKind::Mkdir, dir, (0, 0), |state| {
             state.check_dir(parent(dir))?;
             match state.live.names.get(dir) {
                 Some(Node::Dir) => {}
@@ -430,7 +190,7 @@ impl Media for SimMedia {
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {
-        self.run(OpKind::Remove, path, (0, 0), |state| {
+        self.state.run(OpKind::Remove, path, (0, 0), |state| {
             let ino = state.file(path)?;
             state.names(Change::Remove { path: path.to_owned() });
             state.release(ino);
@@ -439,7 +199,7 @@ impl Media for SimMedia {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.run(OpKind::Rename, from, (0, 0), |state| {
+        self.state.run(OpKind::Rename, from, (0, 0), |state| {
             let ino = state.file(from)?;
             state.check_dir(parent(to))?;
             let replaced = match state.file(to) {
@@ -460,7 +220,7 @@ impl Media for SimMedia {
     }
 
     fn link(&self, from: &str, to: &str) -> io::Result<()> {
-        self.run(OpKind::Link, from, (0, 0), |state| {
+        self.state.run(OpKind::Link, from, (0, 0), |state| {
             let ino = state.file(from)?;
             state.check_dir(parent(to))?;
             if state.live.names.contains_key(to) {
@@ -472,7 +232,7 @@ impl Media for SimMedia {
     }
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
-        self.run(OpKind::SyncDir, dir, (0, 0), |state| {
+        self.state.run(OpKind::SyncDir, dir, (0, 0), |state| {
             state.check_dir(dir)?;
             state.log.push(Change::SyncDir { dir: dir.to_owned() });
             Ok(())

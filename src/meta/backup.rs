@@ -8,6 +8,8 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::error::{Error, Result};
 use crate::media::MediaFile;
@@ -17,9 +19,9 @@ use super::kv::{ReadView, Row, Table};
 use super::varint;
 
 const MAGIC: [u8; 8] = *b"CAIRNMB1";
-const HEAD: usize = 64;
-const BLOCK_HEAD: usize = 16;
-const TRAILER: usize = 24;
+const HEAD: usize = size_of::<FileHead>();
+const BLOCK_HEAD: usize = size_of::<BlockHead>();
+const TRAILER: usize = size_of::<Trailer>();
 /// Plain bytes at which a block is closed.
 const BLOCK: usize = 1 << 20;
 /// No block has more plain bytes: one row is at most a few hundred KiB.
@@ -31,6 +33,37 @@ const SEED_OF_ENDS: u64 = u64::MAX;
 /// What is in a backup. Regions and digests are in the packs.
 pub const TABLES: [Table; 6] =
     [Table::Inodes, Table::Dirents, Table::Xattrs, Table::Extents, Table::Orphans, Table::State];
+
+/// The beginning of the file. Each sum is of what stands before it.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct FileHead {
+    magic: [u8; 8],
+    store: [u8; 16],
+    generation: U64,
+    reserved: [u8; 24],
+    sum: U64,
+}
+
+/// The beginning of a block. The sum is of the whole block, with nothing in its own place.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct BlockHead {
+    /// Bytes of the rows; 0 in the last block.
+    plain: U32,
+    /// Bytes that follow.
+    payload: U32,
+    sum: U64,
+}
+
+/// The end of the file.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Trailer {
+    rows: U64,
+    plain: U64,
+    sum: U64,
+}
 
 /// What a backup is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,10 +93,10 @@ fn damaged(what: &str) -> Error {
     Error::damaged(format!("metadata backup: {what}"))
 }
 
-fn number(bytes: &[u8], at: usize) -> u64 {
-    let mut number = [0; 8];
-    number.copy_from_slice(&bytes[at..at + 8]);
-    u64::from_le_bytes(number)
+/// The sum of a head or trailer, which ends it.
+fn sum_of_end(end: &(impl IntoBytes + Immutable)) -> u64 {
+    let bytes = end.as_bytes();
+    xxh3_64_with_seed(&bytes[..bytes.len() - 8], SEED_OF_ENDS)
 }
 
 /// Writes everything that `view` has into an empty file, and syncs it. `go_on` is asked after each block.
@@ -73,13 +106,11 @@ pub fn write(
     file: &dyn MediaFile,
     go_on: &mut dyn FnMut() -> Result<()>,
 ) -> Result<Size> {
-    let mut bytes = [0; HEAD];
-    bytes[..8].copy_from_slice(&MAGIC);
-    bytes[8..24].copy_from_slice(&head.store);
-    bytes[24..32].copy_from_slice(&head.generation.to_le_bytes());
-    let sum = xxh3_64_with_seed(&bytes[..HEAD - 8], SEED_OF_ENDS);
-    bytes[HEAD - 8..].copy_from_slice(&sum.to_le_bytes());
-    file.write_at(&bytes, 0).map_err(failed)?;
+    let generation = head.generation.into();
+    let mut begin =
+        FileHead { magic: MAGIC, store: head.store, generation, reserved: [0; 24], sum: U64::ZERO };
+    begin.sum = sum_of_end(&begin).into();
+    file.write_at(begin.as_bytes(), 0).map_err(failed)?;
     let mut blocks = Blocks { file, at: HEAD as u64, number: 0, plain: Vec::new(), size: Size::default() };
     for table in TABLES {
         view.scan(table, Bound::Unbounded, Bound::Unbounded, |key, value| {
@@ -125,13 +156,11 @@ impl Blocks<'_> {
     }
 
     fn put(&mut self, plain: u32, payload: &[u8]) -> Result<()> {
-        let mut block = Vec::with_capacity(BLOCK_HEAD + payload.len());
-        block.extend_from_slice(&plain.to_le_bytes());
-        block.extend_from_slice(&(payload.len() as u32).to_le_bytes());
-        block.extend_from_slice(&[0; 8]);
-        block.extend_from_slice(payload);
-        let sum = xxh3_64_with_seed(&block, self.number);
-        block[8..16].copy_from_slice(&sum.to_le_bytes());
+        let mut head =
+            BlockHead { plain: plain.into(), payload: (payload.len() as u32).into(), sum: U64::ZERO };
+        let mut block = [head.as_bytes(), payload].concat();
+        head.sum = xxh3_64_with_seed(&block, self.number).into();
+        block[..BLOCK_HEAD].copy_from_slice(head.as_bytes());
         self.file.write_at(&block, self.at).map_err(failed)?;
         self.at += block.len() as u64;
         self.number += 1;
@@ -140,12 +169,10 @@ impl Blocks<'_> {
 
     fn end(mut self) -> Result<Size> {
         self.put(0, &[])?;
-        let mut trailer = [0; TRAILER];
-        trailer[..8].copy_from_slice(&self.size.rows.to_le_bytes());
-        trailer[8..16].copy_from_slice(&self.size.plain.to_le_bytes());
-        let sum = xxh3_64_with_seed(&trailer[..16], SEED_OF_ENDS);
-        trailer[16..].copy_from_slice(&sum.to_le_bytes());
-        self.file.write_at(&trailer, self.at).map_err(failed)?;
+        let mut trailer =
+            Trailer { rows: self.size.rows.into(), plain: self.size.plain.into(), sum: U64::ZERO };
+        trailer.sum = sum_of_end(&trailer).into();
+        self.file.write_at(trailer.as_bytes(), self.at).map_err(failed)?;
         if !out(Protection::BytesBeforeNames) {
             self.file.sync().map_err(failed)?;
         }
@@ -172,19 +199,15 @@ impl Backup {
     /// Opens a backup; what is no backup of any store is refused.
     pub fn open(file: Arc<dyn MediaFile>) -> Result<Self> {
         let len = file.len().map_err(failed)?;
-        let mut bytes = [0; HEAD];
         if len < HEAD as u64 {
             return Err(damaged("it has no head"));
         }
-        file.read_at(&mut bytes, 0).map_err(failed)?;
-        if bytes[..8] != MAGIC
-            || xxh3_64_with_seed(&bytes[..HEAD - 8], SEED_OF_ENDS) != number(&bytes, HEAD - 8)
-        {
+        let mut begin = FileHead::new_zeroed();
+        file.read_at(begin.as_mut_bytes(), 0).map_err(failed)?;
+        if begin.magic != MAGIC || begin.sum != sum_of_end(&begin) {
             return Err(damaged("it does not begin like one"));
         }
-        let mut store = [0; 16];
-        store.copy_from_slice(&bytes[8..24]);
-        let head = Head { store, generation: number(&bytes, 24) };
+        let head = Head { store: begin.store, generation: begin.generation.get() };
         let (block, read) = (Vec::new(), Size::default());
         Ok(Self { file, head, len, at: HEAD as u64, number: 0, block, in_block: 0, read, ended: false })
     }
@@ -223,22 +246,19 @@ impl Backup {
         if self.ended {
             return Ok(false);
         }
-        let mut head = [0; BLOCK_HEAD];
+        let mut head = BlockHead::new_zeroed();
         if self.len - self.at < (BLOCK_HEAD + TRAILER) as u64 {
             return Err(damaged("it ends too early"));
         }
-        self.file.read_at(&mut head, self.at).map_err(failed)?;
-        let part =
-            |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]) as usize;
-        let (plain, payload) = (part(0), part(4));
+        self.file.read_at(head.as_mut_bytes(), self.at).map_err(failed)?;
+        let (plain, payload) = (head.plain.get() as usize, head.payload.get() as usize);
         if plain > MOST || payload as u64 > self.len - self.at - (BLOCK_HEAD + TRAILER) as u64 {
             return Err(damaged("a block of it makes no sense"));
         }
         let mut block = vec![0; BLOCK_HEAD + payload];
         self.file.read_at(&mut block, self.at).map_err(failed)?;
-        let sum = number(&block, 8);
-        block[8..16].fill(0);
-        if xxh3_64_with_seed(&block, self.number) != sum {
+        block[..BLOCK_HEAD].copy_from_slice(BlockHead { sum: U64::ZERO, ..head }.as_bytes());
+        if head.sum != xxh3_64_with_seed(&block, self.number) {
             return Err(damaged("a block of it does not match its checksum"));
         }
         self.at += block.len() as u64;
@@ -252,13 +272,13 @@ impl Backup {
     }
 
     fn end(&mut self) -> Result<bool> {
-        let mut trailer = [0; TRAILER];
+        let mut trailer = Trailer::new_zeroed();
         if self.len - self.at != TRAILER as u64 {
             return Err(damaged("its end is not where it should be"));
         }
-        self.file.read_at(&mut trailer, self.at).map_err(failed)?;
-        let right = xxh3_64_with_seed(&trailer[..16], SEED_OF_ENDS) == number(&trailer, 16)
-            && (number(&trailer, 0), number(&trailer, 8)) == (self.read.rows, self.read.plain);
+        self.file.read_at(trailer.as_mut_bytes(), self.at).map_err(failed)?;
+        let right = trailer.sum == sum_of_end(&trailer)
+            && (trailer.rows.get(), trailer.plain.get()) == (self.read.rows, self.read.plain);
         if !right {
             return Err(damaged("it has not got the rows that its end says"));
         }
@@ -312,6 +332,28 @@ mod tests {
         assert_eq!(backup.next_row().unwrap(), None);
         let again = Backup::open(media.open("backup", false).unwrap()).unwrap();
         assert_eq!(again.verify().unwrap(), size);
+    }
+
+    /// The bytes of a format that stores out there have.
+    #[test]
+    fn the_layout_never_changes() {
+        let (media, size) = written(1);
+        let bytes = media.contents("backup").unwrap();
+        assert_eq!(bytes[..24], *b"CAIRNMB10123456789abcdef");
+        assert_eq!(bytes[24..56], *[7u64, 0, 0, 0].map(u64::to_le_bytes).as_flattened());
+        assert_eq!(bytes[56..64], xxh3_64_with_seed(&bytes[..56], u64::MAX).to_le_bytes());
+        let payload = u32::from_le_bytes(bytes[68..72].try_into().unwrap()) as usize;
+        let (block, rest) = bytes[64..].split_at(16 + payload);
+        let rows = zstd::bulk::decompress(&block[16..], 1 << 20).unwrap();
+        assert_eq!(block[..4], (rows.len() as u32).to_le_bytes());
+        let mut unsummed = block.to_vec();
+        unsummed[8..16].fill(0);
+        assert_eq!(block[8..16], xxh3_64_with_seed(&unsummed, 0).to_le_bytes());
+        let last = [0u64.to_le_bytes(), xxh3_64_with_seed(&[0; 16], 1).to_le_bytes()];
+        assert_eq!(rest[..16], *last.as_flattened());
+        let trailer = [size.rows, size.plain].map(u64::to_le_bytes);
+        assert_eq!(rest[16..32], *trailer.as_flattened());
+        assert_eq!(rest[32..], xxh3_64_with_seed(&rest[16..32], u64::MAX).to_le_bytes());
     }
 
     #[test]

@@ -63,13 +63,11 @@ impl Collection {
         }
         self.packs.seal()?;
         let packs_below = self.packs.sealed_below();
-        let early = out(Protection::DrainBeforeSnapshot).then(|| self.meta.kv().read()).transpose()?;
+        let early = self.view_before_drain()?;
         let mut armed = None;
         let held = self.commits.commit_with(|| {
             let generation = self.numbers.raise_generation();
-            // Without the watermark, chunks that are about to be born would be looked at like old ones.
-            let beyond = if out(Protection::Watermark) { 4096 } else { 0 };
-            let cells = Arc::new(Cells::new(self.numbers.next_chunk().offset(beyond)));
+            let cells = Arc::new(Cells::new(self.numbers.next_chunk().offset(beyond_watermark())));
             self.barrier.arm(cells.clone());
             armed = Some((generation, cells));
         })?;
@@ -93,13 +91,32 @@ impl Collection {
     /// Ends a cycle (I9): forgets remembered answers, waits for members that may hold one, then disarms the barrier.
     /// If that fails, the barrier stays armed, which costs memory and nothing else.
     pub fn end_cycle(&self) -> Result<()> {
-        if !out(Protection::ForgetRemembered) {
-            self.chunks.forget_remembered();
-        }
-        if !out(Protection::Grace) {
-            self.commits.commit_with(|| {})?;
-        }
+        self.forget_remembered();
+        self.wait_for_grace()?;
         self.barrier.disarm();
         Ok(())
     }
+
+    fn forget_remembered(&self) {
+        if !out(Protection::ForgetRemembered) {
+            self.chunks.forget_remembered();
+        }
+    }
+
+    fn wait_for_grace(&self) -> Result<()> {
+        if !out(Protection::Grace) {
+            self.commits.commit_with(|| {})?;
+        }
+        Ok(())
+    }
+
+    /// None, unless the snapshot is to be one that lacks what is still in batches.
+    fn view_before_drain(&self) -> Result<Option<ReadView>> {
+        out(Protection::DrainBeforeSnapshot).then(|| self.meta.kv().read()).transpose()
+    }
+}
+
+/// How many of the chunks that are about to be born are looked at like old ones.
+fn beyond_watermark() -> u64 {
+    if out(Protection::Watermark) { 4096 } else { 0 }
 }

@@ -44,6 +44,10 @@ pub struct SpaceKeeper {
     backing: Mutex<u64>,
 }
 
+fn can_back() -> bool {
+    !out(Protection::PromisesAreBacked)
+}
+
 impl SpaceKeeper {
     /// Of a store on `media` whose reserve has so many bytes.
     pub fn new(media: Arc<dyn Media>, reserve: u64) -> Self {
@@ -54,7 +58,7 @@ impl SpaceKeeper {
             reserve,
             budget: AtomicI64::new(0),
             without_reserve: AtomicBool::new(!has_reserve),
-            backs: AtomicBool::new(hidden && !out(Protection::PromisesAreBacked)),
+            backs: AtomicBool::new(hidden && can_back()),
             backing: Mutex::new(0),
         }
     }
@@ -105,7 +109,7 @@ impl SpaceKeeper {
         if self.media.space().is_ok_and(|space| space.available > self.reserve + MARGIN && has_inodes(&space))
         {
             // The host has refused although its figures say that there is room.
-            self.backs.store(!out(Protection::PromisesAreBacked), Ordering::Release);
+            self.backs.store(can_back(), Ordering::Release);
         }
         self.give_up()
     }

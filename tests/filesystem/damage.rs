@@ -283,13 +283,7 @@ impl Store {
 
 /// What a check of everything says.
 fn checked(world: &World) -> Result<CheckReport, String> {
-    let options = check::Options {
-        data: true,
-        resume: false,
-        all_names: false,
-        progress: &|_| {},
-        cancelled: &|| false,
-    };
+    let options = check::Options { data: true, ..check::Options::default() };
     check::check(&world.store, &options).map_err(|error| format!("check: {error}"))
 }
 

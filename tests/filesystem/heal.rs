@@ -122,13 +122,7 @@ fn content_that_is_written_again_heals_old_files() {
     // What is bad is known also after opening the store again, without any read.
     let world = World::open(&disk, &config).unwrap();
     assert_eq!(world.store.status().unwrap().bad_chunks, bad);
-    let options = check::Options {
-        data: false,
-        resume: false,
-        all_names: false,
-        progress: &|_| {},
-        cancelled: &|| false,
-    };
+    let options = check::Options::default();
     let report = check::check(&world.store, &options).unwrap();
     assert!(report.findings[0].files.iter().any(|file| file == "s0/f0"), "{report:?}");
     let chunks = world.store.status().unwrap().chunks;

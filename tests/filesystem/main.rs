@@ -28,6 +28,7 @@ mod seed;
 mod structure;
 mod structure_files;
 mod structure_skips;
+mod structure_switches;
 mod structure_table;
 mod sweep;
 mod told;

@@ -59,9 +59,9 @@ impl Place {
         let options = check::Options {
             data: true,
             resume,
-            all_names: false,
             progress: &progress,
             cancelled: &cancelled,
+            ..check::Options::default()
         };
         let report = check::check(&store, &options);
         store.close().unwrap();

@@ -27,7 +27,7 @@ const LAYERS: [&[&str]; 8] = [
 /// Modules of one line that know each other: the program's entry and the process it starts.
 const ALSO: [(&str, &str); 2] = [("cli", "daemon"), ("daemon", "cli")];
 
-fn sources() -> Vec<(PathBuf, String)> {
+pub fn sources() -> Vec<(PathBuf, String)> {
     rust_files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"))
 }
 
@@ -56,14 +56,14 @@ fn module(path: &Path) -> String {
 }
 
 /// True for unit tests, wherever the sources are.
-fn is_test(path: &Path) -> bool {
+pub fn is_test(path: &Path) -> bool {
     let below = path.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap_or(path);
     below.components().any(|part| part.as_os_str() == "tests" || part.as_os_str() == "tests.rs")
 }
 
 /// The lines of a file before its unit tests, with their numbers, without comments.
-fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    let lines = text.lines().enumerate().take_while(|(_, line)| !line.starts_with("#[cfg(test)]"));
+pub fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let lines = text.lines().enumerate().take_while(|(_, line)| !line.starts_with("mod tests {"));
     lines.filter(|(_, line)| !line.trim_start().starts_with("//")).map(|(number, line)| (number + 1, line))
 }
 

@@ -4,9 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// Rooms whose files are looked at.
-const ROOMS: [&str; 5] = ["chunk", "pack", "meta", "store", "gc"];
-
 /// A module: the names that lead to it below `src`.
 pub type Module = Vec<String>;
 
@@ -29,7 +26,7 @@ fn files(room: &str) -> BTreeMap<Module, String> {
                 continue;
             }
             let text = fs::read_to_string(&path).unwrap();
-            let code = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]"));
+            let code = text.lines().take_while(|line| !line.starts_with("mod tests {"));
             let code = code.filter(|line| !line.trim_start().starts_with("//"));
             found.insert(module, code.collect::<Vec<_>>().join("\n"));
         }
@@ -119,11 +116,19 @@ fn reached(from: &Module, arrows: &BTreeMap<Module, BTreeSet<Module>>) -> BTreeS
     seen
 }
 
+/// The folders below `src`.
+fn rooms() -> Vec<String> {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let entries = fs::read_dir(src).unwrap().map(|entry| entry.unwrap());
+    let folders = entries.filter(|entry| entry.file_type().unwrap().is_dir());
+    folders.map(|entry| entry.file_name().into_string().unwrap()).collect()
+}
+
 #[test]
 fn files_of_a_room_import_each_other_one_way() {
     let (mut circles, mut count) = (Vec::new(), 0);
-    for room in ROOMS {
-        let files = files(room);
+    for room in rooms() {
+        let files = files(&room);
         let mut arrows: BTreeMap<Module, BTreeSet<Module>> = BTreeMap::new();
         for (module, code) in &files {
             let to = imports(code).into_iter().filter_map(|path| target(module, &path, &files));
@@ -136,7 +141,7 @@ fn files_of_a_room_import_each_other_one_way() {
             }
         }
     }
-    assert!(count > 50, "the sources were read: {count} imports");
+    assert!(count > 200, "the sources were read: {count} imports");
     assert!(circles.is_empty(), "these files need each other: {circles:?}");
 }
 

@@ -11,8 +11,7 @@ use crate::repair::media;
 use crate::world::{CALLER, World, config, new_disk, protected};
 
 fn check(world: &World, all_names: bool) -> CheckReport {
-    let options =
-        check::Options { data: true, resume: false, all_names, progress: &|_| {}, cancelled: &|| false };
+    let options = check::Options { data: true, all_names, ..check::Options::default() };
     check::check(&world.store, &options).unwrap()
 }
 
@@ -81,13 +80,7 @@ fn the_progress_is_of_the_structure_and_then_of_the_bytes() {
     let all = world.store.status().unwrap().plain_bytes;
     let told = std::cell::RefCell::new(Vec::new());
     let progress = |at: Progress| told.borrow_mut().push(at);
-    let options = check::Options {
-        data: true,
-        resume: false,
-        all_names: false,
-        progress: &progress,
-        cancelled: &|| false,
-    };
+    let options = check::Options { data: true, progress: &progress, ..check::Options::default() };
     check::check(&world.store, &options).unwrap();
     let told = told.into_inner();
     let (structure, data): (Vec<_>, Vec<_>) = told.into_iter().partition(|at| !at.reads_data);

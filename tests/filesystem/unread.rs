@@ -51,13 +51,7 @@ fn all_read(world: &World, name: &str) -> bool {
 }
 
 fn check_data(world: &World) -> Result<CheckReport> {
-    let options = check::Options {
-        data: true,
-        resume: false,
-        all_names: false,
-        progress: &|_| {},
-        cancelled: &|| false,
-    };
+    let options = check::Options { data: true, ..check::Options::default() };
     check::check(&world.store, &options)
 }
 

@@ -61,13 +61,7 @@ fn no_view_is_held_while_packs_are_read_or_moved() {
     let _all = protected();
     let (disk, world) = half_dead();
     let held = Held::watch(&disk, &world.store);
-    let options = check::Options {
-        data: true,
-        resume: false,
-        all_names: false,
-        progress: &|_| {},
-        cancelled: &|| false,
-    };
+    let options = check::Options { data: true, ..check::Options::default() };
     assert!(check::check(&world.store, &options).unwrap().is_clean());
     assert_eq!(held.most(), 1, "a check");
     let scrub = Scrub::of(&world.store);
@@ -116,13 +110,7 @@ fn growth(hold_a_view: bool) -> f64 {
             (0..COMMITS).for_each(commit);
         }
     };
-    let options = check::Options {
-        data: true,
-        resume: false,
-        all_names: false,
-        progress: &progress,
-        cancelled: &|| false,
-    };
+    let options = check::Options { data: true, progress: &progress, ..check::Options::default() };
     check::check(&store, &options).unwrap();
     drop(view);
     assert!(committed.get());

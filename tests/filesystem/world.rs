@@ -126,13 +126,7 @@ impl World {
     }
 
     pub fn check(&self) -> CheckReport {
-        let options = check::Options {
-            data: true,
-            resume: false,
-            all_names: false,
-            progress: &|_| {},
-            cancelled: &|| false,
-        };
+        let options = check::Options { data: true, ..check::Options::default() };
         check::check(&self.store, &options).unwrap()
     }
 

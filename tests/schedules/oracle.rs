@@ -47,13 +47,7 @@ pub fn is_sound(world: &World, files: &Files<'_>) -> Outcome {
 }
 
 fn checked(world: &World) -> Outcome<CheckReport> {
-    let options = check::Options {
-        data: false,
-        resume: false,
-        all_names: false,
-        progress: &|_| {},
-        cancelled: &|| false,
-    };
+    let options = check::Options::default();
     Ok(check::check(&world.store, &options)?)
 }
 

@@ -153,6 +153,13 @@ fn put_in_place(media: &dyn Media, name: &str, report: &mut RepairReport) -> Res
     Ok(())
 }
 
+fn give_second_name(media: &dyn Media, name: &str) -> io::Result<()> {
+    match out(Protection::OldStaysInPlace) {
+        true => media.rename(META_FILE, name),
+        false => media.link(META_FILE, name),
+    }
+}
+
 /// Gives the old database the name that it keeps, durable.
 fn put_aside(media: &dyn Media) -> io::Result<String> {
     let old = media.open(META_FILE, false)?.identity()?;
@@ -160,11 +167,7 @@ fn put_aside(media: &dyn Media) -> io::Result<String> {
     loop {
         let name = source::aside(number);
         if !media.exists(&name)? {
-            let linked = match out(Protection::OldStaysInPlace) {
-                true => media.rename(META_FILE, &name),
-                false => media.link(META_FILE, &name),
-            };
-            match linked {
+            match give_second_name(media, &name) {
                 Err(error) if has_no_links(&error) => media.rename(META_FILE, &name)?,
                 other => other?,
             }

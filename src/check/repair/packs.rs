@@ -9,6 +9,8 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::ops::Bound;
 
+use roaring::RoaringTreemap;
+
 use crate::chunk::ChunkId;
 use crate::error::{Error, Result};
 use crate::meta::rows::{RegionEntry, RegionRow, bad_row, chunk_of, digest, id_key};
@@ -18,7 +20,7 @@ use crate::store::healing::split;
 use crate::sync::Arc;
 
 use super::super::findings::sentence;
-use super::super::ids::IdSet;
+use super::super::ids::ranges;
 use super::report::{Database, RepairReport};
 use super::sink::Sink;
 use super::source::lost_whole;
@@ -27,11 +29,11 @@ use super::source::lost_whole;
 #[derive(Default)]
 pub(super) struct Chunks {
     /// By the old database, in a place that is there.
-    known: IdSet,
+    known: RoaringTreemap,
     /// Found in a pack by the repair.
-    found: IdSet,
+    found: RoaringTreemap,
     /// Known to the old database, in a place that is not there.
-    gone: IdSet,
+    gone: RoaringTreemap,
     any_gone: bool,
     /// Of those that are gone, found in another pack.
     pub found_again: u64,
@@ -46,7 +48,7 @@ pub(super) struct Chunks {
 impl Chunks {
     /// Is the chunk in a pack, as far as heads of regions tell?
     pub fn has(&self, id: u64) -> bool {
-        self.known.has(id) || self.found.has(id)
+        self.known.contains(id) || self.found.contains(id)
     }
 }
 
@@ -85,8 +87,8 @@ pub(super) fn rebuild(
         }
     }
     report.chunks_found = chunks.found_again;
-    for (first, end) in chunks.gone.ranges() {
-        for id in (first..end).filter(|id| !chunks.found.has(*id)) {
+    for (first, end) in ranges(&chunks.gone) {
+        for id in (first..end).filter(|id| !chunks.found.contains(*id)) {
             let row = row_of(sink.txn()?, id)?;
             sink.put(Table::Bad, &id_key(id), &bad_row(row.map_or(PackId(0), |row| row.at.pack)))?;
         }
@@ -167,7 +169,7 @@ fn take_old(
     // What was known to be bad still is. A row of these that cannot be read is found again by whoever reads the chunk.
     for (key, value) in view.readable_rows(Table::Bad, b"").filter_map(Result::ok) {
         if let (Ok(id), Ok(value)) = (chunk_of(&key), value)
-            && (chunks.known.has(id) || chunks.gone.has(id))
+            && (chunks.known.contains(id) || chunks.gone.contains(id))
         {
             sink.put(Table::Bad, &key, &value)?;
         }
@@ -229,15 +231,15 @@ fn take_region(
     for chunk in &header.chunks {
         let id = chunk.id.0;
         chunks.next_chunk = chunks.next_chunk.max(id + 1);
-        if chunks.known.has(id) {
+        if chunks.known.contains(id) {
             continue;
         }
-        let has_row = chunks.found.has(id) || chunks.gone.has(id);
+        let has_row = chunks.found.contains(id) || chunks.gone.contains(id);
         if has_row {
             // A second copy: only one that reads back is better than the first.
             if *reads.get_or_insert_with(|| reader.read_region(at).is_ok()) {
                 point(sink.txn()?, chunk, at, header.plain_len)?;
-                chunks.found_again += u64::from(chunks.gone.has(id) && !chunks.found.has(id));
+                chunks.found_again += u64::from(chunks.gone.contains(id) && !chunks.found.contains(id));
                 chunks.found.insert(id);
             }
         } else if chunks.incomplete && row_of(sink.txn()?, id)?.is_none_or(|row| row.end().0 <= id) {

@@ -59,7 +59,7 @@ pub(super) fn find(
 ) -> Result<Found> {
     let (backup, newest) = newest_backup(media, store, report)?.unzip();
     let mut old = open_old(media, packs, report)?;
-    if old.is_none() && report.database == Database::Missing && !out(Protection::LeftoversAreRead) {
+    if old.is_none() && report.database == Database::Missing && are_leftovers_read() {
         old = open_left(media, newest.flatten().as_ref())?;
         if let Some(old) = &old {
             report.database = Database::Damaged;
@@ -68,6 +68,10 @@ pub(super) fn find(
         }
     }
     Ok(Found { old, backup })
+}
+
+fn are_leftovers_read() -> bool {
+    !out(Protection::LeftoversAreRead)
 }
 
 /// What an interrupted repair has left where no database is in its place: the new one, if it is whole; or the last one that

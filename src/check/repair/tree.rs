@@ -9,6 +9,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 
+use roaring::RoaringTreemap;
+
 use crate::chunk::ChunkId;
 use crate::error::Result;
 use crate::meta::rows::{
@@ -17,7 +19,6 @@ use crate::meta::rows::{
 };
 use crate::meta::{Counter, Kv, Table};
 
-use super::super::ids::IdSet;
 use super::super::names::shown;
 use super::packs::Chunks;
 use super::report::RepairReport;
@@ -133,7 +134,7 @@ impl<'a, 's> Mend<'a, 's> {
 
     /// Looks whether every file has all its chunks, and puts something that cannot be read where one has not.
     fn extents(&mut self, chunks: &Chunks) -> Result<()> {
-        let mut missing = IdSet::default();
+        let mut missing = RoaringTreemap::new();
         let mut file: Option<Seen> = None;
         let view = self.kv.read()?;
         view.scan(Table::Extents, Bound::Unbounded, Bound::Unbounded, |key, row| {

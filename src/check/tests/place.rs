@@ -81,11 +81,7 @@ impl Place {
     }
 
     pub fn check(&self, data: bool) -> CheckReport {
-        check(
-            &self.store,
-            &Options { data, resume: false, all_names: false, progress: &|_| {}, cancelled: &|| false },
-        )
-        .unwrap()
+        check(&self.store, &Options { data, ..Options::default() }).unwrap()
     }
 
     /// Changes rows as no code of the store would.

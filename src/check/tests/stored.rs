@@ -253,8 +253,7 @@ fn a_cycle_that_moves_and_frees_under_the_check_is_no_damage() {
     // So that regions move into a pack of their own.
     place.store.collection.flip().unwrap();
     place.store.collection.end_cycle().unwrap();
-    let options =
-        Options { data: true, resume: false, all_names: false, progress: &|_| {}, cancelled: &|| false };
+    let options = Options { data: true, ..Options::default() };
     let mut run = Run::new(&place.store, &options);
     move_all(&place);
     assert_eq!(rest_of_check(&mut run), []);
@@ -272,8 +271,7 @@ fn a_cycle_that_moves_and_frees_under_the_check_is_no_damage() {
 #[test]
 fn a_pack_lost_after_the_look_at_it_is_damage() {
     let place = Place::new();
-    let options =
-        Options { data: true, resume: false, all_names: false, progress: &|_| {}, cancelled: &|| false };
+    let options = Options { data: true, ..Options::default() };
     let mut run = Run::new(&place.store, &options);
     let regions = chunks::regions(&mut run).unwrap();
     let lost = packs::look(&mut run, &regions).unwrap();

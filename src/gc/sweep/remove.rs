@@ -149,6 +149,14 @@ pub(super) fn chunks(
     Ok(())
 }
 
+/// What has become of a row.
+fn rows_by_now(txn: &WriteTxn, seen: &RegionRow) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    if out(Protection::SweepReadsAgain) {
+        return Ok(vec![(id_key(seen.first.0).to_vec(), seen.encode())]);
+    }
+    txn.rows(Table::Regions, &id_key(seen.first.0), &id_key(seen.end().0))
+}
+
 /// Takes the condemned chunks out of their rows; those that were bad. The rows are read again here: since they were
 /// looked at, chunks of them that were bad may have been stored anew, and have rows of their own by now.
 fn remove_chunks(
@@ -160,12 +168,7 @@ fn remove_chunks(
 ) -> Result<Vec<ChunkId>> {
     let (mut changes, mut bad) = (Vec::new(), Vec::new());
     for seen in seen {
-        let rows = if out(Protection::SweepReadsAgain) {
-            vec![(id_key(seen.first.0).to_vec(), seen.encode())]
-        } else {
-            txn.rows(Table::Regions, &id_key(seen.first.0), &id_key(seen.end().0))?
-        };
-        for (key, row) in rows {
+        for (key, row) in rows_by_now(txn, seen)? {
             let mut row = RegionRow::decode(ChunkId(chunk_of(&key)?), &row)?;
             let first = row.first;
             for (id, entry) in (first.0..).map(ChunkId).zip(&mut row.entries) {

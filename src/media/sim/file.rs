@@ -4,8 +4,9 @@ use std::fmt;
 use std::io;
 
 use super::blocks::{BLOCK, Blocks};
+use super::ops::OpKind;
 use super::power::{Change, Edit, SECTOR};
-use super::{OpKind, SimMedia, State, errno};
+use super::state::{Shared, State, errno};
 use crate::media::MediaFile;
 
 /// A file longer than this is a mistake of the test.
@@ -13,7 +14,7 @@ const MAX_LEN: u64 = 1 << 36;
 
 /// An open file of a simulated disk.
 pub struct SimFile {
-    pub media: SimMedia,
+    pub disk: Shared,
     pub ino: u64,
     pub path: String,
     pub writable: bool,
@@ -27,7 +28,7 @@ impl fmt::Debug for SimFile {
 
 impl Drop for SimFile {
     fn drop(&mut self) {
-        let mut state = self.media.state.lock();
+        let mut state = self.disk.lock();
         if let Some(count) = state.open.get_mut(&self.ino) {
             *count -= 1;
             if *count == 0 {
@@ -45,7 +46,7 @@ impl SimFile {
         range: (u64, u64),
         act: impl FnOnce(&Blocks) -> io::Result<T>,
     ) -> io::Result<T> {
-        self.media.run(kind, &self.path, range, |state| act(&state.live.files[&self.ino]))
+        self.disk.run(kind, &self.path, range, |state| act(&state.live.files[&self.ino]))
     }
 
     fn change(
@@ -54,7 +55,7 @@ impl SimFile {
         (offset, len): (u64, u64),
         act: impl FnOnce(&mut State) -> io::Result<()>,
     ) -> io::Result<()> {
-        self.media.run(kind, &self.path, (offset, len), |state| {
+        self.disk.run(kind, &self.path, (offset, len), |state| {
             if !self.writable {
                 return Err(errno(libc::EBADF));
             }
@@ -96,7 +97,7 @@ impl MediaFile for SimFile {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 let half = (offset + data.len() as u64 / 2) / SECTOR * SECTOR;
                 let data = &data[..half.saturating_sub(offset) as usize];
-                self.media.state.lock().edit(self.ino, Edit::Write { offset, data: data.into() });
+                self.disk.lock().edit(self.ino, Edit::Write { offset, data: data.into() });
                 Err(errno(libc::EIO))
             }
             written => written,
@@ -133,7 +134,7 @@ impl MediaFile for SimFile {
     }
 
     fn allocated(&self) -> io::Result<u64> {
-        Ok(self.media.state.lock().live.files[&self.ino].allocated())
+        Ok(self.disk.lock().live.files[&self.ino].allocated())
     }
 
     fn identity(&self) -> io::Result<u64> {
@@ -143,7 +144,7 @@ impl MediaFile for SimFile {
     fn sync(&self) -> io::Result<()> {
         let ino = self.ino;
         let failed = Change::SyncFailed { ino };
-        self.media.run_or(OpKind::Sync, &self.path, (0, 0), failed, |state| {
+        self.disk.run_or(OpKind::Sync, &self.path, (0, 0), failed, |state| {
             state.log.push(Change::Sync { ino });
             Ok(())
         })

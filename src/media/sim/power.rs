@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::blocks::Blocks;
-use super::{Disk, Node, parent};
+use super::disk::{Disk, Node, parent};
 
 /// A disk's unit of atomic writing.
 pub const SECTOR: u64 = 512;

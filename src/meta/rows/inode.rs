@@ -12,6 +12,10 @@ pub const ROOT_INO: u64 = 1;
 pub const IMMUTABLE: u32 = 0x10;
 /// FS_APPEND_FL of chattr(1), in an inode's flags.
 pub const APPEND_ONLY: u32 = 0x20;
+/// FS_NODUMP_FL of chattr(1), in an inode's flags.
+pub const NO_DUMP: u32 = 0x40;
+/// FS_NOATIME_FL of chattr(1), in an inode's flags.
+pub const NO_ATIME: u32 = 0x80;
 /// The flags of a directory that concern what is below it.
 pub const PROTECTING: u32 = IMMUTABLE | APPEND_ONLY;
 

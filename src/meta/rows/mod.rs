@@ -10,11 +10,12 @@ mod keys;
 mod region;
 mod scrub;
 mod state;
+pub mod xattr;
 
 pub use bad::{bad_pack, bad_row};
 pub use dirent::{DirentRow, NAME_MAX, NameHash, link_count, link_row};
 pub use extent::{Extent, MAX_EXTENT_CHUNKS, Piece};
-pub use inode::{APPEND_ONLY, IMMUTABLE, InodeRow, PROTECTING, ROOT_INO, Timestamp};
+pub use inode::{APPEND_ONLY, IMMUTABLE, InodeRow, NO_ATIME, NO_DUMP, PROTECTING, ROOT_INO, Timestamp};
 pub use keys::{
     chunk_of, dirent_end, dirent_key, dirent_name, dirent_start, extent_key, id_key, ino_of,
     split_extent_key, xattr_end, xattr_key, xattr_name,

@@ -37,12 +37,16 @@ pub enum Verdict {
     StoreAnew,
 }
 
+fn marks_on_hit() -> bool {
+    !out(Protection::MarkOnHit)
+}
+
 impl Barrier {
     /// Asks for one chunk.
     pub fn reuse(&self, id: ChunkId) -> Verdict {
         let cells = self.cells.read();
         match cells.as_ref() {
-            Some(_) if out(Protection::MarkOnHit) => Verdict::Reuse,
+            Some(_) if !marks_on_hit() => Verdict::Reuse,
             Some(cells) if id < cells.watermark() => match cells.mark(id) {
                 Cell::Condemned => Verdict::StoreAnew,
                 Cell::Marked | Cell::White => Verdict::Reuse,

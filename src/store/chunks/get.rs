@@ -14,6 +14,10 @@ use crate::sync::Arc;
 use super::trails::AHEAD;
 use super::{Chunks, find_region};
 
+fn looks_again() -> bool {
+    !out(Protection::SecondLook)
+}
+
 impl Chunks {
     /// Fills `out`, which begins at `start` of a file, with the bytes of `pieces`, which come in the file's order; zeros
     /// where there are none. It is a `small` file if what is read next is likely to stand behind it.
@@ -113,7 +117,7 @@ impl Chunks {
         match self.try_region_of(id) {
             Ok(found) => Ok(found),
             // Moved between the look at its row and the read of its pack: the row by now says where to.
-            Err(error) if out(Protection::SecondLook) => Err(error),
+            Err(error) if !looks_again() => Err(error),
             Err(_) => self.try_region_of(id).inspect_err(|error| {
                 tracing::error!("chunk {} cannot be read: {error}", id.0);
                 // A chunk without a row was swept after its file let go of it: nothing is bad.

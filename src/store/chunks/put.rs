@@ -70,10 +70,14 @@ impl Chunks {
             return false;
         }
         self.look_before_reuse(id);
-        if self.healing.is_bad(id) && !out(Protection::NeverReuseBad) {
+        if self.needs_bytes(id) {
             self.healing.bring(member, id, digest, bytes);
         }
         true
+    }
+
+    fn needs_bytes(&self, id: ChunkId) -> bool {
+        self.healing.is_bad(id) && !out(Protection::NeverReuseBad)
     }
 
     /// Reads the region of a chunk that is about to be referred to anew, where others of its pack were found bad: damage

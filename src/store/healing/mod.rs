@@ -45,6 +45,15 @@ pub struct Healing {
     region_size: usize,
 }
 
+/// What the host could not read at one moment it may read at another.
+fn may_pass() -> bool {
+    !out(Protection::HiccupsPass)
+}
+
+fn keeps_old_ids() -> bool {
+    !out(Protection::HealOldId)
+}
+
 impl Healing {
     /// Knows the chunks that the database says are bad.
     pub fn new(
@@ -93,9 +102,9 @@ impl Healing {
     /// could not read is bad only once it could not be read at another moment either: until then its pack is suspected, and
     /// read before anything in it is used again. That the host would not look says nothing.
     pub fn note_unread(&self, row: &RegionRow, why: &Error) {
-        if why.is_unread() && !out(Protection::HiccupsPass) {
+        if why.is_unread() && may_pass() {
             self.bad.suspect(row.at.pack);
-        } else if !why.is_refusal() || out(Protection::HiccupsPass) {
+        } else if !why.is_refusal() || !may_pass() {
             self.distrust(row.live().map(|(id, _)| id), row.at.pack);
         }
     }
@@ -170,7 +179,7 @@ impl Healing {
     ) -> Result<Vec<ChunkId>> {
         let waiting = batch.heals.lock();
         let ids: Vec<ChunkId> = waiting.written.keys().copied().collect();
-        if out(Protection::HealOldId) || ids.is_empty() {
+        if !keeps_old_ids() || ids.is_empty() {
             return Ok(Vec::new());
         }
         let mut todo = waiting.written.iter().peekable();

@@ -50,6 +50,11 @@ pub struct PackOptions {
     pub cache: u64,
 }
 
+/// The pack that is written to is none that is looked at.
+fn stays_unsealed() -> bool {
+    !out(Protection::UnsealedStays)
+}
+
 impl Packs {
     /// The packs in this store of packs.
     pub fn new(
@@ -102,7 +107,7 @@ impl Packs {
         // In this order: whatever opens or rolls over meanwhile, no pack below the result is still written to.
         let next = self.writer.next_pack();
         match self.writer.open_pack() {
-            _ if out(Protection::UnsealedStays) => PackId(u64::MAX),
+            _ if !stays_unsealed() => PackId(u64::MAX),
             Some(open) => open.min(next),
             None => next,
         }

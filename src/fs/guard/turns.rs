@@ -1,0 +1,37 @@
+//! What is known of protected directories, and the turns for which that holds.
+
+use std::collections::HashMap;
+
+use crate::sabotage::{Protection, out};
+use crate::sync::{AtomicU64, Mutex, Ordering};
+
+/// What is known of protected directories.
+#[derive(Debug)]
+pub struct Guard {
+    /// How many directories are immutable or append-only.
+    pub directories: AtomicU64,
+    /// Raised whenever an answer may have changed; begins at 1.
+    turn: AtomicU64,
+    /// The directory made last in an append-only directory, as of this turn.
+    pub newest: Mutex<(u64, HashMap<u64, u64>)>,
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        Self { directories: AtomicU64::new(0), turn: AtomicU64::new(1), newest: Mutex::default() }
+    }
+}
+
+impl Guard {
+    pub fn turn(&self) -> u64 {
+        self.turn.load(Ordering::SeqCst)
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.directories.load(Ordering::SeqCst) == 0 || out(Protection::WalkUp)
+    }
+
+    pub fn next_turn(&self) {
+        self.turn.fetch_add(1, Ordering::SeqCst);
+    }
+}
