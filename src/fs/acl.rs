@@ -176,6 +176,20 @@ mod tests {
         assert_eq!(Acl::parse(&with_mask.encode()).unwrap(), with_mask);
     }
 
+    /// The bytes that the kernel hands over and stores have.
+    #[test]
+    fn the_layout_never_changes() {
+        let acl = acl(&[
+            (USER_OBJ, 7, u32::MAX),
+            (0x02, 6, 1000),
+            (GROUP_OBJ, 5, u32::MAX),
+            (OTHER, 1, 0x01020304),
+        ]);
+        let bytes = b"\x02\0\0\0\x01\0\x07\0\xff\xff\xff\xff\x02\0\x06\0\xe8\x03\0\0\x04\0\x05\0\xff\xff\xff\xff\x20\0\x01\0\x04\x03\x02\x01";
+        assert_eq!(acl.encode(), bytes);
+        assert_eq!(Acl::parse(bytes).unwrap(), acl);
+    }
+
     #[test]
     fn a_new_file_gets_no_more_than_it_asked_for() {
         let mut inherited = acl(&[(USER_OBJ, 7, 0), (GROUP_OBJ, 7, 0), (OTHER, 5, 0)]);
