@@ -1,9 +1,8 @@
 //! The one error type of the crate.
 //!
-//! Every variant carries the object it is about. [`Error::errno`] is the single place where an error becomes what a
-//! program sees through the mount, [`Error::exit_code`] the single place where it becomes what a shell sees; both are
-//! exhaustive matches, so a new variant has to decide. Panics of others that are to become errors pass through
-//! [`contained`].
+//! Every variant carries the object it is about. Only [`Error::errno`] turns an error into what a program sees through
+//! the mount, and only [`Error::exit_code`] turns it into what a shell sees. Both are exhaustive matches, so a new
+//! variant needs a decision in each. Panics of other crates that should become errors pass through [`contained`].
 
 use std::cell::Cell;
 use std::io;
@@ -32,7 +31,7 @@ pub enum Error {
     #[error("damaged: {0}; run `cairnfs check --data` to see which files are affected")]
     Damaged(String),
 
-    /// The metadata database cannot be opened; the text says the way out.
+    /// The metadata database cannot be opened; the text says what to do.
     #[error("{0}")]
     Unusable(String),
 
@@ -50,7 +49,7 @@ pub enum Error {
     #[error("{0}")]
     Busy(String),
 
-    /// The caller's words do not fit: arguments, options, values.
+    /// Wrong arguments, options or values.
     #[error("{0}")]
     Usage(String),
 
@@ -62,7 +61,7 @@ pub enum Error {
     #[error("the cycle was ended: {0}; nothing that is needed was freed")]
     CycleEnded(String),
 
-    /// What the machine has to offer does not suffice: no /dev/fuse, no fusermount3, a lacking right.
+    /// Something is missing on this machine: /dev/fuse, fusermount3, a right.
     #[error("{0}")]
     Environment(String),
 
@@ -70,7 +69,7 @@ pub enum Error {
     #[error("{0}")]
     CheckFailed(String),
 
-    /// A store works, and somebody should see to it; the text says why.
+    /// A store works but needs attention; the text says why.
     #[error("{0}")]
     Unwell(String),
 }
@@ -86,7 +85,7 @@ impl Error {
         Self::Damaged(what.into())
     }
 
-    /// A panic in the middle of what was being done; the panic itself was told where it happened.
+    /// A panic during the named operation; the panic itself was reported where it happened.
     pub fn panicked(what: &str) -> Self {
         Self::io(what, io::Error::other("it panicked; please report this"))
     }
@@ -128,8 +127,8 @@ impl Error {
         }
     }
 
-    /// True where the host would not look, for a reason that lies in who asks or in what is free and not in what is there:
-    /// a right, descriptors, memory, a disk that was taken away. It says nothing of the bytes.
+    /// True if the host refused access, for a reason that has nothing to do with the stored bytes: a missing right, no
+    /// descriptors, no memory, a removed disk.
     pub fn is_refusal(&self) -> bool {
         let refusals = [
             libc::EACCES,
@@ -150,7 +149,8 @@ impl Error {
         self.host_errno().is_some_and(|errno| refusals.contains(&errno))
     }
 
-    /// True where the host could not read what is there. It may pass: only who meets it at two moments takes it for damage.
+    /// True if the host could not read existing bytes. The error may be transient: only if it happens at two different
+    /// moments it counts as damage.
     pub fn is_unread(&self) -> bool {
         self.host_errno().is_some_and(|errno| errno != libc::ENOENT) && !self.is_refusal()
     }
@@ -173,8 +173,8 @@ thread_local! {
     static CONTAINED: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Runs `work`; a panic of it is returned, and not told by [`tell_panics`]. For code of others that panics where it should
-/// return an error, so only where what it leaves half done is given up.
+/// Runs `work` and returns its panic, without a report by [`tell_panics`]. It is for code of other crates that panics
+/// instead of returning an error. Use it only if everything that the code may leave half done is discarded.
 pub fn contained<R>(work: impl FnOnce() -> R) -> std::thread::Result<R> {
     CONTAINED.with(|depth| depth.set(depth.get() + 1));
     let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
@@ -182,7 +182,7 @@ pub fn contained<R>(work: impl FnOnce() -> R) -> std::thread::Result<R> {
     done
 }
 
-/// Has `tell` called for each panic, but for those that become an error.
+/// Calls `tell` for each panic, except those that become an error.
 pub fn tell_panics(tell: impl Fn(&PanicHookInfo<'_>) + Send + Sync + 'static) {
     std::panic::set_hook(Box::new(move |info| {
         if CONTAINED.with(Cell::get) == 0 {

@@ -1,8 +1,8 @@
 //! cairnfs: a FUSE filesystem whose files are piles of shared chunks.
 //!
-//! A backup is a copy into the mount, a prune is a delete, and the collector in the background gives space back without
-//! ever taking a chunk that something still needs. `docs/architecture.md` has the picture of the modules; imports go
-//! down only.
+//! A backup is a copy into the mount, and a prune is a delete. The collector in the background frees space and never
+//! frees a chunk that something still needs. `docs/architecture.md` has the picture of the modules; imports go down
+//! only.
 
 pub mod check;
 pub mod chunk;

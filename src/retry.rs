@@ -1,8 +1,8 @@
-//! Work that nobody asked for and that fails: tried again ever more rarely, and said once and then rarely.
+//! Background work that fails: it is retried and logged ever more rarely.
 //!
-//! Keeps true: what fails for the same reason each time costs less and less, in tries and in lines of the log, so that the
-//! first error is still in the log when somebody looks; and as long as it fails, `cairnfs status` says so. No clock here:
-//! whoever tries says what time it is.
+//! Keeps true: work that keeps failing for the same reason costs ever fewer retries and lines in the log, so that the
+//! first error is still in the log when somebody looks. While it fails, `cairnfs status` shows it. There is no clock
+//! here; the caller passes the time.
 
 use std::time::{Duration, Instant};
 
@@ -15,15 +15,15 @@ pub struct Trouble {
     pub what: String,
     /// Why it failed the last time.
     pub error: String,
-    /// How often it has failed since it last went well.
+    /// How often it has failed since it last succeeded.
     pub failures: u64,
-    /// When it failed first, in seconds since 1970. For display only.
+    /// When it failed for the first time, in seconds since 1970. For display only.
     pub since: i64,
-    /// Seconds until it is tried again by itself.
+    /// Seconds until the next automatic retry.
     pub retry_in: u64,
 }
 
-/// How soon something is tried again.
+/// Decides how soon something is retried.
 #[derive(Debug, Clone)]
 pub struct Retry {
     what: &'static str,
@@ -48,7 +48,7 @@ impl Retry {
         Self { what, first, most, failing: None }
     }
 
-    /// True unless it failed so short a time before `now` that it is too soon.
+    /// True unless it is too soon after a failure, at `now`.
     pub fn may_try(&self, now: Instant) -> bool {
         self.wait(now).is_zero()
     }
@@ -58,8 +58,8 @@ impl Retry {
         self.failing.is_some()
     }
 
-    /// It failed; `wall` is for display. True if that is worth a line in the log: the first time, when the reason is
-    /// another one, and then each time that it has failed twice as often.
+    /// Notes a failure; `wall` is for display. True if it is worth a line in the log: the first time, if the reason is
+    /// a new one, and then each time that the number of failures has doubled.
     pub fn failed(&mut self, now: Instant, wall: i64, error: &str) -> bool {
         let before = self.failing.take();
         let (failures, since) = before.as_ref().map_or((1, wall), |last| (last.failures + 1, last.since));
@@ -68,12 +68,12 @@ impl Retry {
         says_other || failures.is_power_of_two()
     }
 
-    /// It went well.
+    /// Notes a success.
     pub fn went_well(&mut self) {
         self.failing = None;
     }
 
-    /// What is to be shown of it while it fails.
+    /// What to show while it fails.
     pub fn trouble(&self, now: Instant) -> Option<Trouble> {
         self.failing.as_ref().map(|last| Trouble {
             what: self.what.to_owned(),

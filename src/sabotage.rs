@@ -1,4 +1,4 @@
-//! Switches that take one protection out, so that a test can see that its absence is noticed.
+//! Switches that take one protection out, so that a test can show that its absence is noticed.
 //!
 //! They exist only in builds with the feature `sim`; in every other build [`out`] is the constant `false`, and the
 //! protections cannot be taken out. A process takes them from `CAIRNFS_SABOTAGE`, names separated by commas.
@@ -13,9 +13,9 @@ pub enum Protection {
     OneSnapshot,
     /// The snapshot is taken after the batch before the flip is in the database (I5).
     DrainBeforeSnapshot,
-    /// Chunks born after the flip are not looked at.
+    /// Chunks that are made after the flip are not swept.
     Watermark,
-    /// A digest's row is removed only if it still names the condemned chunk.
+    /// A digest's row is removed only if it names no chunk but the condemned one.
     DigestStillNames,
     /// Space is freed after the removal of its names is durable (I3).
     DurableBeforeFree,
@@ -29,7 +29,7 @@ pub enum Protection {
     BytesBeforeNames,
     /// A cell is decided by compare-and-swap (I6).
     OneDecision,
-    /// The end of a cycle waits for those who may hold an answer from before its sweep (I9).
+    /// The end of a cycle waits for members that may hold an answer from before its sweep (I9).
     Grace,
     /// A chunk whose place is gone is looked up once more.
     SecondLook,
@@ -37,19 +37,19 @@ pub enum Protection {
     WaitForBatches,
     /// An orphan is removed only after the kernel has forgotten it.
     WaitForForget,
-    /// Who refers to a chunk that is known to be bad brings its bytes along.
+    /// A writer that refers to a known bad chunk supplies its bytes.
     NeverReuseBad,
-    /// What is stored anew for a bad chunk is stored under its old id.
+    /// The new bytes of a bad chunk are stored under its old id.
     HealOldId,
     /// The sweep reads the rows that it changes in its own transaction.
     SweepReadsAgain,
     /// A protected directory protects what is below it.
     WalkUp,
-    /// What the kernel holds of files is written out before they are protected.
+    /// The kernel writes out its pages of files before they are protected.
     FlushBeforeHold,
     /// A store is opened by the holder of its lock only.
     StoreLock,
-    /// A pack that is still written to is not looked at: the names of its bytes may still be on their way.
+    /// The reclaim leaves the open pack alone: the rows of its regions may not be committed yet.
     UnsealedStays,
     /// A page of the database is compared with its sum.
     PageSums,
@@ -59,31 +59,31 @@ pub enum Protection {
     OpenIsMarked,
     /// A commit fails if a change of the database's file failed (I8).
     FailureIsTold,
-    /// A condemned chunk's digest forgets it before its own row goes.
+    /// A condemned chunk is removed from its digest before its own row is removed.
     DigestsFirst,
-    /// Who writes faster than can be stored waits once so much is staged.
+    /// A writer that is too fast waits when the staging limit is reached.
     StagingLimit,
-    /// A repair gives the old database a second name, so that there is one in its place at every moment.
+    /// A repair gives the old database a second name, so that a database is in its place at every moment.
     OldStaysInPlace,
     /// A repair that finds no database reads what an interrupted one has left.
     LeftoversAreRead,
-    /// What root makes in a user's store is given to that user.
+    /// Files that root makes in a user's store are given to that user.
     OneOwner,
     /// No link in a store is followed.
     NoLinks,
-    /// A read that fails once, for a reason that is not in the bytes, is not remembered as damage.
+    /// A read that fails once, for a transient reason, is not recorded as damage.
     HiccupsPass,
-    /// Where the host's figures are not the whole truth, what is promised is really taken.
+    /// If the host's figures cannot be trusted, promised bytes are really allocated.
     PromisesAreBacked,
     /// The reserve, and what backs promises, is given up for the database: for opening it, and for whatever it writes.
     ReserveForDatabase,
-    /// A lock that somebody else holds is seen. Not a protection of this program: some hosts have none.
+    /// A lock that another process holds is seen. The host has to provide this; some do not.
     LockIsSeen,
-    /// Who has got the lock reads whether another process may live.
+    /// A process that got the lock reads the note about another process that may live.
     HolderIsRead,
-    /// Whoever leaves a mount that goes on elsewhere makes everything durable first.
+    /// An unmount of one place of a mount makes everything durable first.
     DurableBeforeLeave,
-    /// A mount is asked who serves it; the path of its store decides nothing.
+    /// A mount is asked which process serves it; the path of its store does not matter.
     AskThroughMount,
     /// Who moves a directory or changes what protects one keeps all other changes of names out.
     TreeAlone,

@@ -1,9 +1,9 @@
 //! Locks, atomics, threads and channels for the code whose schedules matter: the barrier, the batches, the commit, and
-//! what lies right above and below them.
+//! the code next to them.
 //!
-//! Everything in `store/`, `gc/`, `fs/`, `pack/` and `meta/` takes its primitives from here and from nowhere else, so
-//! that a schedule explorer can stand in for all of them at once (`tests/schedules`). The exceptions are what must be
-//! one step for it: `meta/kv` and `meta/pages.rs` around the database, and the simulated disk.
+//! All code in `store/`, `gc/`, `fs/`, `pack/` and `meta/` takes its primitives only from here, so that a schedule
+//! explorer can replace all of them at once (`tests/schedules`). The exceptions are parts that must be one step for it:
+//! `meta/kv` and `meta/pages.rs` around the database, and the simulated disk.
 
 pub use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 pub use std::sync::{Arc, OnceLock};
@@ -14,8 +14,9 @@ pub use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLoc
 pub mod thread {
     pub use std::thread::{Builder, JoinHandle, panicking};
 
-    /// Does `work`; `None` if it panicked, which the panic has told. For work that others wait for: they are told that it
-    /// failed then, and the thread goes on. Whatever it left half done has to be seen to.
+    /// Runs `work`; `None` if it panicked, which the panic itself has reported. It is for work that others wait for:
+    /// the caller can tell them that it failed, and the thread goes on. The caller has to handle what the work left
+    /// half done.
     pub fn caught<R>(work: impl FnOnce() -> R) -> Option<R> {
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).ok()
     }

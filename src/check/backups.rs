@@ -1,4 +1,4 @@
-//! The metadata backups: is each of them whole? Nobody else reads them before they are needed.
+//! Checks whether each metadata backup is complete. Nothing else reads them before they are needed.
 
 use std::io;
 

@@ -1,10 +1,10 @@
 //! Regions and digests: is every chunk where one region row says, and does the digest of each name it?
 //!
-//! The two tables have different orders, and looking a hundred million digests up one by one would read the table at
-//! random. So each word of `sums` takes, for 64 ids, a hash of (id, digest) from every region entry and loses one for
-//! every digest row: what is zero afterwards agrees (but for one chance in 2^64 a word), and only the few words that
-//! are not are looked at row by row. A chunk that was stored anew is one of those, and no fault: its digest names the
-//! newer one.
+//! The two tables have different orders, and looking up a hundred million digests one by one would read the table at
+//! random. So the check compares sums. Each word of `sums` stands for 64 ids. It adds a hash of (id, digest) for every
+//! region entry and subtracts one for every digest row. A word that is zero at the end agrees, except with a chance of
+//! one in 2^64. Only the other words are checked row by row. A chunk that was stored again is among those and is no
+//! fault: its digest names the newer chunk.
 
 use std::collections::HashMap;
 
@@ -26,7 +26,7 @@ use super::run::Run;
 /// What the region rows say.
 #[derive(Default)]
 pub(super) struct Regions {
-    /// Ids of which nothing is known, since the row that should have them cannot be read; ends excluded, rising.
+    /// Ranges of ids whose row cannot be read; ends excluded, in rising order.
     pub unknown: Vec<(u64, u64)>,
     /// Where the last region of each pack ends.
     pub packs: HashMap<PackId, u64>,
@@ -44,7 +44,7 @@ impl Regions {
         self.unknown.get(at).is_some_and(|range| range.0 <= id)
     }
 
-    /// The row of `first` could not be read; the next row begins at `next`.
+    /// Notes that the row of `first` could not be read; the next row begins at `next`.
     fn set_unknown(&mut self, run: &mut Run<'_>, unreadable: Option<(u64, Error)>, next: u64) {
         let Some((first, error)) = unreadable else {
             return;
@@ -79,7 +79,7 @@ pub(super) fn regions(run: &mut Run<'_>) -> Result<Regions> {
     let mut regions = Regions::default();
     let mut rows = Rows::open(run, Table::Regions);
     let mut taken_below = 0;
-    // A row that could not be read, and why: what it had ends where the next row begins.
+    // A row that could not be read, with the reason. Its range ends where the next row begins.
     let mut unreadable = None;
     while let Some((first, (key, value))) = rows.up_to(run, None)? {
         regions.set_unknown(run, unreadable.take(), first);
@@ -101,7 +101,7 @@ pub(super) fn regions(run: &mut Run<'_>) -> Result<Regions> {
     Ok(regions)
 }
 
-/// A row from its bytes; sums of what it says cannot overflow from here on.
+/// A row from its bytes, with values whose sums cannot overflow.
 fn decode(first: u64, value: &[u8]) -> Result<RegionRow> {
     let row = RegionRow::decode(ChunkId(first), value)?;
     match row.at.offset.checked_add(row.at.len.into()) {
@@ -132,7 +132,7 @@ fn check_region(run: &mut Run<'_>, row: &RegionRow, taken_below: u64) {
     }
 }
 
-/// Compares the digests with the region rows, and looks whether each digest names what is there.
+/// Compares the digests with the region rows, and checks that each digest names an existing chunk.
 pub(super) fn digests(run: &mut Run<'_>, regions: &mut Regions) -> Result<()> {
     let mut names = Words::default();
     let mut rows = Rows::open(run, Table::Digests);
@@ -163,8 +163,8 @@ pub(super) fn digests(run: &mut Run<'_>, regions: &mut Regions) -> Result<()> {
     Ok(())
 }
 
-/// Counts the chunks in use that are not found by their digest. That is no fault: a cycle that was cut off may have taken
-/// a chunk out of its digest, and then it came into use once more.
+/// Counts the chunks in use that are not found by their digest. That is no fault: an interrupted cycle may have removed
+/// a chunk from its digest, and the chunk came into use again.
 pub(super) fn found(run: &mut Run<'_>, regions: &Regions, referred: &RoaringTreemap) -> Result<()> {
     regions.suspects.iter().try_for_each(|index| check_entries(run, regions, *index, referred))
 }
@@ -185,7 +185,7 @@ fn check_entries(run: &mut Run<'_>, regions: &Regions, index: u64, referred: &Ro
             id += 1;
             continue;
         };
-        // A row that cannot be read was told of when all were.
+        // A row that cannot be read was reported when all rows were read.
         let is_found = match get(&run.view(), Table::Digests, &entry.digest.0) {
             Ok(None) => false,
             Ok(Some(row)) => digest::named(&row).is_ok_and(|mut ids| ids.any(|named| named.0 == id)),
@@ -197,7 +197,7 @@ fn check_entries(run: &mut Run<'_>, regions: &Regions, index: u64, referred: &Ro
     Ok(())
 }
 
-/// Looks at every digest that names a chunk in a word that does not agree.
+/// Checks every digest that names a chunk in a word that does not agree.
 fn check_names(run: &mut Run<'_>, regions: &Regions, suspects: &[u64]) -> Result<()> {
     let mut rows = Rows::open(run, Table::Digests);
     while let Some((key, value)) = rows.next(run)? {

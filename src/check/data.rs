@@ -1,8 +1,8 @@
-//! The data: every region that has a live chunk is read, and every live chunk held against its digest.
+//! The data: reads every region that has a live chunk, and compares every live chunk with its digest.
 //!
-//! Regions come in the order of their ids, which is nearly the order in which they were written; a window of them is
-//! sorted by place, so that the disk is read forwards also where a cycle has moved some. Two threads read and hash,
-//! while the calling one goes through the rows, tells the progress, asks whether to go on and notes how far it is.
+//! Regions come in the order of their ids, which is nearly the order in which they were written. A window of them is
+//! sorted by place, so that the disk is read forwards even if a cycle has moved some. Two threads read and hash. The
+//! calling thread goes through the rows, reports the progress, asks whether to go on and notes the position.
 
 use std::thread;
 
@@ -22,12 +22,12 @@ use super::run::Run;
 
 /// Threads that read.
 const READERS: usize = 2;
-/// Chunks whose regions are sorted by place at a time; bounds the memory that takes to about ten megabytes.
+/// Chunks whose regions are sorted by place at a time; this bounds the memory to about ten megabytes.
 const SORTED_CHUNKS: usize = 1 << 18;
 /// Regions that a reader takes at a time.
 const REGIONS_AT_A_TIME: usize = 32;
 
-/// What a reader tells of one lot of regions.
+/// The result of reading one group of regions.
 #[derive(Default)]
 struct Told {
     /// The first chunks of the regions.
@@ -35,7 +35,7 @@ struct Told {
     /// Plain bytes of live chunks.
     bytes: u64,
     faults: Vec<Fault>,
-    /// Why the host would not let one be read.
+    /// Why the host refused to read one.
     refused: Option<Error>,
 }
 
@@ -44,7 +44,7 @@ pub(super) struct Fault {
     pub row: RegionRow,
     pub chunks: Vec<ChunkId>,
     pub why: String,
-    /// The host could not read it, and may another time.
+    /// The host could not read it, but perhaps can another time.
     pub is_unread: bool,
 }
 
@@ -62,7 +62,7 @@ impl Fault {
     }
 }
 
-/// Tells of chunks that did not read back when somebody read them, and were not stored once more since.
+/// Reports chunks that are known to be bad and were not stored again since.
 pub(super) fn known_bad(run: &mut Run<'_>) -> Result<()> {
     let (mut rows, mut ids) = (Rows::open(run, Table::Bad), Vec::new());
     while let Some((id, _)) = rows.up_to(run, None)? {
@@ -75,11 +75,12 @@ pub(super) fn known_bad(run: &mut Run<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Reads everything but what is in `lost`, and what an interrupted check has read if this one is to go on with it.
+/// Reads everything, except regions in `lost` packs, and except what an interrupted check has already read if this one
+/// resumes it.
 pub(super) fn read(run: &mut Run<'_>, lost: &Lost) -> Result<Pass> {
     let store = run.store.clone();
     let mut pass = Pass::begin(run);
-    // Small enough that a cancelled check ends soon: readers finish what is in here.
+    // Small enough that a cancelled check ends soon: the readers finish what is in the queue.
     let (work, lots) = bounded::<Vec<RegionRow>>(READERS);
     let (tell, told) = unbounded::<Told>();
     let result = thread::scope(|scope| {
@@ -90,7 +91,7 @@ pub(super) fn read(run: &mut Run<'_>, lost: &Lost) -> Result<Pass> {
         drop((lots, tell));
         let mut result = hand_out(run, lost, &mut pass, (&work, &told));
         drop(work);
-        // Also of a check that ends early: what was read need not be read again.
+        // Also if the check ends early, so that nothing has to be read again.
         for told in &told {
             result = take_in(run, &mut pass, told).and(result);
         }
@@ -103,7 +104,7 @@ pub(super) fn read(run: &mut Run<'_>, lost: &Lost) -> Result<Pass> {
     result.map(|()| pass)
 }
 
-/// Looks once more at what the host could not read: what passes is no damage.
+/// Reads once more what the host could not read; if that succeeds, it is no damage.
 fn read_unread(run: &mut Run<'_>, pass: &mut Pass) -> Result<()> {
     run.go_on()?;
     for ids in pass.take_unread() {
@@ -118,7 +119,7 @@ fn read_unread(run: &mut Run<'_>, pass: &mut Pass) -> Result<()> {
     Ok(())
 }
 
-/// Tells of chunks that do not read back. Whatever is stored from now on must not be shared with them.
+/// Reports bad chunks. From now on, new data must not be shared with them.
 fn found_bad(run: &mut Run<'_>, fault: Fault) {
     run.store.healing.distrust(fault.chunks.iter().copied(), fault.row.at.pack);
     let ids = fault.chunks.iter().map(|id| (id.0, id.0 + 1));
@@ -143,13 +144,13 @@ impl Window {
     }
 }
 
-/// Where lots of regions go to, and where what was found in them comes from.
+/// The channels for groups of regions and for their results.
 type Readers<'a> = (&'a Sender<Vec<RegionRow>>, &'a Receiver<Told>);
 
-/// Goes through the region rows and hands them to the readers; those that were read before come last.
+/// Goes through the region rows and sends them to the readers; regions that were read before come last.
 fn hand_out(run: &mut Run<'_>, lost: &Lost, pass: &mut Pass, readers: Readers<'_>) -> Result<()> {
     let (mut window, mut again, mut next) = (Window::default(), Vec::new(), Some(0));
-    // What is written meanwhile is no part of this check, or it might never come to an end.
+    // This check leaves out what is written meanwhile, or it might never end.
     let end = run.store.next_chunk().0;
     while let Some(from) = next.filter(|from| *from < end) {
         let mut chunks = 0;
@@ -157,7 +158,7 @@ fn hand_out(run: &mut Run<'_>, lost: &Lost, pass: &mut Pass, readers: Readers<'_
             chunks += row.entries.len();
             chunks >= SORTED_CHUNKS
         };
-        // What cannot be read was told of when all rows were read.
+        // Rows that cannot be read were reported when all rows were read.
         let (rows, behind) = next_regions(run.store, from, enough, |_, _| {});
         next = behind;
         for row in rows.into_iter().filter(|row| row.live().next().is_some()) {
@@ -184,8 +185,9 @@ fn hand_out(run: &mut Run<'_>, lost: &Lost, pass: &mut Pass, readers: Readers<'_
     send(run, pass, &mut window, readers)
 }
 
-/// Region rows from `from` on, under a view that ends with this call, until there are `enough`; and where the next ones
-/// begin, if there are any. What cannot be read is told to `unreadable` and passed by, with the id behind the row before.
+/// Returns region rows from `from` on until there are `enough`, and where the next rows begin, if there are any. The
+/// view ends with this call. Rows that cannot be read are skipped and passed to `unreadable`, with the id after the
+/// previous row.
 pub(super) fn next_regions(
     store: &Store,
     from: u64,
@@ -202,7 +204,7 @@ pub(super) fn next_regions(
                 continue;
             }
         };
-        // A row that does not decode is the business of who looks at all rows.
+        // The part of the check that reads all rows reports a row that does not decode.
         if let Ok(row) = chunk_of(&key).and_then(|first| RegionRow::decode(ChunkId(first), &value)) {
             behind = row.end().0;
             let is_last = enough(&row);
@@ -215,7 +217,7 @@ pub(super) fn next_regions(
     (regions, None)
 }
 
-/// Hands a window to the readers, sorted by place.
+/// Sends a window to the readers, sorted by place.
 fn send(run: &mut Run<'_>, pass: &mut Pass, window: &mut Window, (work, told): Readers<'_>) -> Result<()> {
     window.regions.iter().for_each(|row| pass.hand_out(row.first.0));
     window.regions.sort_unstable_by_key(|row| row.at);
@@ -269,8 +271,8 @@ fn read_lots(store: &Store, lots: &Receiver<Vec<RegionRow>>, tell: &Sender<Told>
     }
 }
 
-/// Reads what a row names, or what has come of it, and compares. Chunks that were bad and read well are trusted again.
-/// Fails where the host would not let it be read.
+/// Reads the region of a row, or of the rows that have replaced it, and compares its chunks. Known bad chunks that can
+/// be read are no longer bad. Fails if the host refuses to read.
 pub(super) fn look(store: &Store, row: RegionRow) -> Result<Vec<Fault>> {
     let suspects: Vec<ChunkId> =
         row.live().map(|(id, _)| id).filter(|id| store.healing.is_bad(*id)).collect();

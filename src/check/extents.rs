@@ -1,4 +1,5 @@
-//! Extents: do those of one file fit together, and is every chunk that they refer to there with the right length?
+//! Extents: checks that those of one file fit together, and that every chunk that they refer to exists with the right
+//! length.
 
 use std::collections::BTreeMap;
 
@@ -16,10 +17,10 @@ use super::findings::{Kind, Victims, sentence, span};
 use super::ids::ranges;
 use super::run::Run;
 
-/// Region rows that are kept: files mostly refer to chunks near each other.
+/// Region rows that are cached: files mostly refer to chunks near each other.
 const KEPT_ROWS: usize = 1024;
 
-/// What the extents of one file add up to.
+/// The sums over the extents of one file.
 #[derive(Debug, Default)]
 pub(super) struct FileExtents {
     pub rows: u64,
@@ -27,7 +28,7 @@ pub(super) struct FileExtents {
     pub bytes: u64,
     /// Where the last one ends.
     pub end: u64,
-    /// One of them cannot be read: the others say too little.
+    /// One of them cannot be read, so the sums are incomplete.
     pub unsure: bool,
 }
 
@@ -37,7 +38,7 @@ pub(super) struct References<'a> {
     /// Rows read lately, by their first ids.
     recent: BTreeMap<u64, Arc<RegionRow>>,
     referred: RoaringTreemap,
-    /// Chunks that are referred to and there.
+    /// Chunks that are referred to and exist.
     in_use: u64,
     missing: RoaringTreemap,
 }
@@ -46,7 +47,7 @@ pub(super) struct References<'a> {
 enum Chunk {
     Len(u32),
     Missing,
-    /// The row that should have it cannot be read, which was told.
+    /// Its row cannot be read, which was reported.
     Unknown,
 }
 
@@ -127,7 +128,7 @@ impl<'a> References<'a> {
         let row = match known {
             Some((_, row)) => row.clone(),
             None => match region_of(&run.view(), id) {
-                // Rows that cannot be read are in the list of what is unknown; what fails only now is not there.
+                // Rows that cannot be read are listed as unknown. If a row fails only now, its chunk counts as missing.
                 Ok(None) | Err(_) => return Chunk::Missing,
                 Ok(Some(row)) => {
                     if self.recent.len() >= KEPT_ROWS {
@@ -142,7 +143,7 @@ impl<'a> References<'a> {
         row.entry(ChunkId(id)).map_or(Chunk::Missing, |entry| Chunk::Len(entry.len))
     }
 
-    /// All extents were taken in; the chunks that they refer to.
+    /// Ends the pass over all extents; returns the chunks that they refer to.
     pub fn finish(self, run: &mut Run<'_>) -> RoaringTreemap {
         run.report.unreferenced_chunks = self.regions.live - self.in_use.min(self.regions.live);
         for (first, end) in ranges(&self.missing) {

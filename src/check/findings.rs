@@ -1,11 +1,11 @@
-//! Gathers what is wrong, so that even a store that is damaged everywhere gives a report that can be read: beyond a
-//! number of findings of one kind, the others are told together.
+//! Gathers what is wrong. Even a store that is damaged everywhere gives a readable report: beyond a number of findings
+//! of one kind, the others are reported together.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::Error;
 
-/// Findings of one kind that are told one by one.
+/// Findings of one kind that are reported one by one.
 const ONE_BY_ONE: u64 = 50;
 /// Files named in one finding, unless all are asked for.
 pub(super) const NAMED: usize = 100;
@@ -46,17 +46,17 @@ impl Kind {
     }
 }
 
-/// Who is hit by a finding; files are found from it at the end, all at once.
+/// What a finding affects; the files are looked up from it at the end, all at once.
 #[derive(Debug, Default)]
 pub(super) struct Victims {
     /// These inodes.
     pub inodes: BTreeSet<u64>,
-    /// These names in directories; no more than can be told.
+    /// These names in directories; no more than are reported.
     pub names: Vec<(u64, Vec<u8>)>,
     /// Names beyond those.
     pub more_names: u64,
-    /// Whatever refers to a chunk with an id in one of these ranges, ends excluded. They rise and do not touch once the
-    /// findings are finished.
+    /// Everything that refers to a chunk with an id in one of these ranges, ends excluded. When the findings are
+    /// finished, the ranges are sorted and do not touch.
     pub chunks: Vec<(u64, u64)>,
 }
 
@@ -112,11 +112,11 @@ pub(super) struct Pending {
 /// Everything found so far.
 #[derive(Debug)]
 pub(super) struct Findings {
-    /// So many names are kept for one finding.
+    /// Names that are kept for one finding.
     named: usize,
     list: Vec<Pending>,
     counts: BTreeMap<Kind, u64>,
-    /// What is told together.
+    /// Findings that are reported together.
     others: BTreeMap<Kind, Pending>,
 }
 
@@ -137,7 +137,7 @@ impl Findings {
         }
     }
 
-    /// All of them, in the order in which they are told.
+    /// All of them, in the order of the report.
     pub fn finish(self) -> Vec<Pending> {
         let mut list = self.list;
         for (kind, mut others) in self.others {
@@ -150,7 +150,7 @@ impl Findings {
     }
 }
 
-/// What an error says, without the advice to run the check that is running.
+/// The text of an error, without the advice to run a check.
 pub(super) fn sentence(error: &Error) -> String {
     match error {
         Error::Damaged(what) => what.clone(),

@@ -1,5 +1,5 @@
-//! Sets and tables by id that stay small: a bit or a word per chunk, seven bytes per inode. Sets of chunks are bitmaps of
-//! the crate `roaring`: a bit a chunk where ids lie close together, two bytes where they do not.
+//! Compact sets and tables by id: a bit or a word for each chunk, seven bytes for each inode. Sets of chunks are
+//! bitmaps of the crate `roaring`: a bit a chunk where ids lie close together, two bytes where they do not.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,8 @@ use roaring::RoaringTreemap;
 
 const WORDS_A_PAGE: u64 = 512;
 
-/// 64-bit words by number, zero unless they were changed. Pages exist only where something was, so that years of ids
-/// never reused cost nothing.
+/// 64-bit words by number, zero unless they were changed. A page exists only if one of its words was changed, so that
+/// old ids cost nothing.
 #[derive(Debug, Default)]
 pub(super) struct Words {
     pages: BTreeMap<u64, Box<[u64; WORDS_A_PAGE as usize]>>,
@@ -62,7 +62,7 @@ pub(super) struct Inodes {
     lows: Vec<u16>,
     /// The type, as the upper four bits of a mode; [`Inodes::UNKNOWN`] if the row cannot be read.
     kinds: Vec<u8>,
-    /// Names that are still to be found.
+    /// Names that were not found yet.
     names: Vec<u32>,
     /// Those that are directories and have a name.
     pub directories: Vec<Directory>,
@@ -98,7 +98,7 @@ impl Inodes {
         self.names[index] = self.names[index].wrapping_sub(1);
     }
 
-    /// Those of which there are not as many names as their rows say.
+    /// Inodes whose number of names differs from their rows.
     pub fn misnamed(&self) -> impl Iterator<Item = u64> {
         let wrong = move |index: &usize| self.names[*index] != 0 && self.kinds[*index] != Self::UNKNOWN;
         (0..self.lows.len()).filter(wrong).map(|index| self.ino(index))
@@ -114,13 +114,13 @@ impl Inodes {
         self.blocks[block].0 << 16 | u64::from(self.lows[index])
     }
 
-    /// The directory that holds a directory, by its own row.
+    /// The parent of a directory, by its own row.
     pub fn parent(&self, ino: u64) -> Option<u64> {
         let index = self.directory(ino)?;
         Some(self.directories[index].parent)
     }
 
-    /// Where a directory stands among the directories.
+    /// The index of a directory among the directories.
     pub fn directory(&self, ino: u64) -> Option<usize> {
         self.directories.binary_search_by_key(&ino, |directory| directory.ino).ok()
     }

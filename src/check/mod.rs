@@ -1,17 +1,18 @@
-//! The check: is everything in the store as it should be, and if not, which files are hit?
+//! The check: finds out whether everything in the store is as it should be, and if not, which files are affected.
 //!
-//! Keeps true: the structure is judged over one snapshot of the database, so neither writers nor a cycle can make two
-//! rows contradict each other; while data is read none is held, since under one the database would grow by all that is
-//! committed meanwhile: regions come in steps, each under a view of its own; packs are not part of the snapshot, so whatever is wrong with a place in a pack is
-//! looked at again in the newest view before it is called damage ([`packs::settled`]). A check changes nothing but the
-//! note of how far it is (`position`). Damage is a finding, never an error: a check fails only if it could not look, and
-//! then it says that and finds nothing ([`Error::is_refusal`](crate::error::Error::is_refusal)).
+//! Keeps true: the structure is judged under one view of the database, so neither writers nor a cycle can make two rows
+//! contradict each other. While data is read, no view is held, since the database would grow by everything that is
+//! committed meanwhile; regions come in steps, each under a view of its own. Packs are not part of a view. So a fault
+//! at a place in a pack is checked again in the newest view before it is called damage ([`packs::settled`]). A check
+//! changes nothing but the note of its position (`position`). Damage is a finding, never an error. A check fails only
+//! if it cannot read something; then it says so and reports no findings
+//! ([`Error::is_refusal`](crate::error::Error::is_refusal)).
 //!
-//! Tables of one order are read side by side (`tree`); digests and regions, which have different orders, are compared
-//! by sums (`chunks`). Only dedup's own references are looked up one by one (`extents`). Memory, beside the caches of
-//! the store: 7 bytes an inode and 40 a directory for the tree (70 MB for ten million files); two bits a chunk for
-//! references and sums (25 MB for a hundred million chunks); if anything is found, about 100 bytes a directory once
-//! more to name the files.
+//! Tables with the same order are read side by side (`tree`). Digests and regions have different orders and are
+//! compared by sums (`chunks`). Only the references to chunks are looked up one by one (`extents`). Memory, beside the
+//! caches of the store: 7 bytes for each inode and 40 for each directory (70 MB for ten million files); two bits for
+//! each chunk (25 MB for a hundred million chunks); and if anything is found, about 100 bytes more for each directory,
+//! to name the files.
 
 mod backups;
 mod chunks;

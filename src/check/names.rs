@@ -1,12 +1,14 @@
-//! Names of files in reports: one form that neither a terminal nor JSON can misread, and that gives every byte back.
+//! Names of files in reports: a form that neither a terminal nor JSON can misread, and from which every byte can be
+//! restored.
 //!
-//! Keeps true: two different paths are never written alike, and what is written has no control characters. A byte that is
-//! part of no UTF-8, and each byte of a control character, is `\xHH`, as is a slash inside a name, which only damage can make; a backslash is `\\`; all else is as it is. Inodes
-//! without a path are written `(inode N, without a path)`: a name that begins so has its parenthesis as `\x28`.
+//! Keeps true: two different paths never look alike, and the text has no control characters. A byte becomes `\xHH` if
+//! it is not part of valid UTF-8, belongs to a control character, or is a slash inside a name (which only damage can
+//! make). A backslash becomes `\\`. Everything else stays. An inode without a path is written `(inode N, without a
+//! path)`; in a name that begins like this, the parenthesis becomes `\x28`.
 
 use std::fmt::Write as _;
 
-/// How the words for an inode without a path begin.
+/// The beginning of the text for an inode without a path.
 const NO_PATH: &str = "(inode ";
 
 /// Parts of a path, as a report has them.
@@ -34,7 +36,7 @@ pub fn shown_name(name: &[u8]) -> String {
     out
 }
 
-/// Neither moves the cursor nor changes the order in which text is shown.
+/// True for a character that neither moves the cursor nor changes the order in which text is shown.
 fn is_plain(c: char) -> bool {
     let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     !c.is_control() && !turns
@@ -47,7 +49,7 @@ fn escape(out: &mut String, bytes: &[u8]) {
     }
 }
 
-/// The words for an inode of which no path is known.
+/// The text for an inode without a known path.
 pub(super) fn without_path(ino: u64) -> String {
     format!("{NO_PATH}{ino}, without a path)")
 }

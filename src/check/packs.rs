@@ -1,7 +1,7 @@
-//! Packs: is every pack there that a region row names, and long enough?
+//! Packs: checks that every pack that a region row names exists and is long enough.
 //!
-//! A cycle may move a region and unlink its pack while the check looks. [`settled`] is the one way to call a place in a
-//! pack damaged: only once the newest view still says that place.
+//! A cycle may move a region and unlink its pack during the check. So a place in a pack is called damaged only by
+//! [`settled`], which first makes sure that the newest view still names that place.
 
 use std::collections::HashMap;
 use std::io;
@@ -20,7 +20,7 @@ use super::findings::{Kind, Victims};
 use super::rows::Rows;
 use super::run::Run;
 
-/// Packs that are gone or too short, each with the bytes it has: what is wrong with their regions was told.
+/// Packs that are missing or too short, each with its length; the faults of their regions were reported.
 #[derive(Debug, Default)]
 pub(super) struct Lost(HashMap<PackId, u64>);
 
@@ -40,7 +40,7 @@ struct Fault {
     len: u64,
 }
 
-/// Looks at every pack that a region row names.
+/// Checks every pack that a region row names.
 pub(super) fn look(run: &mut Run<'_>, regions: &Regions) -> Result<Lost> {
     let mut suspects: HashMap<PackId, Fault> = HashMap::new();
     for (&pack, &end) in &regions.packs {
@@ -56,7 +56,7 @@ pub(super) fn look(run: &mut Run<'_>, regions: &Regions) -> Result<Lost> {
     let mut hit: HashMap<PackId, (Fault, Vec<(u64, u64)>)> = HashMap::new();
     let mut rows = Rows::open(run, Table::Regions);
     while let Some((key, value)) = rows.next(run)? {
-        // Rows that cannot be read were told of when all of them were read.
+        // Rows that cannot be read were reported when all of them were read.
         let row = value.and_then(|value| RegionRow::decode(ChunkId(chunk_of(&key)?), &value));
         let Some(row) = row.ok().filter(|row| suspects.contains_key(&row.at.pack)) else {
             continue;
@@ -82,7 +82,7 @@ fn end_of(at: &Location) -> u64 {
     at.offset.saturating_add(at.len.into())
 }
 
-/// Whether a pack is there and has this many bytes. An error if the host would not look.
+/// Whether a pack exists and has this many bytes. An error if the host refuses to look.
 fn look_at(store: &Store, pack: PackId, end: u64) -> Result<Result<(), Fault>> {
     Ok(match store.packs.info(pack) {
         Ok(PackInfo { len, .. }) if len >= end => Ok(()),
@@ -97,9 +97,10 @@ fn look_at(store: &Store, pack: PackId, end: u64) -> Result<Result<(), Fault>> {
     })
 }
 
-/// Looks at a region where its row says; where the newest view says otherwise than that row, at all it says of these
-/// chunks by now, since a row may have become several. Rows as they stand, each with what is wrong; none if all is well
-/// or nothing needs the region any more. `look` fails where it could not look, and so does this.
+/// Calls `look` with the row of a region. If that finds a fault and the newest view differs from the row, it calls
+/// `look` with all rows that the newest view has for these chunks, since one row may have become several. Returns the
+/// current rows that have a fault, each with the fault; none if all is well, or if nothing needs the region any more.
+/// An error of `look` is an error here too.
 pub(super) fn settled<E>(
     store: &Store,
     row: RegionRow,
@@ -110,7 +111,7 @@ pub(super) fn settled<E>(
         let Err(fault) = look(&row)? else { continue };
         match newest(store, (row.first, row.end())) {
             Ok(rows) if !rows.contains(&row) => left.extend(rows),
-            // A row that can no longer be read gives no better place.
+            // A row that can no longer be read names no better place.
             Ok(_) | Err(_) => faults.push((row, fault)),
         }
     }
@@ -118,7 +119,7 @@ pub(super) fn settled<E>(
     Ok(faults)
 }
 
-/// What the newest view says of the chunks of a row, by its first id and the one behind its last.
+/// The rows of the newest view for a range of chunks; the end is excluded.
 pub(super) fn newest(store: &Store, (first, end): (ChunkId, ChunkId)) -> Result<Vec<RegionRow>> {
     let (from, to) = (id_key(first.0), id_key(end.0));
     let (mut rows, layers) = (Vec::new(), store.now());

@@ -1,7 +1,8 @@
-//! Which files a finding hits, as paths from the mount's root.
+//! The files that a finding affects, as paths from the mount's root.
 //!
-//! Looked for only when something was found: one pass over the extents if chunks are hit, and one over the names, which
-//! keeps every directory's name and the names of the inodes that are to be told: about 100 bytes a directory.
+//! They are looked up only if something was found: in one pass over the extents if chunks are affected, and one pass
+//! over the names. The latter keeps the name of every directory and of each affected inode, about 100 bytes a
+//! directory.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,7 +16,7 @@ use super::names::{shown_name, without_path};
 use super::rows::Rows;
 use super::run::Run;
 
-/// More directories than this are above none; beyond it there is a circle.
+/// No directory is deeper than this; beyond it there is a cycle.
 const DEEPEST: usize = 4096;
 
 /// Names the files of all findings.
@@ -29,7 +30,7 @@ pub(super) fn resolve(run: &mut Run<'_>, findings: Findings) -> Result<Vec<Findi
     Ok(pending.into_iter().map(|pending| names.tell(pending)).collect())
 }
 
-/// Adds the inodes that refer to the chunks that are hit.
+/// Adds the inodes that refer to the affected chunks.
 fn find_referring(run: &mut Run<'_>, pending: &mut [Pending]) -> Result<()> {
     let all = Victims::chunks(pending.iter().flat_map(|pending| pending.victims.chunks.iter().copied()));
     if all.chunks.is_empty() {
@@ -55,11 +56,11 @@ fn find_referring(run: &mut Run<'_>, pending: &mut [Pending]) -> Result<()> {
     Ok(())
 }
 
-/// Where inodes are in the tree, as far as it matters.
+/// Where the affected inodes are in the tree.
 struct Names {
-    /// Directory and name of each directory and of each inode to be told; of several names, the first.
+    /// Parent and name of each directory and of each affected inode; of several names, the first.
     of: HashMap<u64, (u64, Box<[u8]>)>,
-    /// So many are told of a finding.
+    /// Paths that are reported for one finding.
     named: usize,
 }
 

@@ -1,14 +1,14 @@
-//! Where a check of the data is, so that one that was interrupted can go on.
+//! The position of a check of the data, so that an interrupted check can be resumed.
 //!
-//! A file in the store's directory, and not a row of its database: a check of a store that is not mounted opens the
-//! database without writing to it, and may well be looking at one that is damaged. The file is written anew as a whole
-//! and renamed. It is a note and never a promise: one that cannot be read means that all data is read.
+//! It is a file in the store's directory and not a row of the database: a check of an unmounted store opens the
+//! database without writing to it, and that database may be damaged. The file is always rewritten as a whole and
+//! renamed. If it cannot be read, the check reads all data.
 //!
-//! Ids are never given twice and regions keep theirs, so "all regions below this id" stays true whatever is written or
-//! freed meanwhile. Three kinds are not below it in this sense, and who goes on reads them once more: regions that were
-//! found bad, since nobody was told of them, and they may have healed; regions that anybody else found bad since; and
-//! regions at places that were written to since the first part began, for a cycle may have copied them there after they
-//! were read.
+//! Ids are never reused and regions keep theirs, so "all regions below this id were read" stays true whatever is
+//! written or freed meanwhile. There are three exceptions, which a resumed check reads once more: regions that were
+//! found bad, since nobody was told about them and they may have healed; regions that something else found bad since;
+//! and regions at places that were written since the first part began, because a cycle may have copied them there after
+//! they were read.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -31,26 +31,26 @@ const FILE: &str = "check.position";
 const MAGIC: [u8; 8] = *b"CAIRNCP1";
 /// Plain bytes after which the position is noted.
 const NOTE_EVERY: u64 = 256 << 20;
-/// And the time; a slow check loses no more either.
+/// The time after which the position is noted, for a slow check.
 const NOTE_AFTER: Duration = Duration::from_secs(5);
-/// With more bad regions than this the position is not noted any more: the list is meant to stay short.
+/// With more bad regions than this, the position is not noted any more, so that the list stays short.
 const MOST_BAD: usize = 1 << 16;
-/// No file of ours is longer.
+/// The file is never longer.
 const LONGEST: u64 = 64 << 20;
 
-/// Checks of one process write the file in turn.
+/// Only one check of a process writes the file at a time.
 static WRITING: Mutex<()> = Mutex::new(());
 
-/// What the file says. Regions are named by the first of their ids.
+/// The content of the file. The first id of a region stands for the region.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Position {
     /// Regions below this one were read.
     below: u64,
     /// Plain bytes that were.
     bytes: u64,
-    /// Pack and offset before which nothing was written any more when the first part began.
+    /// Pack and offset of the end of all packs when the first part began: places before it are not written any more.
     frontier: (u64, u64),
-    /// Regions from there on that were read too.
+    /// Regions above `below` that were read too.
     ahead: BTreeSet<u64>,
     /// Regions that are to be read once more.
     bad: BTreeSet<u64>,
@@ -61,7 +61,7 @@ impl Position {
         region < self.below || self.ahead.contains(&region)
     }
 
-    /// True if the store has given the ids and the packs that the position names.
+    /// True if the store has given out the ids and packs that the position names.
     fn fits(&self, run: &Run<'_>) -> bool {
         self.below <= run.next_chunk && self.frontier <= (run.frontier.0.0, run.frontier.1)
     }
@@ -76,7 +76,7 @@ impl Position {
         bytes
     }
 
-    /// The position from a file's bytes, if they are whole and of this store.
+    /// The position from the bytes of a file, if they are complete and of this store.
     fn decode(bytes: &[u8], store: &[u8; 16]) -> Option<Self> {
         let (rest, sum) = bytes.split_last_chunk()?;
         if xxh3_64(rest) != u64::from_le_bytes(*sum) {
@@ -100,7 +100,7 @@ impl Position {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Due {
     Now,
-    /// It was read before; after all that was not, so that many short parts come to an end, too.
+    /// It was read before. It comes after all unread regions, so that a check in many short parts ends, too.
     Again,
     Never,
 }
@@ -109,21 +109,21 @@ pub(super) enum Due {
 pub(super) struct Pass {
     store: Arc<Store>,
     at: Position,
-    /// Regions that were handed out for the first time and not yet read.
+    /// Regions that were dispatched for the first time and not read yet.
     outstanding: BTreeSet<u64>,
     /// Ids of regions that the host could not read; they are read once more at the end.
     unread: Vec<(ChunkId, ChunkId)>,
-    /// Where the region begins that is the next to be handed out.
+    /// The first id of the next region to dispatch.
     handed_out: u64,
-    /// What was read since the position was noted, and when that was.
+    /// Bytes read since the position was noted, and when that was.
     since: u64,
     noted: Instant,
-    /// False once the file could not be written.
+    /// False after the file could not be written.
     keeps: bool,
 }
 
 impl Pass {
-    /// Begins; or goes on where an interrupted check stopped, if this one is asked to and there is one.
+    /// Begins a pass, or resumes an interrupted check, if that is asked for and possible.
     pub fn begin(run: &mut Run<'_>) -> Self {
         let found = run.resumes().then(|| load(run));
         let (found, why) = match found {
@@ -169,7 +169,7 @@ impl Pass {
         }
     }
 
-    /// The region's pack is not there. Should it come back, a check that goes on reads the region like one that was bad.
+    /// The region's pack is missing. If it comes back, a resumed check reads the region like a bad one.
     pub fn is_gone(&mut self, region: u64) {
         self.at.bad.insert(region);
     }
@@ -179,17 +179,17 @@ impl Pass {
         self.unread.push(ids);
     }
 
-    /// What it could not read.
+    /// Takes the ids that the host could not read.
     pub fn take_unread(&mut self) -> Vec<(ChunkId, ChunkId)> {
         std::mem::take(&mut self.unread)
     }
 
-    /// All regions below this one were handed out, or need not be read.
+    /// All regions below this one were dispatched or need not be read.
     pub fn handed_out_below(&mut self, region: u64) {
         self.handed_out = region.max(self.handed_out);
     }
 
-    /// Regions were read that have so many plain bytes; notes the position if it is time to.
+    /// Regions with this many plain bytes were read; notes the position if it is due.
     pub fn was_read(&mut self, regions: &[u64], bad: impl Iterator<Item = u64>, bytes: u64) {
         for region in regions {
             self.outstanding.remove(region);
@@ -204,7 +204,7 @@ impl Pass {
         }
     }
 
-    /// Writes down how far it is.
+    /// Writes the position to the file.
     pub fn note(&mut self) {
         self.at.below = self.outstanding.first().copied().unwrap_or(self.handed_out);
         self.at.ahead = self.at.ahead.split_off(&self.at.below);
@@ -213,12 +213,12 @@ impl Pass {
             return;
         }
         if let Err(error) = write(self.store.media(), &self.at.encode(self.store.config().uuid.as_bytes())) {
-            tracing::warn!("how far the check is cannot be noted, so it could not be resumed: {error}");
+            tracing::warn!("the position of the check cannot be noted, so it could not be resumed: {error}");
             self.keeps = false;
         }
     }
 
-    /// All was read and told.
+    /// Everything was read and reported.
     pub fn finish(self) {
         forget(self.store.media());
     }
@@ -235,7 +235,7 @@ pub(super) fn forget(media: &dyn Media) {
     }
 }
 
-/// What the file says, or why there is nothing to go on with.
+/// The position from the file, or why there is nothing to resume.
 fn load(run: &Run<'_>) -> std::result::Result<Position, String> {
     let store = run.store;
     if !store.media().exists(FILE).unwrap_or(true) {

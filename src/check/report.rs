@@ -1,16 +1,16 @@
-//! What a check found, in a form that people and programs can read.
+//! The result of a check, for people and programs.
 
 use serde::{Deserialize, Serialize};
 
-/// One thing that is not as it should be.
+/// One fault.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     /// What is wrong, in one sentence.
     pub what: String,
-    /// The files that are hit, as paths from the mount's root ([`names`](super::names)); at most 100 are named, unless all
-    /// were asked for.
+    /// The affected files, as paths from the mount's root ([`names`](super::names)); at most 100, unless all were asked
+    /// for.
     pub files: Vec<String>,
-    /// How many files are hit in all.
+    /// How many files are affected in all.
     pub files_total: u64,
 }
 
@@ -28,7 +28,7 @@ impl Finding {
     }
 }
 
-/// Where a check of the data went on that an earlier one had begun.
+/// Where a check resumed an earlier one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resumed {
     /// Regions below this chunk had been read.
@@ -57,16 +57,16 @@ pub struct CheckReport {
     pub backups: u64,
     /// Plain bytes read and compared with their digests.
     pub bytes_read: u64,
-    /// Where it went on, if it was asked to and an earlier check had been interrupted.
+    /// Where it resumed an interrupted check, if it was asked to and there was one.
     #[serde(default)]
     pub resumed: Option<Resumed>,
-    /// Why all data was read although it was asked to go on.
+    /// Why all data was read although it was asked to resume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub began_anew: Option<String>,
-    /// Chunks that nothing refers to; the next cycle frees them. Not a fault.
+    /// Chunks without references; the next cycle frees them. Not a fault.
     pub unreferenced_chunks: u64,
-    /// Chunks in use that are not found by their digest: they can be read, and are stored once more if their bytes come
-    /// again. A cycle that was cut off leaves such chunks behind if they come into use once more. Not a fault.
+    /// Chunks in use that are not found by their digest. They can be read, but their bytes are stored again if they are
+    /// written again. An interrupted cycle can leave such chunks. Not a fault.
     #[serde(default)]
     pub unfound_chunks: u64,
     /// Everything that is wrong. Empty means clean.
@@ -79,8 +79,8 @@ impl CheckReport {
         self.findings.iter().for_each(|finding| finding.log("check"));
     }
 
-    /// The files of all findings, each once, as the bytes of their paths from the mount's root. What has no path is not
-    /// among them.
+    /// The files of all findings, each once, as the bytes of their paths from the mount's root; without inodes that
+    /// have no path.
     pub fn damaged_files(&self) -> std::collections::BTreeSet<Vec<u8>> {
         let files = self.findings.iter().flat_map(|finding| &finding.files);
         files.filter(|file| *file != ".").filter_map(|file| super::names::bytes_of(file)).collect()

@@ -1,4 +1,4 @@
-//! Reading a whole table of a snapshot, past rows that are damaged.
+//! Reads a whole table of a view, past damaged rows.
 
 use crate::error::Result;
 use crate::meta::kv::{CheckedRow, guarded, hex};
@@ -11,7 +11,7 @@ use super::run::Run;
 pub(super) struct Rows {
     table: Table,
     rows: Box<dyn Iterator<Item = Result<CheckedRow>>>,
-    /// The row after the last that was handed out.
+    /// The next row to be returned.
     next: Option<CheckedRow>,
     /// Each row is also looked up by its key.
     looks_up: bool,
@@ -45,7 +45,8 @@ impl Rows {
         Ok(self.up_to(run, None)?.map(|(_, row)| row))
     }
 
-    /// A page inside the tree that is damaged may lead a lookup astray where a walk through all leaves misses nothing.
+    /// Looks the row up by its key as well: a damaged inner page may mislead a lookup, although a walk through all
+    /// leaves misses nothing.
     fn look_up(&self, run: &mut Run<'_>, (key, value): &CheckedRow) {
         let why = match get(&run.view(), self.table, key) {
             Ok(found) if found.as_ref() == value.as_ref().ok() => return,
@@ -77,13 +78,12 @@ impl Rows {
     }
 }
 
-/// The value under `key`; damage that the engine does not expect is an error like any other.
+/// The value under `key`. Damage that the engine does not expect becomes an ordinary error.
 pub(super) fn get(view: &ReadView, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
     guarded(|| view.get(table, key))
 }
 
-/// The number a key begins with; one that is too short is taken for the least it could be, and refused by whoever
-/// decodes it.
+/// The number that a key begins with. A key that is too short is filled with zeros; decoding it fails later.
 fn id_of(key: &[u8]) -> u64 {
     let mut id = [0; 8];
     let len = key.len().min(8);

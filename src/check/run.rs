@@ -1,4 +1,4 @@
-//! What all parts of one check share: the snapshot, the report, the progress.
+//! What all parts of one check share: the view, the report, the progress.
 
 use crate::error::{Error, Result};
 use crate::meta::rows::State;
@@ -11,7 +11,7 @@ use super::findings::{Findings, Kind, NAMED, Victims, sentence};
 use super::options::{Options, Progress};
 use super::report::CheckReport;
 
-/// Steps between two looks at whether to go on.
+/// Steps between two checks for cancellation.
 const LOOK_EVERY: u64 = 4096;
 
 /// How a table could be read.
@@ -28,17 +28,17 @@ struct Reading {
 /// One check.
 pub(super) struct Run<'a> {
     pub store: &'a Arc<Store>,
-    /// The one moment that is judged; gone while data is read.
+    /// The view that is judged; none while data is read.
     view: Option<Arc<ReadView>>,
-    /// The host would not let something be looked at: the check cannot be done.
+    /// The host refused access to something: the check cannot be done.
     refused: Option<Error>,
-    /// Places in packs from here on may have been written to since that moment.
+    /// Places in packs from here on may have been written since that moment.
     pub frontier: (PackId, u64),
     pub report: CheckReport,
     pub findings: Findings,
-    /// What the state row's sums should be, by [`Counter`].
+    /// The expected sums of the state row, by [`Counter`].
     pub sums: [i64; Counter::ALL.len()],
-    /// Ids at or above these were never given, as far as the state row can be read.
+    /// Ids at or above these were never given out, if the state row can be read.
     pub next_chunk: u64,
     pub next_ino: u64,
     options: &'a Options<'a>,
@@ -52,7 +52,7 @@ pub(super) struct Run<'a> {
 
 impl<'a> Run<'a> {
     pub fn new(store: &'a Arc<Store>, options: &'a Options<'a>) -> Self {
-        // In this order: what moves between the two moves behind the frontier.
+        // In this order: a region that moves between the two steps moves behind the frontier.
         let frontier = store.packs.frontier();
         Self {
             store,
@@ -73,13 +73,13 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The moment that is judged; the newest one where none is held.
+    /// The view that is judged; if none is held, the newest one.
     pub fn view(&self) -> Arc<ReadView> {
         self.view.clone().unwrap_or_else(|| self.store.now().view.clone())
     }
 
-    /// Holds no view from here on: while one is held the database cannot use its pages again, and grows by whatever is
-    /// committed. Nobody reads data or waits under one.
+    /// Releases the view. While one is held, the database cannot reuse its pages and grows by everything that is
+    /// committed, so nothing reads data or waits under a view.
     pub fn let_go(&mut self) {
         self.view = None;
     }
@@ -89,7 +89,7 @@ impl<'a> Run<'a> {
         self.view = Some(self.store.now().view.clone());
     }
 
-    /// Takes from the state row what is to be expected.
+    /// Takes the expected sums and numbers from the state row.
     pub fn expect(&mut self, state: Option<&State>) {
         if let Some(state) = state {
             self.next_chunk = state.next_chunk;
@@ -99,7 +99,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// From here on it is the data that is worked off.
+    /// From here on the progress counts data.
     pub fn begin_data(&mut self, state: Option<&State>) {
         (self.done, self.reads_data) = (0, true);
         self.total = state.map_or(0, |state| state.counter(Counter::PlainBytes));
@@ -136,7 +136,7 @@ impl<'a> Run<'a> {
         self.sums[counter as usize] += more as i64;
     }
 
-    /// Some of the expected work was done.
+    /// Counts work that is part of the total.
     pub fn step(&mut self, steps: u64) -> Result<()> {
         self.done += steps;
         self.look(steps)
@@ -146,27 +146,27 @@ impl<'a> Run<'a> {
     pub fn read_bytes(&mut self, bytes: u64) -> Result<()> {
         self.report.bytes_read += bytes;
         self.step(bytes)?;
-        // Each time, and not only now and then: whoever keeps to a pace does so when it is told.
+        // Each time: a caller with a rate limit waits in this call.
         self.tell();
         Ok(())
     }
 
-    /// Plain bytes need not be read, since an earlier check has; or cannot be, since their pack is gone.
+    /// Counts plain bytes that are not read, since an earlier check has read them or their pack is missing.
     pub fn skip_bytes(&mut self, bytes: u64) -> Result<()> {
         self.step(bytes)
     }
 
-    /// True if the data is to be gone on with where an interrupted check stopped.
+    /// True if this check should resume an interrupted one.
     pub fn resumes(&self) -> bool {
         self.options.resume
     }
 
-    /// How many files are told of a finding.
+    /// How many files are reported for one finding.
     pub fn named(&self) -> usize {
         if self.options.all_names { usize::MAX } else { NAMED }
     }
 
-    /// Work that the total knows nothing of was done; asks whether to go on.
+    /// Counts work that is not part of the total, and checks for cancellation.
     pub fn look(&mut self, steps: u64) -> Result<()> {
         self.looked += steps;
         if self.looked >= LOOK_EVERY || self.refused.is_some() {
@@ -177,7 +177,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Fails once the check was cancelled, or cannot look.
+    /// Fails if the check was cancelled or cannot read something.
     pub fn go_on(&mut self) -> Result<()> {
         if let Some(error) = self.refused.take() {
             return Err(error);

@@ -1,8 +1,8 @@
-//! The scrub: all data read and compared, a little at a time, beside everything else.
+//! The scrub: reads and compares all data, a little at a time, in the background.
 //!
-//! It goes through the regions in the order of their ids. What does not read back is remembered by the store, so that
-//! the same content heals it when it is written again, and told to the log with the files that it hits. How far it is
-//! stands in the database and survives closing. When it reads, and how much, is the daemon's business.
+//! It goes through the regions in the order of their ids. The store records bad chunks, so that they heal when the same
+//! content is written again, and the log has them with the affected files. The position of the scrub is in the database
+//! and survives closing. The daemon decides when it reads, and how much.
 
 use serde::{Deserialize, Serialize};
 
@@ -46,10 +46,10 @@ pub struct Scrub {
 }
 
 impl Scrub {
-    /// Goes on where the last one stopped.
+    /// Resumes where the last one stopped.
     pub fn of(store: &Arc<Store>) -> Self {
         let row = store.now().get(Table::State, SCRUB_KEY).ok().flatten();
-        // Where the row cannot be read, a pass begins anew.
+        // If the row cannot be read, a new pass begins.
         let row = row.and_then(|row| ScrubRow::decode(&row).ok()).unwrap_or_default();
         Self { store: Arc::clone(store), inner: Mutex::new((row, 0)) }
     }
@@ -68,7 +68,7 @@ impl Scrub {
         }
     }
 
-    /// Counts the time to the first pass from `now`: what is new need not be read at once.
+    /// Counts the time to the first pass from `now`: new data need not be read at once.
     pub fn expect_from(&self, now: i64) {
         self.inner.lock().0.began = now;
         self.note();
@@ -80,8 +80,8 @@ impl Scrub {
         inner.0 = ScrubRow { position: 1, bytes: 0, bad: 0, began: now, ..inner.0 };
     }
 
-    /// Reads about `budget` plain bytes more, if a pass is under way. What was found is told to the log and returned.
-    /// `go_on` is asked before each region.
+    /// Reads about `budget` more plain bytes, if a pass is under way. Logs and returns the findings. `go_on` is asked
+    /// before each region.
     pub fn step(&self, budget: u64, now: i64, go_on: &dyn Fn() -> bool) -> Result<Vec<Finding>> {
         let (mut row, noted) = *self.inner.lock();
         if row.position == 0 {
@@ -98,7 +98,7 @@ impl Scrub {
             let (end, bytes) = (region.end().0, region.live_bytes());
             match look(&self.store, region) {
                 Ok(found) => faults.extend(found),
-                // Read on from here, once the host lets it be read.
+                // Continue here once the host allows reading again.
                 Err(error) => {
                     (ended, refused) = (false, Some(error));
                     break;
@@ -130,8 +130,8 @@ impl Scrub {
         }
     }
 
-    /// Region rows from `position` on; true if there are no more. Rows that cannot be read are passed by, so that what
-    /// stands behind them is read as well.
+    /// Region rows from `position` on; true if there are no more. Rows that cannot be read are skipped, so that the
+    /// rows after them are read as well.
     fn next_regions(&self, position: u64, budget: u64) -> (Vec<RegionRow>, bool) {
         let mut bytes = 0;
         let enough = |row: &RegionRow| {
@@ -144,7 +144,7 @@ impl Scrub {
         (regions, next.is_none())
     }
 
-    /// Looks once more at what the host could not read, now that some time has passed; remembers what is bad.
+    /// Reads once more what the host could not read, after some time has passed, and records bad chunks.
     fn settle(&self, faults: Vec<Fault>) -> Vec<Fault> {
         let mut bad = Vec::new();
         for fault in faults {

@@ -1,7 +1,7 @@
 //! The tree: inodes, names, attributes, the deletion queue, and each file's extents.
 //!
-//! All these tables begin their keys with an inode number, so they are read side by side, once, and each inode is
-//! judged with all it has. What crosses that order, the names of an inode, is counted down in [`Inodes`].
+//! The keys of all these tables begin with an inode number, so they are read side by side, once, and each inode is
+//! checked together with its rows. Only the names of an inode are not in this order; [`Inodes`] counts them down.
 
 use crate::error::Result;
 use crate::meta::kv::CheckedRow;
@@ -89,24 +89,24 @@ fn read_inodes(run: &mut Run<'_>) -> Result<Inodes> {
     Ok(inodes)
 }
 
-/// All that stands beside one inode.
+/// The sums over the rows of one inode.
 #[derive(Debug, Default)]
 struct Has {
     names: u64,
     directories: u32,
-    /// A name could not be read: it may be a directory's.
+    /// A name could not be read; it may be that of a directory.
     unsure: bool,
     attributes: u64,
     default_acl: bool,
     orphan: bool,
     /// Names that the table of links counts.
     links: u64,
-    /// It is in the table of protected directories.
+    /// It has a row in the table of protected directories.
     held: bool,
     extents: FileExtents,
 }
 
-/// The tables beside the inodes, each read as far as the inode that is looked at.
+/// The tables beside the inodes, each read up to the current inode.
 struct Walk<'a> {
     hash: NameHash,
     dirents: Rows,
@@ -119,7 +119,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// What `ino` has; rows before it, or without one all that are left, have no inode.
+    /// Reads the rows of `ino`. Rows before it have no inode; without `ino`, neither have all remaining rows.
     fn gather(&mut self, run: &mut Run<'_>, inodes: &mut Inodes, ino: Option<u64>) -> Result<Has> {
         let mut has = Has::default();
         let mut strays = Strays::default();
@@ -165,7 +165,7 @@ impl Walk<'_> {
         Ok(has)
     }
 
-    /// What is known of the places of an inode's names, and whether it protects what is below it.
+    /// Reads where the names of an inode are, and whether it protects what is below it.
     fn gather_places(
         &mut self,
         run: &mut Run<'_>,
@@ -251,7 +251,7 @@ impl Walk<'_> {
     }
 }
 
-/// Tells once of each inode that is not there and of each thing it has.
+/// Reports each missing inode once for each kind of row that names it.
 #[derive(Debug, Default)]
 struct Strays(Option<(u64, &'static str)>);
 
@@ -282,7 +282,7 @@ fn take_attribute(run: &mut Run<'_>, ino: u64, key: &[u8], value: Result<Vec<u8>
     }
 }
 
-/// Holds an inode's row against what it has.
+/// Compares the row of an inode with its other rows.
 fn judge(run: &mut Run<'_>, ino: u64, row: &InodeRow, has: &Has) {
     let mut wrong = Vec::new();
     let kind = row.kind();
@@ -299,7 +299,7 @@ fn judge(run: &mut Run<'_>, ino: u64, row: &InodeRow, has: &Has) {
         }
         _ => {}
     }
-    // Rows of one that was linked before places were noted are not there at all.
+    // An inode that was linked before places were recorded has no such rows.
     if has.links != 0 && (row.is_dir() || row.nlink < 2 || has.links != u64::from(row.nlink)) {
         wrong.push(format!("has a link count of {}, places are noted for {} names", row.nlink, has.links));
     }
@@ -346,7 +346,7 @@ fn judge_extents(row: &InodeRow, has: &Has, wrong: &mut Vec<String>) {
     if extents.end > row.size {
         wrong.push(format!("has extents up to {}, beyond its size of {}", extents.end, row.size));
     }
-    // The deletion queue takes the extents of a large file away in several steps.
+    // The deletion queue removes the extents of a large file in several steps.
     let fits = row.allocated == extents.bytes || has.orphan && row.allocated > extents.bytes;
     if row.is_file() && !fits && !extents.unsure {
         wrong.push(format!("says {} bytes of it have chunks, {} have", row.allocated, extents.bytes));
@@ -367,7 +367,7 @@ fn kind_name(kind: u32) -> &'static str {
     }
 }
 
-/// Tells of inodes of which there are more or fewer names than they say.
+/// Reports inodes with more or fewer names than their rows say.
 fn check_names(run: &mut Run<'_>, inodes: &Inodes) -> Result<()> {
     for ino in inodes.misnamed() {
         run.look(1)?;
@@ -395,9 +395,9 @@ fn check_names(run: &mut Run<'_>, inodes: &Inodes) -> Result<()> {
     Ok(())
 }
 
-/// Tells of a missing root, and of directories from which no way up leads to it.
+/// Reports a missing root, and directories that are not below it.
 fn check_directories(run: &mut Run<'_>, inodes: &Inodes) -> Result<()> {
-    // A store that was never mounted has no inode at all.
+    // A store that was never mounted has no inodes.
     if inodes.find(ROOT_INO).is_none() && (run.report.inodes > 0 || run.report.dirents > 0) {
         run.findings.add(Kind::Inode, "the root directory is not there".to_owned(), Victims::default());
     }
@@ -419,7 +419,7 @@ fn check_directories(run: &mut Run<'_>, inodes: &Inodes) -> Result<()> {
             }
             is_on_way[index] = true;
             way.push(index);
-            // A directory above that is not there was told of: by its missing row, or by the name that is missing.
+            // A missing parent was already reported, by its missing row or its missing name.
             next = inodes.directory(directories[index].parent);
         }
         for index in way.drain(..) {

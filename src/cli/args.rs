@@ -49,7 +49,7 @@ pub(super) enum Command {
     Errand(ErrandArgs),
 }
 
-/// What this program does for itself in a process of its own
+/// A task that this program runs in a child process of its own
 #[derive(Debug, Args)]
 pub(super) struct ErrandArgs {
     /// Which errand
@@ -73,7 +73,7 @@ pub(super) struct MkfsArgs {
     pub chunk_size: Option<u64>,
     #[arg(long, value_name = "METHOD", help = format!("How chunks are compressed: {}", Compression::NAMES))]
     pub compression: Option<String>,
-    /// Space kept aside so that deleting and collecting work on a full disk
+    /// Space set aside so that deleting and collecting work on a full disk
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub reserve: Option<u64>,
 }
@@ -103,7 +103,7 @@ pub(super) struct MountArgs {
     /// Check the arguments and options, do not mount
     #[arg(short, long)]
     pub fake: bool,
-    /// Ignore mount options that are not known
+    /// Ignore unknown mount options
     #[arg(short, long)]
     pub sloppy: bool,
     /// Say what is done
@@ -111,12 +111,12 @@ pub(super) struct MountArgs {
     pub verbose: bool,
     #[command(flatten)]
     pub from_mount: FromMount,
-    /// Set by the program for the process that it starts: say when the mount answers, then leave the terminal
+    /// Set by the program for the process that it starts: report when the mount answers, then leave the terminal
     #[arg(long, hide = true)]
     pub report_ready: bool,
 }
 
-/// What mount(8) and umount(8) add when they call a helper; it makes no difference here.
+/// Options that mount(8) and umount(8) add when they call a helper; they have no effect here.
 #[derive(Debug, Args)]
 pub(super) struct FromMount {
     /// There is no mtab to write
@@ -135,7 +135,7 @@ pub(super) struct FromMount {
 pub(super) struct UmountArgs {
     /// Mount point, or directory of a store that is mounted in one place
     pub path: PathBuf,
-    /// Take the mount out of sight now, end it when nobody uses it any more; what was written so far is durable
+    /// Detach the mount now, end it when nobody uses it any more; everything written so far is durable
     #[arg(short, long)]
     pub lazy: bool,
     /// Even if the daemon does not answer; as root only
@@ -144,7 +144,7 @@ pub(super) struct UmountArgs {
     /// Say what is done
     #[arg(short, long)]
     pub verbose: bool,
-    /// umount(8) would try read-only; we do not
+    /// Accepted for umount(8), without effect
     #[arg(short = 'r', hide = true)]
     pub read_only: bool,
     #[command(flatten)]
@@ -185,12 +185,12 @@ pub(super) struct GcArgs {
 /// Check that a store is sound; exit code 6 if it is not
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A check of the data that is interrupted (by Ctrl-C, by unmounting, by a power cut) leaves a note of how far it was in
-the store; --resume goes on there and says so. What had been found bad is read once more and told. Without --resume all
-data is read, and the note is removed.
+If a check of the data is interrupted (by Ctrl-C, by unmounting, by a power cut), the store keeps its position.
+--resume continues from there and says so; it reads the regions that were found bad once more. Without --resume, all
+data is read, and the old position is removed.
 
-A byte of a name that is no text is shown as \\xHH, a backslash as two. A damaged file is whole again once its content is
-written again, in any place. For files that the source still has, of a snapshot S of /home in MNT:
+In names, a byte that is not text is shown as \\xHH, and a backslash as two. A damaged file becomes whole when its content
+is written again, in any place. For files that the source still has, of a snapshot S of /home in MNT:
     cairnfs check --data --list-damaged list MNT
     grep -z '^S/' list | sed -z 's|^S/||' | rsync -a --from0 --files-from=- /home/ MNT/again/
     rm -rf MNT/again")]
@@ -200,13 +200,13 @@ pub(super) struct CheckArgs {
     /// Read all data and compare it with its digests, not only the structure
     #[arg(long)]
     pub data: bool,
-    /// Read at most so much of it in a second, such as 50M
+    /// Read at most this much of it in a second, such as 50M
     #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "data")]
     pub limit: Option<u64>,
-    /// Go on with the data where a check that was interrupted stopped; the structure is looked at anew
+    /// Resume reading the data where an interrupted check stopped; the structure is checked again
     #[arg(long, requires = "data")]
     pub resume: bool,
-    /// Write the paths of all files that are hit to FILE, from the mount's root, each ended by a NUL
+    /// Write the paths of all damaged files to FILE, relative to the mount's root, each ended by a NUL
     #[arg(long, value_name = "FILE")]
     pub list_damaged: Option<PathBuf>,
     /// Print one JSON object
@@ -214,12 +214,12 @@ pub(super) struct CheckArgs {
     pub json: bool,
 }
 
-/// Rebuild the metadata of a store from its packs and backups; changes nothing unless told to
+/// Rebuild the metadata of a store from its packs and backups; changes nothing without --yes
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Without --yes the new database is made beside the old one, looked at and removed again: what is printed is what would
-be. With --yes the old one is kept as meta/cairnfs.redb.damaged-N. Files of which something is lost come below
-/lost+found. Exit code 0 if nothing is lost, 6 if something is, or would have to be repaired.")]
+Without --yes, the new database is made beside the old one, checked and removed again: the output says what --yes would
+do. With --yes, the old one is kept as meta/cairnfs.redb.damaged-N. Files that have lost something are moved below
+/lost+found. The exit code is 0 if nothing is lost, and 6 if something is lost or has to be repaired.")]
 pub(super) struct RepairArgs {
     /// Directory of the store, which must not be mounted
     pub store: PathBuf,
@@ -252,7 +252,8 @@ pub(super) struct DemoArgs {
     pub keep: bool,
 }
 
-/// The program answers by its name, too: as `mkfs.cairnfs` it is `cairnfs mkfs`, as mount(8)'s helpers it mounts.
+/// The name of the program also selects a command: as `mkfs.cairnfs` it is `cairnfs mkfs`, as a helper of mount(8) it
+/// mounts.
 pub(super) fn by_program_name(mut words: Vec<OsString>) -> Vec<OsString> {
     let name =
         words.first().and_then(|w| Path::new(w).file_name()).and_then(|n| n.to_str()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What a machine must have for a mount, looked at before anything is begun, so that what is missing is named.
+//! What a machine must have for a mount, checked first, so that a message names what is missing.
 
 use std::env;
 use std::fs::{self, File};
@@ -14,7 +14,7 @@ pub(super) fn can_mount() -> Result<()> {
     fuse::can_mount()
 }
 
-/// A mount is found, and its daemon started, by what `/proc` tells.
+/// Without `/proc`, no mount can be found and no daemon started.
 pub(super) fn has_proc() -> Result<()> {
     match fs::metadata("/proc/self/mountinfo") {
         Ok(_) => Ok(()),

@@ -34,7 +34,7 @@ pub(super) fn status(args: &StatusArgs) -> Result<()> {
 }
 
 fn closed_status(store: &Arc<Store>) -> Result<StatusReport> {
-    // Before the figures, which have what it finds.
+    // Before the figures, which include its findings.
     let looked = store.healing.look_for_packs(&mut || Ok(()));
     let problem = |kind, error: Error| Problem { kind, text: error.to_string() };
     let others = [
@@ -109,7 +109,7 @@ fn closed_gc(
 }
 
 pub(super) fn check(args: &CheckArgs) -> Result<()> {
-    // Before hours of work: a list that cannot be written.
+    // An error now, and not after hours of work, if the list cannot be written.
     let list = args.list_damaged.as_deref().map(DamagedList::begin).transpose()?;
     let report = checked(args)?;
     if let Some(list) = list {
@@ -126,8 +126,7 @@ pub(super) fn check(args: &CheckArgs) -> Result<()> {
     Err(Error::CheckFailed(format!("{}: {}", show(&args.path), output::summary(&report))))
 }
 
-/// The list of the files that are hit: paths from the mount's root, each ended by a NUL, as `rsync --from0` and
-/// `xargs -0` take them.
+/// The list of the damaged files: paths from the mount's root, each ended by a NUL, for `rsync --from0` and `xargs -0`.
 struct DamagedList<'a> {
     path: &'a Path,
     file: File,
@@ -155,7 +154,7 @@ fn checked(args: &CheckArgs) -> Result<CheckReport> {
     let sentence = if args.data {
         "`cairnfs check --data --resume` goes on from here"
     } else {
-        "nothing was changed, and what was found is not told"
+        "nothing was changed, and the findings so far are not reported"
     };
     let interrupt = Interrupt::told(args.json, sentence)?;
     let display = Display::with_lines("checking");
@@ -164,7 +163,7 @@ fn checked(args: &CheckArgs) -> Result<CheckReport> {
     match reach(&args.path, true, "check")? {
         Target::Live(mut client) => client.check(request, &mut |p| display.update(p)),
         Target::Opened(store) => {
-            // The check notes first how far it is.
+            // The check notes its position first.
             let stop = Arc::new(AtomicBool::new(false));
             let told = Arc::clone(&stop);
             interrupt.end_in_order(sentence, move || told.store(true, Ordering::SeqCst));
@@ -192,12 +191,12 @@ pub(super) fn sync(args: &SyncArgs) -> Result<()> {
     }
     match meant.reach(true, "sync")? {
         Target::Live(mut client) => client.sync(),
-        // Nobody has it open: everything was made durable when it was closed, if it was.
+        // Nobody has it open. If it was closed, everything is durable.
         Target::Opened(store) => with_close(&store, |store| closed_in_order(store.path())),
     }
 }
 
-/// Closes the store after the work, whatever came of it; the work's error is the one that counts.
+/// Closes the store after the work, also after an error. The error of the work is returned first.
 fn with_close<T>(store: &Arc<Store>, work: impl FnOnce(&Arc<Store>) -> Result<T>) -> Result<T> {
     let outcome = work(store);
     let closed = store.close();

@@ -1,7 +1,8 @@
-//! What Ctrl-C, SIGTERM and SIGHUP do to a command that may take long: it ends as that signal would have ended it, after
-//! a sentence about what that means, and with `--json` after the one object.
+//! What Ctrl-C, SIGTERM and SIGHUP do to a command that may take long. It prints a sentence about the consequences, and
+//! with `--json` its one object, and then ends as the signal would have ended it.
 //!
-//! Work that has the store open itself is told to end and closes the store first. A second signal ends it at once.
+//! If the command has the store open itself, it stops its work and closes the store first. A second signal ends it at
+//! once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -18,16 +19,16 @@ pub(super) struct Interrupt(Arc<Shared>);
 
 struct Shared {
     json: bool,
-    /// What it means that the command was interrupted.
+    /// The sentence about the consequences of the interruption.
     sentence: Mutex<&'static str>,
     /// The signal that came; 0 while there was none.
     caught: AtomicI32,
-    /// Tells work that is to end in order; none where the process can just end.
+    /// Stops the work in an orderly way; none if the process can just end.
     orderly: Mutex<Option<Box<dyn Fn() + Send>>>,
 }
 
 impl Interrupt {
-    /// From now on a signal ends the process after `sentence` was said.
+    /// From now on a signal prints `sentence` and ends the process.
     pub(super) fn told(json: bool, sentence: &'static str) -> Result<Self> {
         let failed = |error| Error::io("catching signals", error);
         let shared = Arc::new(Shared {
@@ -49,18 +50,17 @@ impl Interrupt {
         Ok(Self(shared))
     }
 
-    /// From now on the first signal only calls `end`: who works here ends in order, and then calls
-    /// [`Interrupt::end_if_told`].
+    /// From now on the first signal only calls `end`. The work then ends in order and calls [`Interrupt::end_if_told`].
     pub(super) fn end_in_order(&self, sentence: &'static str, end: impl Fn() + Send + 'static) {
         *self.0.sentence.lock() = sentence;
         *self.0.orderly.lock() = Some(Box::new(end));
         if self.has_come() {
-            // It came in the moment before, and was not acted on in order.
+            // The signal came just before and was not handled yet.
             self.end_if_told();
         }
     }
 
-    /// The orderly work is done, and the next signal ends the process.
+    /// The orderly work is done: ends the process if a signal came; otherwise the next signal does.
     pub(super) fn end_if_told(&self) {
         drop(self.0.orderly.lock().take());
         if self.has_come() {
@@ -89,12 +89,12 @@ impl Shared {
         }
     }
 
-    /// Says what there is to say and ends the process the way the signal would have.
+    /// Prints the sentence and ends the process as the signal would have.
     fn end(&self, signal: i32) {
         let text = format!("interrupted by {}; {}", name(signal), self.sentence.lock());
         eprintln!("cairnfs: {text}");
         if self.json {
-            // Where nobody reads it any more, it was of no use.
+            // If nobody reads the output any more, a failure does not matter.
             let _ = output::print_json(&Failure::by_signal(text, signal));
         }
         // It only fails for signals that do not exist.

@@ -32,7 +32,7 @@ pub(super) fn run(args: &MkfsArgs) -> Result<()> {
     ))
 }
 
-/// Makes the root directory, so that a new store can be mounted read-only, too.
+/// Makes the root directory, so that a new store can also be mounted read-only.
 fn make_root(media: Arc<dyn Media>, config: &StoreConfig, path: &Path) -> Result<()> {
     let store = Store::on_media(media, config.clone(), path.to_owned(), None, &OpenOptions::default())?;
     let made = Fs::new(Arc::clone(&store), FsOptions::default()).and_then(|fs| fs.shutdown());

@@ -1,5 +1,5 @@
-//! The command line: one program, several names, and the one place where an error becomes a sentence on standard
-//! error and an exit code.
+//! The command line: one program with several names. This is the only place where an error becomes a sentence on
+//! standard error and an exit code.
 
 mod args;
 mod demo;
@@ -38,8 +38,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match parsed {
         Ok(cli) => cli,
         Err(e) => {
-            // Help and version go to standard output and are no failure; clap knows which. A closed pipe is nobody's
-            // fault.
+            // Help and version go to standard output and are no failure; clap knows which. A closed pipe is no error.
             let _ = e.print();
             let asked_for = matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
             if json && !asked_for {
@@ -57,9 +56,9 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// A file that may not grow (`ulimit -f`) is an error of that write, and not the end of the process in the middle of it.
+/// If a file may not grow (`ulimit -f`), the write fails, instead of killing the process.
 fn refuse_to_be_killed_by_a_limit() {
-    // What the handler notes nobody reads: that there is one is all.
+    // Nobody reads the flag; the handler only has to exist.
     let noted = Arc::new(AtomicBool::new(false));
     if let Err(error) = signal_hook::flag::register(libc::SIGXFSZ, noted) {
         eprintln!("cairnfs: a limit of the size of files will end this process: {error}");
@@ -81,9 +80,9 @@ fn run(command: Command) -> Result<()> {
     }
 }
 
-/// With `--json` a failure, too, is exactly one object on standard output; its sentence still goes to standard error.
+/// With `--json` a failure is also exactly one object on standard output; its sentence still goes to standard error.
 fn reported(json: bool, work: impl FnOnce() -> Result<()>) -> Result<()> {
-    // The commands themselves say what matters; below them only what went wrong is worth a line.
+    // The commands print their results themselves; from the layers below only errors are logged.
     let outcome = start_logging(tracing::Level::WARN).and_then(|_| work());
     if json && let Err(e) = &outcome {
         output::print_json(&output::Failure::of(e))?;

@@ -1,9 +1,9 @@
 //! `cairnfs mount`, also what mount(8) calls.
 //!
-//! Without `--foreground` the program starts itself once more with `--report-ready` and waits for a word on a pipe: the
-//! mount answers, or else the new process has said on standard error why not and ends with the exit code that is then
-//! ours too. Starting anew and not fork() keeps the daemon free of half-copied threads. Everything is checked in the
-//! process that will serve, so that there is one place for refusals.
+//! Without `--foreground` the program starts itself once more with `--report-ready` and waits for a word on a pipe,
+//! which says that the mount answers. Otherwise the new process has printed the reason on standard error, and its exit
+//! code becomes ours. A new process, unlike fork(), has no half-copied threads. The process that will serve the mount
+//! checks everything, so that all refusals are in one place.
 
 mod limits;
 mod refuse;
@@ -44,8 +44,9 @@ pub(super) fn run(args: &MountArgs) -> Result<()> {
     in_background(args)
 }
 
-/// Of glibc, see mallopt(3). By itself it makes eight for each processor, and what one has given back another cannot use:
-/// the daemon's buffers go from thread to thread, and took a third more memory. Set by whoever mounts, it is left alone.
+/// A variable of glibc, see mallopt(3). By default glibc makes eight arenas for each processor, and memory freed in one
+/// cannot be used by another. The daemon's buffers go from thread to thread, so they took a third more memory. A value
+/// that the user has set is kept.
 const ARENAS: &str = "MALLOC_ARENA_MAX";
 
 /// Starts the process that will serve, and waits until it does.
@@ -85,7 +86,7 @@ fn in_background(args: &MountArgs) -> Result<()> {
     }
     let status = child.wait().map_err(|e| Error::io("waiting for the daemon", e))?;
     match status.code() {
-        // It has said why, in the same words this process would use; saying it twice helps nobody.
+        // It has already printed the reason; this process need not repeat it.
         Some(code) if code != 0 => std::process::exit(code),
         _ => Err(Error::Environment(format!("the daemon ended before the mount answered ({status})"))),
     }
@@ -121,13 +122,13 @@ fn serve(args: &MountArgs, wanted: Wanted) -> Result<()> {
     daemon::serve(setup, ready).map_err(limits::explained)
 }
 
-/// A daemon belongs to no terminal and keeps no directory busy.
+/// A daemon has no controlling terminal and keeps no directory busy.
 fn leave_session() -> Result<()> {
     rustix::process::setsid().map_err(|e| Error::io("starting a session of its own", e.into()))?;
     std::env::set_current_dir("/").map_err(|e| Error::io("changing to /", e))
 }
 
-/// Tells the waiting process that the mount answers; from then on nobody looks at this process's output.
+/// Reports to the waiting process that the mount answers; from then on nobody reads this process's output.
 fn leave_terminal(log: &SharedLog, store: Arc<dyn Media>) -> Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{READY}").and_then(|()| out.flush()).map_err(|_| {

@@ -25,7 +25,7 @@ impl Failure {
         Self { error: error.to_string(), exit_code: error.exit_code() }
     }
 
-    /// Words that are not understood; `text` is all that people are told, with the usage below it.
+    /// A usage error; `text` is the whole text for people, with the usage below it.
     pub(super) fn of_usage(text: &str) -> Self {
         let first = text.split("\n\n").next().unwrap_or_default();
         let words: Vec<&str> = first.split_whitespace().collect();
@@ -33,7 +33,7 @@ impl Failure {
         Self { error: error.strip_prefix("error: ").unwrap_or(&error).to_owned(), exit_code: 2 }
     }
 
-    /// Ended by a signal: the code is the one a shell shows.
+    /// The command was ended by a signal: the code is the one that a shell shows.
     pub(super) fn by_signal(text: String, signal: i32) -> Self {
         Self { error: text, exit_code: u8::try_from(128 + signal).unwrap_or(u8::MAX) }
     }
@@ -42,12 +42,11 @@ impl Failure {
 /// True once the one JSON object of this process was printed.
 static ANSWERED: AtomicBool = AtomicBool::new(false);
 
-/// Prints one JSON object on one line. Only the first call of a process does: what fails after its answer was printed is
-/// told by the exit code.
+/// Prints one JSON object on one line. Only the first call of a process prints: a later failure shows in the exit code.
 pub(super) fn print_json(value: &impl Serialize) -> Result<()> {
     let mut line = serde_json::to_string(value).map_err(|e| Error::io("encoding the answer", e.into()))?;
     line.push('\n');
-    // Held over both, so that a signal ends the process before an answer or after it.
+    // Held over both steps, so that a signal ends the process either before or after the answer.
     let out = io::stdout().lock();
     if ANSWERED.swap(true, Ordering::SeqCst) {
         return Ok(());
@@ -60,7 +59,7 @@ pub(super) fn print(text: &str) -> Result<()> {
     print_to(io::stdout().lock(), text)
 }
 
-/// A reader that has seen enough (`| head`) is no error.
+/// A reader that closes the pipe (`| head`) is no error.
 fn print_to(mut out: impl io::Write, text: &str) -> Result<()> {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Error::io("writing to standard output", e)),
@@ -202,7 +201,7 @@ fn cycle_line(record: &CycleRecord) -> String {
         (None, true) => format!("dry run, would free {}", show_size(record.freed_bytes)),
         (None, false) => format!("freed {}", show_size(record.freed_bytes)),
     };
-    // A record of an earlier program has no end.
+    // A record of an earlier program has no end time.
     let when = if record.ended > 0 { format!(", {}", ago(record.ended)) } else { String::new() };
     format!("generation {}{when}: {what}, in {}", record.generation, seconds(total_ms(record)))
 }
@@ -217,7 +216,7 @@ fn problem_name(kind: ProblemKind) -> &'static str {
     }
 }
 
-/// Files that people are shown for one finding; programs, and the list of `--list-damaged`, have them all.
+/// Files shown to people for one finding. Programs, and the list of `--list-damaged`, get all.
 const NAMED: usize = 100;
 
 /// The answer of `cairnfs check`.
@@ -275,14 +274,14 @@ pub(super) fn check(report: &CheckReport) -> String {
     lines.0
 }
 
-/// What a check that found damage ends with.
+/// The last sentence of a check that found damage.
 pub(super) fn summary(report: &CheckReport) -> String {
     let findings = report.findings.len() as u64;
     let noun = if findings == 1 { "finding" } else { "findings" };
     format!("damage: {} {noun}", count(findings))
 }
 
-/// The stage is shown while a cycle runs elsewhere and this command only started it.
+/// The answer of a command that only started a cycle in the daemon.
 pub(super) fn started(stage: Stage) -> String {
     match stage {
         Stage::Idle => "a cycle was asked for\n".into(),

@@ -1,5 +1,5 @@
-//! How far a long command is, on standard error: a line that moves on a terminal; elsewhere nothing, or for what may
-//! take hours a plain line now and then.
+//! The progress of a long command, on standard error. On a terminal it is a moving line. Otherwise there is none, or a
+//! plain line at intervals for commands that may take hours.
 
 use std::cell::Cell;
 use std::io::IsTerminal;
@@ -21,7 +21,7 @@ const PLAIN_EVERY: Duration = Duration::from_secs(30);
 /// A line that shows what is being done. Disappears when dropped.
 pub(super) struct Display {
     bar: ProgressBar,
-    /// When the last plain line was written; none where there are none.
+    /// When the last plain line was written; none if there are no plain lines.
     plain: Option<Cell<Instant>>,
     begin: Instant,
     /// When a check began to read data.
@@ -29,7 +29,7 @@ pub(super) struct Display {
 }
 
 impl Display {
-    /// Begins with a text; shows nothing where no terminal is.
+    /// Begins with a text; shows nothing without a terminal.
     pub(super) fn new(text: &str) -> Self {
         let begin = Instant::now();
         if !std::io::stderr().is_terminal() {
@@ -42,7 +42,7 @@ impl Display {
         Self { bar, plain: None, begin, data: Cell::new(None) }
     }
 
-    /// The same, with plain lines where no terminal is.
+    /// The same, with plain lines if there is no terminal.
     pub(super) fn with_lines(text: &str) -> Self {
         let mut display = Self::new(text);
         display.plain = display.bar.is_hidden().then(|| Cell::new(Instant::now()));
@@ -62,13 +62,13 @@ impl Display {
         self.bar.set_position(bytes);
     }
 
-    /// Shows what the store's process tells.
+    /// Shows the progress that the store's process reports.
     pub(super) fn update(&self, progress: Progress) {
         match progress {
             Progress::Stage(stage) => self.bar.set_message(stage_words(stage)),
             Progress::Check { done, total, bytes, reads_data } => {
                 if reads_data && self.data.get().is_none() {
-                    // Another kind of work: how fast the structure was looked at says nothing of it.
+                    // Reading data is another kind of work: the speed of the structure check does not apply.
                     self.data.set(Some(Instant::now()));
                     self.bar.reset();
                 }
@@ -95,7 +95,7 @@ impl Display {
     }
 }
 
-/// Where a check is, with the time since it began with the structure, or with the data.
+/// The progress of a check, with the time since it began with the structure, or with the data.
 struct At {
     done: u64,
     total: u64,
@@ -120,7 +120,7 @@ impl At {
 
     fn plain_line(&self) -> String {
         let percent = u128::from(self.done) * 100 / u128::from(self.total.max(1));
-        // What need not be read went by in no time.
+        // Skipped data took no time.
         let worked = if self.reads_data { self.bytes } else { self.done };
         let left = u128::from(self.total.saturating_sub(self.done)) * self.elapsed.as_millis()
             / u128::from(worked.max(1));
@@ -141,7 +141,7 @@ impl Drop for Display {
     }
 }
 
-/// The templates are ours and their syntax is covered by a test; one that did not parse would only look plainer.
+/// A test covers the syntax of the templates; an invalid one would only look plainer.
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template)
         .unwrap_or_else(|_| ProgressStyle::default_bar())
@@ -152,10 +152,10 @@ fn style(template: &str) -> ProgressStyle {
 pub(super) fn stage_words(stage: Stage) -> &'static str {
     match stage {
         Stage::Idle => "idle",
-        Stage::Drain => "working off deleted files",
+        Stage::Drain => "draining the deletion queue",
         Stage::Flip => "raising the generation",
         Stage::Mark => "marking what is in use",
-        Stage::Sweep => "sweeping what is not",
+        Stage::Sweep => "removing what is not in use",
         Stage::Reclaim => "giving space back",
     }
 }

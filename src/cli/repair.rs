@@ -1,4 +1,5 @@
-//! `cairnfs repair`: rebuilds the metadata of a store that is not open; says what it would do unless it is told to.
+//! `cairnfs repair`: rebuilds the metadata of a store that is not open. Without `--yes` it only reports what it would
+//! do.
 
 use super::args::RepairArgs;
 use super::interrupt::Interrupt;
@@ -22,7 +23,7 @@ pub(super) fn run(args: &RepairArgs) -> Result<()> {
     }
 }
 
-/// What is left to be said at the end; nothing where all is well now.
+/// The last sentence; none if all is well now.
 fn outcome(report: &RepairReport) -> Option<&'static str> {
     match (report.is_needed(), report.done, report.lost_something()) {
         (true, false, _) => Some("nothing was changed; `cairnfs repair --yes` does what is said above"),
@@ -65,7 +66,7 @@ fn text(report: &RepairReport) -> String {
     ));
     if !report.tables_with_gaps.is_empty() {
         lines.push(format!(
-            "tables with pages that cannot be read, and of what was there only the backup tells: {}",
+            "tables with pages that cannot be read, whose rows only the backup has: {}",
             report.tables_with_gaps.join(", ")
         ));
     }

@@ -1,9 +1,9 @@
-//! What the PATH of a command means: a store, or a place in a mount of one; and how to get at the store.
+//! What the PATH of a command means (a store, or a place in a mount of one), and how to reach the store.
 //!
-//! A mount is asked who serves it, and that process is the one, whatever stands at the path of its store by now. A store
-//! that is open is reached through its control socket, one that is not is opened under its lock. Between the two lies a
-//! moment in which a daemon holds the lock without listening (it has just started, or is about to end), so both ways
-//! are tried in turn for a few seconds before the store counts as in use.
+//! A mount is asked which process serves it; that answer counts, whatever is at the path of its store by now. An open
+//! store is reached through its control socket; a closed one is opened under its lock. For a moment, a daemon holds the
+//! lock without listening (it has just started, or is about to end). So both ways are tried in turn for a few seconds
+//! before the store counts as in use.
 
 use std::fs;
 use std::io;
@@ -24,14 +24,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long one try waits for the lock.
 const ONE_TRY: Duration = Duration::from_millis(250);
 
-/// How long a mount may take to say who serves it, which costs its daemon nothing.
+/// How long a mount may take to say which process serves it; that needs no work.
 pub(super) const TO_ASK: Duration = Duration::from_secs(10);
 
 /// A way to a store.
 pub(super) enum Target {
-    /// Somebody has it open and listens.
+    /// A process has it open and listens.
     Live(Box<Client>),
-    /// Nobody had it open; now this process has, until it is closed.
+    /// Nobody had it open; now this process has it open.
     Opened(Arc<Store>),
 }
 
@@ -45,7 +45,7 @@ pub(super) enum Meant {
     Dead(Entry),
 }
 
-/// Finds the store that `path` means and a way to it. `doing` is what others read while this process has it open.
+/// Finds the store that `path` means and a way to it. `doing` says for others why this process has it open.
 pub(super) fn reach(path: &Path, read_only: bool, doing: &str) -> Result<Target> {
     meant(path)?.reach(read_only, doing)
 }
@@ -93,7 +93,7 @@ impl Meant {
         let store = self.directory()?;
         Client::connect(&store)?.ok_or_else(|| {
             Error::Usage(format!(
-                "{} is not mounted, so nobody could collect in the background; leave --background out",
+                "{} is not mounted, so no daemon can run a cycle in the background; leave out --background",
                 show(&store)
             ))
         })
@@ -121,20 +121,20 @@ impl Meant {
 pub(super) fn meant(path: &Path) -> Result<Meant> {
     let Some(found) = ask(path, TO_ASK)? else {
         return Err(Error::Environment(format!(
-            "{0} is in a mount whose daemon does not answer (stopped, or its disk hangs); `cairnfs umount -f` takes that \
-             mount away all the same",
+            "{0} is in a mount whose daemon does not answer (stopped, or its disk hangs); `cairnfs umount \
+             -f` unmounts by force",
             show(path)
         )));
     };
     let errno = io::Error::from_raw_os_error;
-    // A store that was itself copied into a mount is meant when it is named.
+    // A store that was itself copied into a mount can be named, too.
     if found.store == Ok(true) {
         return Ok(Meant::Store(found.real()));
     }
     match &found.heard {
         Heard::NotThere(libc::ENOENT) => Err(no_store(path)),
         Heard::NotThere(error) => Err(cannot_look(path, errno(*error))),
-        // What could not be looked at may well be a store.
+        // A directory that cannot be read may be a store.
         Heard::NotOurs => {
             Err(found.store.err().map_or_else(|| no_store(path), |e| cannot_look(path, errno(e))))
         }
@@ -157,18 +157,19 @@ fn mount_of(path: &Path, found: &Found) -> Result<Entry> {
     entry.cloned().ok_or_else(|| cannot_look(path, io::Error::from_raw_os_error(libc::ENOTCONN)))
 }
 
-/// What a mount has said of its daemon.
+/// The presence in the answer of a mount.
 pub(super) fn presence_in(text: &str) -> Result<Presence> {
     serde_json::from_str(text).map_err(|_| {
         Error::Environment(format!(
-            "the daemon of the mount says of itself what this program does not understand ({}); is it of another version? \
-             unmount with `umount -i` and mount again",
+            "the daemon of the mount gives an answer that this program does not understand ({}); is it \
+             another version? Unmount with `umount -i` and mount again",
             text.trim()
         ))
     })
 }
 
-/// Who serves a mount that may not be asked: whoever listens in the store's directory, if it says that this mount is its.
+/// Finds the server of a mount that may not be asked: the process that listens in the store's directory, if it confirms
+/// that this mount is its own.
 pub(super) fn serving_by_source(entry: &Entry) -> Result<Presence> {
     let client = Client::connect(&entry.source)?;
     let presence = client.map(|client| client.presence().clone());
@@ -180,7 +181,7 @@ pub(super) fn serving_by_source(entry: &Entry) -> Result<Presence> {
     })
 }
 
-/// A daemon that is there and cannot be spoken with.
+/// A daemon that exists but cannot be reached.
 pub(super) fn unreachable(mountpoint: &Path, presence: &Presence) -> Error {
     Error::Environment(format!(
         "process {}, which serves {}, cannot be reached from here (it closes the store, or runs in a container with a \
@@ -190,16 +191,16 @@ pub(super) fn unreachable(mountpoint: &Path, presence: &Presence) -> Error {
     ))
 }
 
-/// What was not durable when a daemon ended is lost, whatever came afterwards.
+/// Changes that were not durable when a daemon ended are lost, whatever came afterwards.
 pub(super) fn ended_in_disorder(store: &Path) -> Error {
     Error::Environment(format!(
-        "the process that had {} open ended without closing it (killed, or with the machine): what was written last \
-         and not synced may be lost; mount it again and look at what was being written",
+        "the process that had {} open ended without closing it (it was killed, or the machine stopped): the \
+         last writes that were not synced may be lost; mount it again and check the last writes",
         show(store)
     ))
 }
 
-/// Whether a store is there; an error where that cannot be seen.
+/// Whether there is a store; an error if that cannot be found out.
 fn has_store(dir: &Path) -> io::Result<bool> {
     match fs::metadata(dir.join(CONFIG_FILE)) {
         Ok(meta) => Ok(meta.is_file()),

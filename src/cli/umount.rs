@@ -1,12 +1,13 @@
-//! `cairnfs umount`, also what umount(8) calls: 0 means that the daemon has said that everything is durable.
+//! `cairnfs umount`, also what umount(8) calls. Exit code 0 means that the daemon has confirmed that everything is
+//! durable.
 //!
-//! umount(2) does not wait for a FUSE daemon, and paths do not tell which one it is: the store may have been moved or
-//! hidden, the mount be in sight in a second place or held by programs that nobody sees. So the daemon is asked through
-//! the mount before that is taken away, and decides: either it closes the store and tells how that went, or somebody
-//! still has its file system; then everything is made durable and the store stays open, which is said.
+//! umount(2) does not wait for a FUSE daemon, and paths do not identify it: the store may have been moved or hidden,
+//! and the mount may be visible at a second place or be used by programs that cannot be seen. So the command asks the
+//! daemon through the mount before it unmounts. Then either the daemon closes the store and reports the result; or
+//! something still uses its file system, and it makes everything durable, keeps the store open and says so.
 //!
-//! Where the daemon cannot be asked nothing is unmounted. `-f` is for a daemon that may never answer: the mount is taken
-//! away whatever it says, and no wait for it is endless.
+//! If the daemon cannot be asked, nothing is unmounted. `-f` is for a daemon that may never answer: it unmounts in any
+//! case, and bounds every wait.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -24,29 +25,29 @@ use crate::sabotage::{Protection, out};
 
 /// How long `-f` waits for an answer that costs the daemon nothing.
 const TO_ANSWER: Duration = Duration::from_secs(5);
-/// How long `-f` waits for the store to be closed: what is staged has to be stored first.
+/// How long `-f` waits for the store to be closed: staged bytes have to be stored first.
 const TO_CLOSE: Duration = Duration::from_secs(60);
-/// How long the kernel may take to hand over what it holds of changed files.
+/// How long the kernel may take to write out its changed pages.
 const TO_FLUSH: Duration = Duration::from_secs(600);
-/// How long a process may take to end that has closed its store.
+/// How long a process may take to end after it has closed its store.
 const TO_END: Duration = Duration::from_secs(30);
-/// How long a process that was cut off may take to end.
+/// How long a process may take to end after its connection was aborted.
 const TO_LEAVE: Duration = Duration::from_secs(5);
 /// How often that is looked at.
 const POLL: Duration = Duration::from_millis(20);
-/// Of those who keep a mount alive so many are named.
+/// How many users of a mount are named.
 const NAMED: usize = 5;
 
-/// A mount that is to be left.
+/// A mount that is to be unmounted.
 struct Leaving {
     entry: Entry,
-    /// What was heard there; none: silence.
+    /// The answer of the mount; none if there was none.
     heard: Option<Heard>,
 }
 
 /// The daemon that serves it.
 enum Daemon {
-    /// It will tell one how the closing went, and answers the other.
+    /// It sends the result of the closing to one client, and answers the other.
     Tells { waiting: Box<Client>, asking: Box<Client> },
     /// It is gone.
     Gone,
@@ -89,7 +90,7 @@ pub(super) fn run(args: &UmountArgs) -> Result<()> {
             tell_of_waiting(&mut asking, &entry);
             hand_over(&entry)?;
             if args.lazy {
-                // Before it is out of sight, so that a failure leaves everything as it was.
+                // Before it is detached, so that a failure leaves everything as it was.
                 make_durable(&mut asking)?;
                 detach(&entry.mountpoint, Detach::Lazily)?;
             } else {
@@ -104,28 +105,28 @@ pub(super) fn run(args: &UmountArgs) -> Result<()> {
     }
 }
 
-/// Unmounts by force. That cuts off whoever waits for the daemon, the process that asked it among them; until it has
-/// ended the kernel finds the mount in use.
+/// Unmounts by force. That aborts all requests that wait for the daemon, also those of the child process that asked it.
+/// Until that process has ended, the kernel reports the mount as busy.
 fn tear_away(mountpoint: &Path) -> Result<()> {
     let begin = Instant::now();
     loop {
         match detach(mountpoint, Detach::Forcibly) {
             Err(Error::Busy(_)) if begin.elapsed() < TO_LEAVE => thread::sleep(POLL),
-            // It is cut off, and ends as soon as the kernel lets it.
+            // Its request is aborted; it ends as soon as the kernel lets it.
             Err(Error::Busy(_)) => return detach(mountpoint, Detach::Lazily),
             done => return done,
         }
     }
 }
 
-/// What the kernel holds of changed files becomes the daemon's business, so that it can make it durable.
+/// Makes the kernel write out its changed pages, so that the daemon can make them durable.
 fn hand_over(entry: &Entry) -> Result<()> {
     if Errand::Flush.send_within(&entry.mountpoint, TO_FLUSH) {
         return Ok(());
     }
     Err(Error::Environment(format!(
-        "what was written to {0} could not be brought to its daemon (see {1}); nothing was unmounted. `cairnfs umount -f \
-         {0}` unmounts all the same, and what was not synced may be lost",
+        "the kernel could not write out its changed pages of {0} (see {1}); nothing was unmounted. `cairnfs \
+         umount -f {0}` unmounts all the same, and unsynced data may be lost",
         show(&entry.mountpoint),
         show(&entry.source.join("cairnfs.log"))
     )))
@@ -135,11 +136,12 @@ fn make_durable(asking: &mut Client) -> Result<()> {
     if out(Protection::DurableBeforeLeave) { Ok(()) } else { asking.sync() }
 }
 
-/// After the mount was taken away here: waits until everything is durable, and the store is closed or said to stay open.
+/// After the unmount: waits until everything is durable, and until the store is closed or the daemon says that it stays
+/// open.
 fn settle(entry: &Entry, mut waiting: Client, asking: &mut Client) -> Result<()> {
     if is_held(entry).unwrap_or_else(|| has_places(entry)) {
         let synced = make_durable(asking);
-        // The number that the kernel still knows may be that of a younger mount; the daemon knows whether its own ended.
+        // The kernel may use the number for a newer mount by now; the daemon knows whether its own has ended.
         if asking.hello(None).is_ok_and(|presence| presence.serving) {
             synced?;
             let users = holders(entry, asking.presence().pid);
@@ -162,7 +164,7 @@ fn settle(entry: &Entry, mut waiting: Client, asking: &mut Client) -> Result<()>
 
 fn closed(waiting: &mut Client, entry: &Entry) -> Result<()> {
     waiting.closed().map_err(|error| if is_silence(&error) { silent(&entry.source) } else { error })?;
-    // Whoever unmounts the disk below next must not find it in use.
+    // Otherwise the disk below would still be busy.
     if !waiting.ends_within(TO_END) {
         eprintln!(
             "cairnfs: everything is durable and {} is closed, but process {} has not ended yet",
@@ -195,7 +197,7 @@ fn listed(users: &[User]) -> String {
     names.join("; ")
 }
 
-/// Adds to a refusal who is in the way.
+/// Adds the users of the mount to a refusal.
 fn name_users(error: Error, entry: &Entry, server: &Presence) -> Error {
     let Error::Busy(text) = error else { return error };
     let table = MountTable::read().ok();
@@ -209,8 +211,8 @@ fn name_users(error: Error, entry: &Entry, server: &Presence) -> Error {
 
 fn silent(store: &Path) -> Error {
     Error::Environment(format!(
-        "the process that has {} open has not answered: what was written last and not synced may be lost; end that \
-         process (`fuser -v {}` shows it) and mount the store again",
+        "the process that has {} open has not answered: the last writes that were not synced may be lost; \
+         end that process (`fuser -v {}` shows it) and mount the store again",
         show(store),
         show(&store.join("lock"))
     ))
@@ -223,8 +225,8 @@ fn daemon_of(entry: &Entry, heard: Option<Heard>, force: bool) -> Daemon {
         Some(Heard::Refused(_) | Heard::NotOurs | Heard::NotThere(_)) => serving_by_source(entry),
         None => {
             return Daemon::Cannot(Error::Environment(format!(
-                "the daemon of {0} does not answer, so nothing was unmounted; `cairnfs umount -f {0}` takes the mount \
-                 away all the same, and what was not synced may be lost",
+                "the daemon of {0} does not answer, so nothing was unmounted; `cairnfs umount -f {0}` \
+                 unmounts by force, and unsynced data may be lost",
                 show(&entry.mountpoint)
             )));
         }
@@ -242,7 +244,7 @@ fn daemon_of(entry: &Entry, heard: Option<Heard>, force: bool) -> Daemon {
     both.unwrap_or_else(Daemon::Cannot)
 }
 
-/// The mount that is meant: at this path, or the only one of the store at this path.
+/// Finds the mount: at this path, or the only mount of the store at this path.
 fn find(path: &Path) -> Result<Leaving> {
     let found = ask(path, TO_ASK)?;
     let table = MountTable::read()?;
@@ -252,7 +254,7 @@ fn find(path: &Path) -> Result<Leaving> {
     };
     let numbered = found.as_ref().and_then(|found| table.by_id(found.mount));
     let here = numbered.filter(|entry| entry.mountpoint == real).or_else(|| {
-        // Where the path could not be looked at, or nobody answered, the table says what is there.
+        // If the path could not be read, or nobody answered, the table says what is mounted there.
         let unseen = found.as_ref().is_none_or(|found| found.mount == 0);
         unseen.then(|| table.at(&real)).flatten()
     });
@@ -290,19 +292,20 @@ fn find_by_store(path: &Path, real: &Path, table: &MountTable) -> Result<Leaving
     }
 }
 
-/// A store that no path of the mount table leads to, and that a process has open all the same.
+/// The message about a store that a process has open although no mount of it is visible.
 pub(super) fn still_open(store: &Path, presence: &Presence, entry: Option<&Entry>) -> String {
     let users = entry.map(|entry| holders(entry, presence.pid)).unwrap_or_default();
     let users = if users.is_empty() { String::new() } else { format!(": {}", listed(&users)) };
     format!(
-        "the store {0} is still open in process {1} (pid {1}): programs use a mount of it that was detached (`umount -l`) \
-         or is in another mount namespace{users}; end these programs, or `kill {1}`, and once more to cut them off",
+        "the store {0} is still open in process {1} (pid {1}): programs use a mount of it that was detached \
+         (`umount -l`) or is in another mount namespace{users}; end these programs, or `kill {1}`; a second \
+         `kill {1}` disconnects them",
         show(store),
         presence.pid
     )
 }
 
-/// What the daemon knows of its directory counts, wherever that is now; where it cannot be asked, the table's word.
+/// The daemon's own directory counts, wherever that is now; if the daemon cannot be asked, the table does.
 fn is_mount_of(entry: &Entry, store: &Path, directory: Option<(u64, u64)>) -> bool {
     match ask(&entry.mountpoint, TO_ASK) {
         Ok(Some(Found { mount, heard: Heard::Presence(text), .. })) if mount == entry.id => {

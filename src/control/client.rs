@@ -268,8 +268,8 @@ fn no_answer(error: io::Error) -> Error {
 
 fn silence() -> Error {
     Error::io(
-        "the process that has the store open does not answer (stopped, or its disk hangs); `cairnfs umount -f` takes its \
-         mount away all the same",
+        "the process that has the store open does not answer (stopped, or its disk hangs); `cairnfs umount \
+         -f` unmounts by force",
         io::ErrorKind::TimedOut.into(),
     )
 }
@@ -284,7 +284,5 @@ fn gone() -> Error {
 
 fn unexpected(reply: &Reply) -> Error {
     let reply = serde_json::to_string(reply).unwrap_or_default();
-    Error::Environment(format!(
-        "the process that has the store open gave an answer to another question: {reply}"
-    ))
+    Error::Environment(format!("the process that has the store open sent an unexpected answer: {reply}"))
 }

@@ -177,8 +177,8 @@ pub fn closed_in_order(store: &Path) -> Result<()> {
         return Ok(());
     }
     Err(Error::Environment(format!(
-        "the process that had {} open ended without closing it (killed, or with the machine): what was written last \
-         and not synced may be lost; mount it again and look at what was being written",
+        "the process that had {} open ended without closing it (it was killed, or the machine stopped): the \
+         last writes that were not synced may be lost; mount it again and check the last writes",
         store.display()
     )))
 }

@@ -109,7 +109,7 @@ impl Keeping {
         if let Err(error) = self.store.healing.look_for_packs(&mut || self.go_on())
             && !matches!(error, Error::Posix(libc::EINTR))
         {
-            tracing::warn!("whether all packs are there could not be seen: {error}");
+            tracing::warn!("it could not be checked whether all packs exist: {error}");
         }
         while self.ended.recv_timeout(pace::LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
             self.look(Instant::now());

@@ -50,7 +50,7 @@ impl Signals {
                     leave(&unmounter, &filesystem);
                     first = false;
                 } else {
-                    tracing::warn!("{name}: cutting off the programs that use the mount");
+                    tracing::warn!("{name}: disconnecting the programs that use the mount");
                     cut_off(&unmounter, &filesystem);
                 }
             }
@@ -88,12 +88,12 @@ fn leave(unmounter: &Unmounter, filesystem: &Arc<Fs>) {
     let durable = if make_durable(filesystem) { "everything written so far is durable, " } else { "" };
     match left {
         Left::Nothing => tracing::warn!(
-            "the mount is still used by a program; {durable}the store is closed when the last one has left it, and a \
-             second signal cuts the programs off"
+            "the mount is still used by a program; {durable}the store is closed when the last one has left \
+             it, and a second signal disconnects the programs"
         ),
         Left::Covered(places) => tracing::warn!(
-            "the mount cannot be taken away at {}, where something else is mounted over it; {durable}unmount that, \
-             or send a second signal, which ends the mount all the same",
+            "the mount at {} cannot be unmounted, because something else is mounted over it; \
+             {durable}unmount that first, or send a second signal, which ends the mount all the same",
             places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", ")
         ),
     }

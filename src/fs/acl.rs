@@ -1,7 +1,7 @@
-//! POSIX ACLs: what a new file inherits, and how an ACL and the mode's permission bits follow each other.
+//! POSIX ACLs: what a new file inherits, and how an ACL and the permission bits of the mode determine each other.
 //!
-//! The kernel enforces them; the filesystem keeps them as the attributes `system.posix_acl_access` and
-//! `system.posix_acl_default` and keeps the mode in step, as acl(5) has it.
+//! The kernel enforces ACLs. The filesystem stores them as the attributes `system.posix_acl_access` and
+//! `system.posix_acl_default`, and keeps the mode consistent with them, as acl(5) defines it.
 
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -71,7 +71,7 @@ impl Acl {
         bits(USER_OBJ) << 6 | bits(group) << 3 | bits(OTHER)
     }
 
-    /// Changes each class's permissions to `f(class's bits in the mode's places, present permissions)`.
+    /// Sets the permissions of each class to `f(bits of the class in the mode, present permissions)`.
     fn for_classes(&mut self, mode: u32, f: impl Fn(u16, u16) -> u16) {
         let group = self.group_class();
         for entry in &mut self.entries {
@@ -114,7 +114,7 @@ impl Inherited {
     }
 }
 
-/// Fits the mode of a new inode, and gives the ACLs it inherits. Without a default ACL the umask counts.
+/// Adjusts the mode of a new inode, and returns the ACLs that it inherits. Without a default ACL the umask applies.
 pub(super) fn inherit(
     layers: &Layers,
     parent: u64,

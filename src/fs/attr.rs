@@ -19,13 +19,14 @@ impl Fs {
         Ok(state.attr(ino))
     }
 
-    /// Changes attributes; all of them or none, but that a file of very many extents may have become a part shorter.
+    /// Changes attributes, all of them or none. The exception: after an error, a file with very many extents may be
+    /// partly truncated.
     pub fn setattr(&self, ino: u64, caller: Caller, set: &SetAttr) -> Result<Attr> {
         if !set.times_are_possible() {
             return posix(libc::EINVAL);
         }
         let inode = self.inode(ino)?;
-        // A change of size must not meet a flush half way.
+        // A change of size must not happen during a flush.
         let mut state = self.lock_free(&inode, set.size.is_some())?;
         let held = if set.may_be_of_append_only() { IMMUTABLE } else { PROTECTING };
         if state.row.flags & held != 0 {
@@ -69,9 +70,9 @@ impl Fs {
         Ok(state.attr(ino))
     }
 
-    /// Takes the set-id bits of a file away, since somebody without the right to keep them is about to change it: also
-    /// set-group-id that the group may not execute, unless `is_in` says that they are in this group. True if there were
-    /// any. Whoever may write the file may do so, though it be append-only.
+    /// Clears the set-id bits of a file, before a user without the right to keep them changes it. This includes
+    /// set-group-id without group-execute, unless the user is in the group, as `is_in` says. True if there were any
+    /// bits. A user who may write the file may do this, even if it is append-only.
     pub fn drop_set_ids(&self, ino: u64, is_in: impl Fn(u32) -> bool) -> Result<bool> {
         let inode = self.inode(ino)?;
         let lost = |row: &InodeRow| if row.is_dir() { 0 } else { set_ids(row, &is_in) };
@@ -96,8 +97,8 @@ impl Fs {
         Ok(state.row.flags & KEPT_FLAGS)
     }
 
-    /// Sets the flags of chattr(1); one that is not kept is refused, so that nobody relies on it. Who may do so is asked
-    /// here, too, since before Linux 5.13 the kernel does not ask.
+    /// Sets the flags of chattr(1). Unsupported flags are refused, so that nobody relies on them. The permission is
+    /// checked here too, since the kernel does not check it before Linux 5.13.
     pub fn set_inode_flags(&self, ino: u64, caller: Caller, flags: u32) -> Result<()> {
         if flags & !KEPT_FLAGS != 0 {
             return posix(libc::EOPNOTSUPP);
@@ -111,7 +112,8 @@ impl Fs {
         if !may_protect && (caller.uid != state.row.uid || changed & PROTECTING != 0) {
             return posix(libc::EPERM);
         }
-        // What protects may be set and taken away by whoever has the right; the rest is what is protected.
+        // A user with the right may set and clear the protecting flags; the other flags of a protected inode cannot be
+        // changed.
         let (own, is_freed) = (state.row.flags & IMMUTABLE != 0, state.row.flags & changed & IMMUTABLE != 0);
         let is_free = is_freed || !held && !own;
         if changed & !PROTECTING != 0 && !is_free {
@@ -128,7 +130,7 @@ impl Fs {
 }
 
 impl InodeState {
-    /// With nothing staged, what the row says of the size is the size.
+    /// If nothing is staged, the size in the row is the size on disk.
     pub(super) fn settle_size(&mut self) {
         if self.staging.is_empty() {
             self.disk_size = self.row.size;
@@ -149,8 +151,8 @@ fn check_size(state: &InodeState, size: u64) -> Result<()> {
     Ok(())
 }
 
-/// chown(2), with the set-id bits that it takes away from anything but directories. One that changes neither owner nor
-/// group does so, too; it comes as a request that sets nothing.
+/// chown(2), which also clears the set-id bits of anything but directories. A chown that changes neither owner nor
+/// group does so, too; it arrives as a request that sets nothing.
 fn set_owner(row: &mut InodeRow, set: &SetAttr) {
     if set.uid.is_none() && set.gid.is_none() && !set.is_empty() {
         return;
@@ -162,13 +164,13 @@ fn set_owner(row: &mut InodeRow, set: &SetAttr) {
     }
 }
 
-/// Takes set-user-id away, and set-group-id where the group may execute.
+/// Clears set-user-id, and set-group-id if the group may execute.
 pub(super) fn clear_set_ids(row: &mut InodeRow) {
     row.mode &= !set_ids(row, |_| true);
 }
 
-/// The set-id bits that go with a change by somebody without the right to keep them. Set-group-id without the right to
-/// execute for the group once meant mandatory locking: whoever is in the group may keep it.
+/// The set-id bits that are cleared by a user without the right to keep them. Set-group-id without group-execute once
+/// meant mandatory locking, so a member of the group may keep it.
 fn set_ids(row: &InodeRow, is_in: impl Fn(u32) -> bool) -> u32 {
     let group = row.mode & libc::S_ISGID;
     let stays = group == 0 || row.mode & libc::S_IXGRP == 0 && is_in(row.gid);

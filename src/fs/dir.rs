@@ -1,7 +1,7 @@
 //! Reading directories.
 //!
-//! Keeps true: a cookie is the hash of a name, so it stays valid while entries come and go; an entry that is there all
-//! the while is given once.
+//! Keeps true: a cookie is the hash of a name, so it stays valid while other entries are added and removed. An entry
+//! that exists throughout the read is returned exactly once.
 
 use std::ops::Bound;
 
@@ -26,7 +26,7 @@ struct Found {
 }
 
 impl Fs {
-    /// Gives the entries after `cookie` (0: from the start) until `add` says that there is no room.
+    /// Passes the entries after `cookie` (0: from the start) to `add`, until that returns that there is no room.
     pub fn readdir(&self, ino: u64, cookie: u64, add: &mut dyn FnMut(&DirEntry<'_>) -> bool) -> Result<()> {
         let inode = self.inode(ino)?;
         let (is_dir, parent) = {
@@ -46,7 +46,7 @@ impl Fs {
         let mut from = if cookie < NameHash::FIRST { NameHash::FIRST } else { cookie.saturating_add(1) };
         loop {
             let found = self.entries_from(ino, from)?;
-            // The last is held back while there may be one of the same hash behind it.
+            // The last entry is held back while another one with the same hash may follow.
             let complete = found.len() < STEP;
             for (index, entry) in found.iter().enumerate() {
                 let next = found.get(index + 1);
@@ -54,7 +54,7 @@ impl Fs {
                     break;
                 }
                 let shared = next.is_some_and(|next| next.hash == entry.hash);
-                // Names of one hash come again together if the reader stops between them.
+                // If the reader stops between names with the same hash, all of them come again.
                 let cookie = if shared { entry.hash - 1 } else { entry.hash };
                 let given = DirEntry { ino: entry.row.ino, cookie, mode: entry.row.kind, name: &entry.name };
                 if !add(&given) {
@@ -79,7 +79,8 @@ impl Fs {
         Ok(found)
     }
 
-    /// As [`Self::readdir`], with attributes. The kernel remembers each inode whose entry was added with them.
+    /// As [`Self::readdir`], with attributes. The kernel gets a reference to each inode whose entry was added with
+    /// attributes.
     pub fn readdirplus(
         &self,
         ino: u64,

@@ -1,9 +1,9 @@
 //! Which files have staged bytes.
 //!
-//! Keeps true: an inode with staged bytes is in the queue, or it is in somebody's hands: taken from the queue and not
-//! flushed yet, or being flushed, in which case it is put back if anything stays staged. Who makes everything durable
-//! gets all of them, and waits for flushes that are under way ([`Flush::Wanted`](super::flush::Flush::Wanted)). With the
-//! queue alone it would miss what another thread took a moment before, and promise bytes that are in no batch.
+//! Keeps true: an inode with staged bytes is in the queue, or a thread has taken it from the queue to flush it, or it
+//! is being flushed. If anything stays staged, it is put back. A sync gets all of these inodes, and waits for running
+//! flushes ([`Flush::Wanted`](super::flush::Flush::Wanted)). With the queue alone, it would miss an inode that another
+//! thread took a moment before, and promise bytes that are in no batch.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -12,14 +12,14 @@ use crate::sync::{Arc, AtomicU64, Condvar, Mutex, Ordering};
 
 use super::inode::{Inode, InodeState};
 
-/// A writer that found no room for this long is told so.
+/// A writer that finds no room for this long gets an error.
 const STUCK_SECONDS: u32 = 60;
 
 #[derive(Debug, Default)]
 struct Queue {
     /// Oldest first.
     waiting: VecDeque<Arc<Inode>>,
-    /// By number: in somebody's hands, and in how many.
+    /// By number: inodes that threads have taken, and how many threads.
     taken: BTreeMap<u64, (Arc<Inode>, u64)>,
 }
 
@@ -42,12 +42,12 @@ pub(super) struct Dirty {
     room: Condvar,
 }
 
-/// How long a writer waits for room. Figures in, an answer out; the clock is whoever counts the seconds.
+/// Decides how long a writer waits for room. It has no clock; the caller counts the seconds.
 #[derive(Debug)]
 struct Patience {
-    /// The fewest bytes there were since it began.
+    /// The lowest number of bytes since it began.
     least: u64,
-    /// Seconds without a sign since then.
+    /// Seconds without progress since then.
     idle: u32,
 }
 
@@ -56,8 +56,8 @@ impl Patience {
         Self { least: bytes, idle: 0 }
     }
 
-    /// True if it is at its end. `silent` says that a whole second passed without a sign: being woken in vain is no
-    /// sign of trouble.
+    /// True if the writer should give up. `silent` says that a whole second passed without a wake-up; a wake-up without
+    /// progress does not count.
     fn ends(&mut self, bytes: u64, silent: bool) -> bool {
         self.idle = if bytes < self.least { 0 } else { self.idle + u32::from(silent) };
         self.least = self.least.min(bytes);
@@ -77,7 +77,7 @@ impl Dirty {
     pub fn sub(&self, bytes: u64) {
         if bytes > 0 {
             self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-            // The lock orders this against a writer between its look and its wait.
+            // The lock orders this against a writer that has checked and does not wait yet.
             drop(self.waiting.lock());
             self.room.notify_all();
         }
@@ -100,7 +100,7 @@ impl Dirty {
         Some(inode)
     }
 
-    /// Takes all there are now, also those that others have taken and not flushed yet. To be followed by
+    /// Takes all inodes, also those that other threads have taken and not flushed yet. To be followed by
     /// [`Dirty::flushed`] for each.
     pub fn take_all(&self) -> VecDeque<Arc<Inode>> {
         let mut queue = self.queue.lock();
@@ -116,12 +116,12 @@ impl Dirty {
         all
     }
 
-    /// A flush of the inode begins, whoever had it begun. To be followed by [`Dirty::flushed`].
+    /// A flush of the inode begins. To be followed by [`Dirty::flushed`].
     pub fn flushing(&self, inode: &Arc<Inode>) {
         self.queue.lock().take(inode);
     }
 
-    /// What was staged of an inode when it was taken has been flushed, or the inode was put back.
+    /// The bytes that were staged when an inode was taken have been flushed, or the inode was put back.
     pub fn flushed(&self, inode: &Inode) {
         let mut queue = self.queue.lock();
         if let Some((_, times)) = queue.taken.get_mut(&inode.ino) {
@@ -136,7 +136,7 @@ impl Dirty {
         self.queue.lock().waiting.is_empty()
     }
 
-    /// Waits until there is room; false once `go_on` says so, or if for a long while nothing could be stored.
+    /// Waits until there is room. False if `go_on` returns false, or if nothing could be stored for a long time.
     pub fn wait_for_room(&self, limit: u64, go_on: impl Fn() -> bool) -> bool {
         let mut waiting = self.waiting.lock();
         let (mut patience, mut room) = (Patience::new(self.bytes()), true);

@@ -32,8 +32,8 @@ pub(super) fn touching_first(
     beginning_first(layers, ino, (from, to), reaches_in.into_iter().collect(), most)
 }
 
-/// The same where nothing that begins before `from` reaches behind it, or only what is in `found`. Does not look at what
-/// was taken out before `from`.
+/// The same for a caller that knows that no extent that begins before `from` reaches beyond it, except those in
+/// `found`. It does not scan the rows that were removed before `from`.
 pub(super) fn beginning_first(
     layers: &Layers,
     ino: u64,
@@ -58,7 +58,7 @@ pub(super) fn beginning_first(
     Ok((found, next))
 }
 
-/// Where every `most`-th extent from the one at `from` on begins, that one included, in file order.
+/// The offsets of every `most`-th extent, starting with the one at `from`, in file order.
 pub(super) fn every(layers: &Layers, ino: u64, from: u64, most: usize) -> Result<Vec<u64>> {
     let (mut found, mut number) = (Vec::new(), 0);
     let (start, end) = (extent_key(ino, from), extent_key(ino, u64::MAX));
@@ -104,8 +104,8 @@ pub(super) fn pieces(layers: &Layers, ino: u64, from: u64, to: u64) -> Result<Ve
     Ok(clipped.flat_map(|extent| extent.pieces().collect::<Vec<_>>()).collect())
 }
 
-/// Puts `new` in the place of whatever stands in `[from, to)`; what of it is not covered by `new` becomes a hole. With an
-/// error nothing was changed.
+/// Replaces everything in `[from, to)` by `new`; parts that `new` does not cover become holes. After an error nothing
+/// has changed.
 pub(super) fn replace(
     member: &Member,
     layers: &Layers,
@@ -135,7 +135,7 @@ pub(super) fn replace_these(
         keep.extend(extent.clip(0, from));
         keep.extend(extent.clip(to, u64::MAX));
     }
-    // Goes on where an extent ends: one row instead of two.
+    // It continues an extent: one row instead of two.
     if keep.is_empty()
         && let (Some(first), Some(before)) = (new.first(), from.checked_sub(1))
         && let Some(extent) = at_or_before(layers, ino, before)?

@@ -1,11 +1,11 @@
 //! From staged bytes to chunks.
 //!
-//! Keeps true: the bytes of a file are at every moment in its staging, in its flush, or in its extents, and a reader
-//! who looks in that order sees the newest; what is cut and hashed is never changed under the hand; the lookup of
-//! chunks and the rows that refer to them are one membership (I4). What a flush cannot store goes back to staging.
+//! Keeps true: at every moment the bytes of a file are in its staging, in its flush, or in its extents, and a reader
+//! that looks in that order sees the newest. Bytes never change while they are cut and hashed. The lookup of chunks and
+//! the rows that refer to them belong to one membership (I4). Bytes that a flush cannot store go back to staging.
 //!
-//! A change inside a chunk is cut again together with the rest of that chunk, so that the chunks around it stay as they
-//! are and a file that was changed in place shares all the others.
+//! A change inside a chunk is cut again together with the rest of that chunk. So the chunks around it stay as they are,
+//! and a file that was changed in place shares all its other chunks.
 
 use crate::error::{Error, Result};
 use crate::meta::Layers;
@@ -18,17 +18,17 @@ use super::inode::{Inode, InodeState};
 use super::staging::Run;
 use super::{Fs, extents};
 
-/// What is cut at once: a flush of more than this is cut and stored part by part, so that no copy of all of it is needed.
+/// Bytes that are cut at a time: a larger flush is cut and stored in parts, so that it needs no copy of all its bytes.
 const PART: u64 = 8 << 20;
 
-/// A stretch of a file: runs, and what of old chunks has to be cut again with them.
+/// A range of a file: staged runs, and the parts of old chunks that have to be cut again with them.
 pub(super) struct Block {
     start: u64,
     end: u64,
     runs: Vec<Run>,
     /// Old bytes that no run covers.
     old: Vec<Piece>,
-    /// It is a part, and the next block goes on where it ends: no chunk need end there.
+    /// It is a part and the next block continues it: no chunk has to end there.
     goes_on: bool,
 }
 
@@ -58,7 +58,7 @@ struct CutBlock {
     start: u64,
     data: Arc<Vec<u8>>,
     cuts: Vec<Cut>,
-    /// Its end is old data: there is nothing to wait for behind it.
+    /// It ends with old data, so its last chunk need not wait for more.
     closed: bool,
     /// As in [`Block`].
     goes_on: bool,
@@ -67,16 +67,17 @@ struct CutBlock {
 /// How a file is flushed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Flush {
-    /// It grows: its last chunk waits for what comes behind it.
+    /// It grows: its last chunk waits for the bytes after it.
     Growing,
     /// It has not grown for a while.
     Aged,
-    /// Somebody waits for it: what another flush has in hand is waited for as well.
+    /// Somebody waits for it: another running flush of the file is waited for as well.
     Wanted,
 }
 
 impl Fs {
-    /// A flush whose failure is told to whoever syncs later: the bytes stay staged. True if it did not fail.
+    /// A flush in the background. If it fails, the bytes stay staged, and a later sync reports the error. True if it
+    /// did not fail.
     pub(super) fn flush_in_background(self: &Arc<Self>, inode: &Arc<Inode>, how: Flush) -> bool {
         let result = self.flush(inode, how);
         if self.background.wrote_out(&result)
@@ -96,7 +97,7 @@ impl Fs {
         let Some(blocks) = begun? else {
             return Ok(());
         };
-        // Whoever waits for the inode waits for the end of this flush.
+        // Others wait for the end of this flush.
         caught(|| self.store_blocks(inode, blocks, how)).unwrap_or_else(|| {
             self.end_flush(inode, &mut inode.lock(), false);
             Err(Error::panicked("storing what was written"))
@@ -134,7 +135,7 @@ impl Fs {
         }
         self.store.batches.writable()?;
         let layers = self.now();
-        // What is planned before the bytes are taken cannot strand them.
+        // Planned before the bytes are taken, so that an error here cannot lose them.
         let runs = state.staging.take();
         let planned = caught(|| self.plan(&layers, inode.ino, &state, &runs));
         match planned.unwrap_or_else(|| Err(Error::panicked("storing what was written"))) {
@@ -187,8 +188,8 @@ impl Fs {
         Ok(blocks.into_iter().flat_map(Block::parts).collect())
     }
 
-    /// Where cutting has to begin for a run: at the start of the old chunk that it changes, or that it follows at the
-    /// end of the file, since that one ended where the file did and not where its content says.
+    /// Where cutting has to begin for a run: at the start of the old chunk that it changes. If the run appends to the
+    /// file, at the start of the last chunk, since that chunk ended at the end of the file and not at a cut point.
     fn cut_from(&self, layers: &Layers, ino: u64, state: &InodeState, run: &Run) -> Result<u64> {
         let Some(before) = run.offset.checked_sub(1) else {
             return Ok(0);
@@ -206,7 +207,7 @@ impl Fs {
         Ok(if inside || at_end { piece.offset } else { run.offset })
     }
 
-    /// Cuts a block; `carried` is what the one before it left over.
+    /// Cuts a block; `carried` is what the previous block left over.
     fn cut_block(&self, block: Block, carried: Option<Run>) -> Vec<CutBlock> {
         let cut = |start: u64, data: Arc<Vec<u8>>, closed: bool, goes_on: bool| {
             let cuts = self.store.chunks.cut_together(&data);
@@ -221,7 +222,7 @@ impl Fs {
         }
         match self.merged(&block, carried.as_ref()) {
             Ok(run) => vec![cut(run.offset, run.data, closed, block.goes_on)],
-            // Old bytes that cannot be read must not keep new ones from being stored: these stand alone then.
+            // If old bytes cannot be read, the new ones are stored without them.
             Err(_) => {
                 let runs = carried.into_iter().chain(block.runs);
                 runs.map(|run| cut(run.offset, run.data, false, false)).collect()
@@ -229,7 +230,7 @@ impl Fs {
         }
     }
 
-    /// The bytes of a block behind what was carried to it: the old ones where there are no new ones.
+    /// The bytes of a block after the carried ones: the new bytes, and the old ones where there are no new ones.
     fn merged(&self, block: &Block, carried: Option<&Run>) -> Result<Run> {
         let start = carried.map_or(block.start, |run| run.offset);
         let mut data = Vec::with_capacity((block.end - start) as usize);
@@ -245,14 +246,15 @@ impl Fs {
         Ok(Run { offset: start, data: Arc::new(data) })
     }
 
-    /// Makes `data`, which begins at `start` of a file, reach up to `end` with what the file has there.
+    /// Extends `data`, which begins at `start` of a file, up to `end` with the bytes of the file.
     fn append_old(&self, pieces: &[Piece], start: u64, end: u64, data: &mut Vec<u8>) -> Result<()> {
         let at = data.len();
         data.resize((end - start) as usize, 0);
         self.store.chunks.read_pieces(pieces, start + at as u64, false, &mut data[at..])
     }
 
-    /// Puts the chunks of all blocks into the file, as one member of one batch; what is left over if another part follows.
+    /// Puts the chunks of all blocks into the file, as one member of one batch. Returns what is left over if another
+    /// part follows.
     fn install(
         self: &Arc<Self>,
         ino: u64,
@@ -297,8 +299,7 @@ impl Fs {
         Ok(carried)
     }
 
-    /// All cuts of a block, but for the last one if where it ends is not known yet: of a part, or of a file that is still
-    /// growing.
+    /// All cuts of a block, without the last one if its end is not known yet: in a part, or in a file that still grows.
     fn cuts_to_store<'a>(&self, state: &InodeState, block: &'a CutBlock, how: Flush) -> &'a [Cut] {
         let end = block.start + block.data.len() as u64;
         let growing = how == Flush::Growing && !block.closed && end >= state.row.size && block.cuts.len() > 1;
@@ -311,7 +312,7 @@ impl Fs {
         }
     }
 
-    /// What of a flush lies before `offset` is stored; its parts go on.
+    /// The bytes of a flush before `offset` are stored; its other parts go on.
     fn stored_up_to(&self, state: &mut InodeState, offset: u64) {
         let mut bytes = 0;
         state.flushing.retain(|run| {
@@ -341,7 +342,7 @@ impl Fs {
     }
 }
 
-/// The parts of `clipped` as the file has them, not cut off at the range that was asked for.
+/// The parts of `clipped` with their full extent in the file, not clipped to the range.
 fn whole_pieces(layers: &Layers, ino: u64, clipped: &[Piece]) -> Result<Vec<Piece>> {
     let mut whole = Vec::new();
     for part in clipped {
@@ -354,7 +355,7 @@ fn whole_pieces(layers: &Layers, ino: u64, clipped: &[Piece]) -> Result<Vec<Piec
     Ok(whole)
 }
 
-/// Where cutting may end for a run that ends at `end`: behind the old chunk that it changes.
+/// Where cutting may end for a run that ends at `end`: after the old chunk that it changes.
 fn cut_to(pieces: &[Piece], end: u64) -> u64 {
     let inside = pieces.iter().find(|piece| piece.offset < end && piece.offset + u64::from(piece.len) > end);
     inside.map_or(end, |piece| piece.offset + u64::from(piece.len))

@@ -1,21 +1,22 @@
 //! Directories that protect what is below them: immutable ones, and the groups that only take new snapshots.
 //!
-//! Keeps true: once chattr(1) has answered, nothing that can be reached through a protected directory changes, by
-//! whichever name, handle or open file it is asked for. The rules:
+//! Keeps true: when chattr(1) has returned, nothing that can be reached through a protected directory changes,
+//! whichever name, handle or open file a request uses. The rules:
 //! - Below an immutable directory nothing changes.
-//! - In an append-only directory no name goes. The directory in it that was made last is open; the others are sealed:
-//!   they are protected as if they were immutable. What is below a further append-only directory follows the rule of
-//!   that one, but immutable directories above it count all the same.
-//! - An inode with several names is protected if one of its names is. Other names of it, where nothing is protected,
-//!   may come and go: they are not what is kept.
+//! - In an append-only directory no name is removed. The newest directory in it is open; the others are sealed: they
+//!   are protected as if they were immutable. Everything below another append-only directory follows the rule of that
+//!   one, but immutable directories above it still count.
+//! - An inode with several names is protected if one of its names is. Its other names, outside protected directories,
+//!   may be added and removed.
 //!
-//! A request pays one load of a counter while no directory is protected. Otherwise the way up is walked once for each
-//! inode and *turn*; whatever could change an answer begins a new turn: the flags of a directory, a directory that
-//! moves, one that comes to an append-only directory. All of them hold the tree lock alone. Whoever holds only an
-//! inode's lock compares the turn inside it, so that an answer from before does not outlive the change.
+//! While no directory is protected, a request costs one load of a counter. Otherwise the parents of an inode are walked
+//! up once, and the answer is kept with a *sequence number*. Whatever could change an answer raises that number: a change
+//! of the flags of a directory, a directory that moves, and a new directory in an append-only directory. All of them hold
+//! the tree lock alone. A caller that holds only an inode's lock compares the number inside that lock, so that it never
+//! uses an outdated answer.
 //!
-//! Marking each inode when the flag is set would make chattr a walk over the snapshot, which a crash or a full disk
-//! could leave half done; here it is one row.
+//! A mark on each inode would make chattr a walk over the snapshot, which a crash or a full disk could leave half done.
+//! Here it changes one row.
 
 pub(super) mod turns;
 
@@ -34,7 +35,7 @@ use super::names::is_root;
 use super::tree_lock::Tree;
 use super::{Fs, posix};
 
-/// More directories than this are above none; beyond it there is a circle.
+/// No directory is deeper than this; beyond it there is a cycle.
 const DEEPEST: usize = 1 << 16;
 
 impl Fs {
@@ -49,7 +50,7 @@ impl Fs {
         Ok(())
     }
 
-    /// Refuses with EPERM if something protects an inode, and otherwise locks it; `settled` waits for its flush.
+    /// Refuses with EPERM if an inode is protected, and otherwise locks it; with `settled`, waits for its flush.
     pub(super) fn lock_free<'a>(
         &self,
         inode: &'a Inode,
@@ -64,19 +65,19 @@ impl Fs {
         }
     }
 
-    /// Refuses with EPERM if something protects an inode. The answer holds for the turn that is returned, which has to
-    /// be compared once the inode is locked.
+    /// Refuses with EPERM if an inode is protected. The answer is valid for the returned sequence number, which has to
+    /// be compared again once the inode is locked.
     pub(super) fn refuse_change(&self, inode: &Inode) -> Result<u64> {
         let turn = self.guard.turn();
         if self.is_held(inode)? { posix(libc::EPERM) } else { Ok(turn) }
     }
 
-    /// Is it still this turn?
+    /// Is this still the current sequence number?
     pub(super) fn is_turn(&self, turn: u64) -> bool {
         self.guard.turn() == turn
     }
 
-    /// Refuses with EPERM if something protects one of these directories. No turn ends while `tree` is held.
+    /// Refuses with EPERM if one of these directories is protected. The answer stays valid while `tree` is held.
     pub(super) fn refuse_held(&self, _tree: &Tree<'_>, directories: &[u64]) -> Result<()> {
         if self.guard.is_idle() {
             return Ok(());
@@ -114,7 +115,7 @@ impl Fs {
             // It may be anywhere.
             None => true,
         };
-        // With a turn that ended meanwhile, this says nothing.
+        // If the sequence number was raised meanwhile, this answer is not valid.
         inode.lock().held = (turn, held);
         Ok(held)
     }
@@ -147,12 +148,12 @@ impl Fs {
     fn flags_and_parent(&self, directory: u64) -> Result<(u32, u64)> {
         let inode = self.inode(directory)?;
         let state = inode.lock();
-        // A directory that was removed while somebody has it open is nowhere.
+        // A directory that was removed while it is open has no parent.
         let parent = if state.row.nlink == 0 { super::ROOT_INO } else { state.row.parent };
         Ok((state.row.flags, parent))
     }
 
-    /// The directory that was made last of those in `group`: numbers rise and are never given twice.
+    /// The newest directory in `group`: inode numbers rise and are never reused.
     fn newest_in(&self, group: u64) -> Result<Option<u64>> {
         let turn = self.guard.turn();
         let known = self.guard.newest.lock();
@@ -198,7 +199,7 @@ impl Fs {
     /// The flags of a locked directory are about to become `flags`, with the tree lock held alone.
     pub(super) fn note_flags(&self, rows: &Memtable, ino: u64, state: &InodeState, flags: u32) {
         let (before, after) = (state.row.flags & PROTECTING, flags & PROTECTING);
-        // Nothing comes into a directory that was removed, and its row would stay when it is forgotten.
+        // A removed directory gets no row, which would stay after the inode is gone.
         if before == after || !state.row.is_dir() || state.row.nlink == 0 {
             return;
         }
@@ -221,8 +222,8 @@ impl Fs {
         self.guard.next_turn();
     }
 
-    /// The inodes below `directory`, or all if there is a doubt, that the kernel remembers. It may hold bytes of them
-    /// that were written and are not here yet.
+    /// The inodes below `directory` that the kernel remembers; in doubt, all that it remembers. The kernel may hold
+    /// written bytes of them that have not arrived here.
     pub fn remembered_below(&self, directory: u64) -> Result<Vec<u64>> {
         let mut below: HashMap<u64, bool> = HashMap::from([(directory, true)]);
         let mut found = Vec::new();
@@ -246,7 +247,7 @@ impl Fs {
         Ok(found)
     }
 
-    /// Is `at` one of the directories known to be below, or does its way up lead to one?
+    /// Is `at` one of the directories known to be below, or is one of its ancestors?
     fn is_under(&self, at: u64, below: &mut HashMap<u64, bool>) -> Result<bool> {
         let (mut at, mut way) = (at, Vec::new());
         let answer = loop {
@@ -270,7 +271,7 @@ impl Fs {
         }
     }
 
-    /// True if an entry that is a directory would seal another one: `directory` is append-only.
+    /// True if a new directory in `directory` would seal another one: `directory` is append-only.
     pub fn seals(&self, directory: u64) -> bool {
         !self.guard.is_idle()
             && self.inode(directory).is_ok_and(|inode| inode.lock().row.flags & APPEND_ONLY != 0)

@@ -1,9 +1,9 @@
-//! Taking stretches out of files: truncation and holes.
+//! Removing ranges of files: truncation and holes.
 //!
-//! Keeps true: a batch gets no more than some thousand rows of a stretch at once, however many extents that has, so that
-//! those who wait for a commit meanwhile wait for little; after each step, and after a crash between two, the file is a
-//! whole one: a truncation shortens it from its end on, a hole grows from its beginning; and what is staged goes only
-//! after the step that could fail, so that one that fails takes nothing away.
+//! Keeps true: a batch gets no more than some thousand rows of a range at once, however many extents it has, so that
+//! others do not wait long for a commit. After each step, and after a crash between two steps, the file is consistent:
+//! a truncation shortens it from its end, a hole grows from its beginning. Staged bytes are dropped only after the step
+//! that could fail, so that a failed step removes nothing.
 
 use crate::error::Result;
 use crate::store::Member;
@@ -12,8 +12,8 @@ use super::inode::InodeState;
 use super::types::Timestamp;
 use super::{Fs, extents};
 
-/// Of each extent that a step may take out, so many bytes of rows in the open batch are enough for a commit before the
-/// next step: with the usual number, 4 MiB.
+/// The open batch is committed before the next step if its rows have this many bytes for each extent that a step may
+/// remove: 4 MiB with the usual number.
 const BYTES_OF_EACH: u64 = 1024;
 
 impl Fs {
@@ -56,7 +56,7 @@ impl Fs {
         }
         loop {
             let (member, layers) = (self.join()?, self.now());
-            // From the end on, so that what is left is a beginning.
+            // From the end, so that the rest is a beginning of the file.
             let end = cuts.pop().unwrap_or(size);
             if end < state.disk_size {
                 let old = match all.take() {
@@ -85,7 +85,7 @@ impl Fs {
         self.dirty.sub(staged - state.staging.bytes());
     }
 
-    /// What a step has done becomes a change like any other, and the batch is committed if it has grown.
+    /// Saves the result of a step like any other change, and commits the batch if it has grown.
     fn end_step(&self, ino: u64, state: &mut InodeState, member: Member) -> Result<()> {
         let now = Timestamp::now();
         (state.row.mtime, state.row.ctime) = (now, now);

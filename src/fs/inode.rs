@@ -1,8 +1,8 @@
-//! Inodes in memory: their state, who remembers them, and when they may be dropped.
+//! Inodes in memory: their state, the kernel's references to them, and when they may be dropped.
 //!
-//! Keeps true: there is never more than one [`Inode`] for a number, so its lock is the inode's lock; an inode is read
-//! from the metadata inside its shard's lock, and dropped from memory only while nobody holds it. What the kernel
-//! remembers is counted apart from what is cached, in a few bytes an inode: the kernel may remember millions.
+//! Keeps true: there is never more than one [`Inode`] for a number, so its lock is the inode's lock. An inode is read
+//! from the metadata inside the lock of its shard, and dropped from memory only while nobody holds it. The kernel's
+//! references are counted apart from the cache, in a few bytes for each inode: the kernel may remember millions.
 
 use std::collections::HashMap;
 
@@ -35,25 +35,25 @@ pub struct Inode {
 /// The changeable part of an inode.
 #[derive(Debug)]
 pub struct InodeState {
-    /// What stat tells, `size` with the staged bytes.
+    /// What stat shows; `size` includes the staged bytes.
     pub row: InodeRow,
-    /// The size as far as all bytes below it are chunks or holes; what the inode's row says.
+    /// The size in the stored row: all bytes below it are chunks or holes.
     pub disk_size: u64,
     /// Written, not yet chunks.
     pub staging: Staging,
     /// On their way to becoming chunks; below `staging`, above the extents.
     pub flushing: Vec<Run>,
-    /// Where the last chunk of a growing file ended because its content said so.
+    /// Where the last chunk of a growing file ended at a cut point.
     pub content_cut: Option<u64>,
     /// True while the inode stands in the queue of dirty inodes.
     pub queued: bool,
-    /// The inode has no name and nobody remembers it: nothing more is written for it.
+    /// The inode has no name and the kernel has forgotten it: nothing more is written for it.
     pub dead: bool,
     /// Where the next sequential read would begin.
     pub next_read: u64,
     /// The extent that was read last.
     pub recent: Option<Extent>,
-    /// Whether a directory above protects it, and the turn of the guard in which that was found out.
+    /// Whether a directory above protects it, and the sequence number for which this is valid.
     pub held: (u64, bool),
 }
 
@@ -130,7 +130,7 @@ impl InodeState {
         let staged =
             self.staging.bytes() + self.flushing.iter().map(|run| run.data.len() as u64).sum::<u64>();
         let data = match row.kind() {
-            // Staged bytes may replace ones that are counted already; no more than the size can be there.
+            // Staged bytes may replace bytes that are already counted; the sum is at most the size.
             libc::S_IFREG => (row.allocated + staged).min(row.size.next_multiple_of(512)),
             _ => 0,
         };
@@ -159,7 +159,7 @@ impl InodeState {
 
 #[derive(Debug)]
 struct Shard {
-    /// How often the kernel was told of an inode, less what it has forgotten.
+    /// The lookup count of each inode: how often the kernel got it, minus what it has forgotten.
     references: HashMap<u64, u64>,
     cache: LruCache<u64, Arc<Inode>>,
 }
@@ -194,7 +194,7 @@ impl InodeTable {
         Ok(inode)
     }
 
-    /// Takes in an inode that was just made; the kernel is about to be told of it once.
+    /// Adds a new inode, with one reference of the kernel.
     pub fn insert_new(&self, ino: u64, row: InodeRow) -> Arc<Inode> {
         let inode = Inode::new(ino, row);
         let mut shard = self.shard(ino);
@@ -203,12 +203,12 @@ impl InodeTable {
         inode
     }
 
-    /// The kernel is about to be told of an inode.
+    /// Adds a reference of the kernel to an inode.
     pub fn remember(&self, ino: u64) {
         *self.shard(ino).references.entry(ino).or_insert(0) += 1;
     }
 
-    /// The kernel has forgotten `count` tellings; true if it remembers the inode no more.
+    /// Removes `count` references of the kernel; true if none is left.
     pub fn forget(&self, ino: u64, count: u64) -> bool {
         let mut shard = self.shard(ino);
         let Some(left) = shard.references.get_mut(&ino) else {
@@ -248,7 +248,7 @@ impl Shard {
         while self.cache.len() > CACHED && tries > 0 {
             tries -= 1;
             match self.cache.pop_lru() {
-                // Held by someone, perhaps by the queue of dirty inodes: it stays.
+                // Somebody holds it, perhaps the queue of dirty inodes: it stays.
                 Some((ino, kept)) if Arc::strong_count(&kept) > 1 => {
                     self.cache.put(ino, kept);
                 }

@@ -1,10 +1,10 @@
 //! In which directories an inode has its names.
 //!
-//! Keeps true: a directory, and whatever else has one name, says in its own row where it is; what has several names
-//! has a row for each directory with how many of them are in it, written in the batch that changes the names. So the
-//! way up from any inode is known without a look at a name, also after a restart.
+//! Keeps true: the row of a directory, or of an inode with one name, has its parent. An inode with several names has a
+//! row for each directory with the number of its names there, written in the batch that changes the names. So the
+//! parents of any inode are known without searching for its names, also after a restart.
 //!
-//! Rows written before this was kept say nothing; then nobody guesses, and [`Fs::parents`] says that it is not known.
+//! Older rows do not have this information; then [`Fs::parents`] says that the parents are not known.
 
 use std::ops::Bound;
 
@@ -16,7 +16,7 @@ use super::Fs;
 use super::inode::InodeState;
 
 impl Fs {
-    /// Notes one more name in `parent` of anything but a directory. `nlink` still counts the names before.
+    /// Notes one more name in `parent`, of anything but a directory. `nlink` does not include it yet.
     pub(super) fn note_name(
         &self,
         rows: &Memtable,
@@ -38,7 +38,7 @@ impl Fs {
         Ok(())
     }
 
-    /// Notes that a name in `parent` goes. `nlink` still counts it.
+    /// Notes that a name in `parent` is removed. `nlink` still includes it.
     pub(super) fn note_name_gone(
         &self,
         rows: &Memtable,
@@ -56,7 +56,7 @@ impl Fs {
             count => rows.put(Table::Links, &key, &link_row(count - 1)),
         }
         if state.row.nlink == 2 {
-            // The one that is left goes back into the inode's own row.
+            // The parent of the last name goes back into the inode's own row.
             for (directory, _) in self.links(ino)? {
                 rows.delete(Table::Links, &extent_key(ino, directory));
                 state.row.parent = directory;

@@ -55,18 +55,18 @@ use orphans::known::Orphans;
 use sync::background::Background;
 use tree_lock::TreeLock;
 
-/// How a store is mounted, as far as semantics go.
+/// The options of a mount that affect semantics.
 #[derive(Debug, Clone)]
 pub struct FsOptions {
-    /// After this long, what was written is durable.
+    /// The interval of the commits that make written data durable.
     pub commit_interval: Duration,
-    /// What reading does to access times.
+    /// How reading changes access times.
     pub atime: AccessTimes,
     /// Bytes that may be staged before writers wait.
     pub staging_limit: u64,
-    /// Extents and attributes with which a deleted file is removed at once; if it has more, by the queue.
+    /// A deleted file with at most this many extents and attributes is removed at once; one with more, by the queue.
     pub at_once: usize,
-    /// Extents that a batch gets at once of one that is cut short, punched or copied.
+    /// Extents of a file that one step truncates, punches or copies.
     pub at_a_time: usize,
 }
 
@@ -161,7 +161,7 @@ impl Fs {
         let space = self.store.host_space()?;
         let block = space.block_size.max(512);
         let inodes = self.store.commits.counter(Counter::Inodes);
-        // Inodes cost bytes, not slots: as many as the free space could take rows for.
+        // Inodes have no fixed number: as many as the free space could hold rows for.
         let room = space.available / 512;
         Ok(FsStat {
             blocks: space.total / block,
@@ -183,7 +183,7 @@ impl Fs {
         self.inodes.get(ino, || self.now())
     }
 
-    /// Joins the open batch, after the locks of inodes were taken. Waits before if the batch is large already.
+    /// Joins the open batch, after the locks of inodes were taken. If the batch is already large, waits first.
     fn join(&self) -> Result<Member> {
         self.limit_batch()?;
         self.store.batches.join()
@@ -194,7 +194,7 @@ impl Fs {
         self.store.claim_space(512, self.dirty.bytes())
     }
 
-    /// What a name in a directory stands for.
+    /// The entry of a name in a directory.
     fn entry(&self, layers: &Layers, parent: u64, name: &[u8]) -> Result<Option<DirentRow>> {
         let key = dirent_key(parent, self.hash.of(name), name);
         layers.get(Table::Dirents, &key)?.map(|row| DirentRow::decode(&row)).transpose()
@@ -206,7 +206,7 @@ fn posix<T>(errno: i32) -> Result<T> {
     Err(Error::Posix(errno))
 }
 
-/// Refuses names that cannot be.
+/// Refuses invalid names.
 fn check_name(name: &[u8]) -> Result<()> {
     if name.len() > NAME_MAX {
         return posix(libc::ENAMETOOLONG);

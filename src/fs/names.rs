@@ -30,7 +30,7 @@ impl Fs {
             }
         };
         let inode = self.inode(ino).map_err(|error| match error {
-            // A name without an inode is damage; a handle without one is merely old.
+            // A name without an inode is damage; a handle without one is only stale.
             Error::Posix(libc::ENOENT) if name == b"." || name == b".." => Error::Posix(libc::ESTALE),
             Error::Posix(libc::ENOENT) => self.why_missing(parent, name, ino),
             other => other,
@@ -46,7 +46,7 @@ impl Fs {
         Ok(state.attr(ino))
     }
 
-    /// What it means that a name's inode is not there: it was removed since the name was read, or it is damage.
+    /// Why the inode of a name is missing: it was removed since the name was read, or it is damage.
     fn why_missing(&self, parent: u64, name: &[u8], ino: u64) -> Error {
         match self.entry(&self.now(), parent, name) {
             Ok(Some(entry)) if entry.ino == ino => {
@@ -286,7 +286,7 @@ impl Fs {
         self.orphans.unlinked(ino, remembered, member.number);
         if !remembered {
             self.bury(state);
-            // The queue meets what cannot be removed, and says so.
+            // If it cannot be removed now, the queue reports that.
             if self.remove_at_once(member, ino).unwrap_or(false) {
                 self.inodes.remove(ino);
             }
@@ -334,7 +334,7 @@ pub(super) fn may_remove(dir: &InodeState, entry: &InodeState) -> Result<()> {
     Ok(())
 }
 
-/// The root is nobody's entry.
+/// The root has no entry.
 pub(super) fn is_root(ino: u64) -> bool {
     ino == ROOT_INO
 }

@@ -1,13 +1,13 @@
-//! Inodes without a name: who still needs them, and the two ways in which they go.
+//! Inodes without a name: who still needs them, and the two ways in which they are removed.
 //!
-//! Keeps true: an inode's extents go only when it has no name and the kernel remembers it no more, and no row of it comes
-//! after that. A small one goes at once: its rows are removed in the open batch, and none that is later has
-//! rows of it. What has many rows goes through the queue, step by step, once every batch that could have rows of it is
-//! in the database; its own row goes last, in the same transaction as its place in the queue. A crash leaves the queue as
-//! it was; nothing remembers an inode then, so all of it is worked off.
+//! Keeps true: the extents of an inode are removed only when it has no name and the kernel has forgotten it, and no row
+//! of it is written after that. A small inode is removed at once: the open batch removes its rows, and no later batch
+//! has rows of it. An inode with many rows goes through the queue, step by step, once every batch that could have rows
+//! of it is in the database. Its own row is removed last, in the same transaction as its row in the queue. A crash
+//! leaves the queue as it was; the kernel then remembers no inode, so the whole queue is processed.
 //!
-//! The queue alone would do. But then each deleted file is written to the database once more, only to be removed from
-//! it, and a cycle that comes soon after a prune has the whole prune to work off.
+//! The queue alone would be enough. But then each deleted file would be written to the database once more, only to be
+//! removed from it, and a cycle soon after a prune would have to process the whole prune.
 
 pub(super) mod known;
 
@@ -23,7 +23,7 @@ use crate::sync::Arc;
 use super::Fs;
 use super::inode::InodeState;
 
-/// Rows that one transaction removes: bounds how long it holds up a commit.
+/// Rows that one transaction removes; this bounds how long a commit waits for it.
 const ROWS_AT_A_TIME: usize = 4096;
 
 fn waits_for_forget() -> bool {
@@ -34,7 +34,7 @@ fn waits_for_batches() -> bool {
     !out(Protection::WaitForBatches)
 }
 
-/// The rows of an inode that are not its own.
+/// The rows of an inode in other tables.
 #[derive(Default)]
 struct RowsOf {
     keys: Vec<(Table, Vec<u8>)>,
@@ -76,9 +76,9 @@ impl Fs {
         if let Ok(inode) = self.inodes.get(ino, || self.now()) {
             self.bury(&mut inode.lock());
         }
-        // After the inode is dead: whatever was written for it is in this batch or in an earlier one.
+        // After the inode was marked as dead: everything that was written for it is in this batch or in an earlier one.
         let gone = self.join().and_then(|member| self.remove_at_once(&member, ino));
-        // Only now, or whoever asks for it by a handle would bring it to life again.
+        // Only now, or a lookup by handle would revive it.
         self.inodes.remove(ino);
         // The queue meets what cannot be removed, and says so.
         if !gone.unwrap_or(false) {
@@ -87,7 +87,7 @@ impl Fs {
         }
     }
 
-    /// Removes a buried inode and its place in the queue in the batch of `member`, if it has few rows; true if it did.
+    /// Removes a dead inode and its row in the queue in the batch of `member`, if it has few rows; true if it did.
     pub(super) fn remove_at_once(&self, member: &Member, ino: u64) -> Result<bool> {
         let Some(of_it) = RowsOf::find(&self.now(), ino, self.options.at_once)? else { return Ok(false) };
         for (table, key) in &of_it.keys {
@@ -103,15 +103,15 @@ impl Fs {
         Ok(true)
     }
 
-    /// Nothing more is written for an inode that nobody can reach any more.
+    /// Marks an inode as dead: nobody can reach it, and nothing more is written for it.
     pub(super) fn bury(&self, state: &mut InodeState) {
         state.dead = true;
         self.dirty.sub(state.staging.bytes());
         state.staging.take();
     }
 
-    /// Removes some of the inodes without a name, as far as nobody needs them. Returns how many are gone, and whether
-    /// more may be there.
+    /// Removes some of the inodes without a name that nobody needs. Returns how many are gone, and whether there may be
+    /// more.
     pub(super) fn reap(&self) -> Result<(u64, bool)> {
         let _reaping = self.orphans.reaping.lock();
         let (ready, more) = self.ready_orphans()?;
@@ -147,13 +147,14 @@ impl Fs {
 
     /// Orphans in the database that may go, and whether there may be more.
     fn ready_orphans(&self) -> Result<(Vec<u64>, bool)> {
-        // The view first: whatever it has lost its name before, and what is known of it is at least as new.
+        // The view first: every orphan in it lost its name earlier, so what is known about it here is at least as new.
         let view = self.now().view.clone();
         let known = self.orphans.inodes.lock().clone();
-        // Last: an empty open batch counts as durable, and a flush may be about to fill it. Whatever was written for an
-        // inode that is known to be forgotten is in its batch by now.
+        // Last: an empty open batch counts as durable, and a flush may be about to fill it. Everything that was written
+        // for an inode that is known to be forgotten is in its batch by now.
         let committed = self.store.batches.settled_number();
-        // After what is known: who is not known any more because it went at once is not in here.
+        // After reading what is known: an inode that is no longer known because it was removed at once is not in these
+        // layers.
         let later = self.now();
         let (mut ready, mut more) = (Vec::new(), false);
         view.scan(Table::Orphans, Bound::Unbounded, Bound::Unbounded, |key, _| {
@@ -170,8 +171,8 @@ impl Fs {
         Ok((ready, more))
     }
 
-    /// Commits, and works off what is in the queue by then, as far as the kernel lets it. What is deleted meanwhile is
-    /// for the next time: under steady deletes there would be no end.
+    /// Commits, and processes everything that is in the queue by then and that the kernel has forgotten. Later
+    /// deletions are left for the next time, or steady deletes would make this endless.
     pub fn drain_orphans(self: &Arc<Self>) -> Result<()> {
         self.store.commits.commit()?;
         let (mut left, mut more) = (self.store.commits.counter(Counter::Orphans), true);

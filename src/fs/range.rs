@@ -1,4 +1,4 @@
-//! Work on stretches of files: fallocate and copy_file_range.
+//! Work on ranges of files: fallocate and copy_file_range.
 //!
 //! Keeps true: a clone refers to chunks that a live extent refers to, asked of the barrier like any other reuse (I4);
 //! no data moves.
@@ -16,11 +16,11 @@ const KEEP_SIZE: i32 = libc::FALLOC_FL_KEEP_SIZE;
 const PUNCH_HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE;
 const ZERO_RANGE: i32 = libc::FALLOC_FL_ZERO_RANGE;
 
-/// How often a clone waits for writers of its source to pause before it gives up.
+/// How often a clone waits for a pause of the writers of its source before it gives up.
 const SETTLE_TRIES: usize = 64;
 
 impl Fs {
-    /// fallocate(2): extends, punches or zeroes. Space is not set aside: a hole costs nothing until it is written.
+    /// fallocate(2): extends, punches or zeroes. It reserves no space: a hole takes none until it is written.
     pub fn fallocate(self: &Arc<Self>, ino: u64, offset: u64, len: u64, mode: i32) -> Result<()> {
         let end = offset.checked_add(len).filter(|end| *end <= SIZE_MAX);
         let Some(end) = end else {
@@ -83,7 +83,7 @@ impl Fs {
                 return self.clone_range(&target, both, (from, from_offset), to_offset, len);
             }
         }
-        // For this the kernel, too, has a way: it reads and writes.
+        // The kernel then copies by reading and writing.
         posix(libc::EXDEV)
     }
 
@@ -116,7 +116,7 @@ impl Fs {
             return posix(libc::EPERM);
         }
         let (member, layers) = (self.join()?, self.now());
-        // No more rows than a batch is to get at once: who asked goes on behind what was copied.
+        // No more rows than one step may write; the caller continues after the copied part.
         let most = self.options.at_a_time;
         let (found, from_end) = extents::touching_first(&layers, from, (from_offset, from_end), most)?;
         let to_end = to_end.min(to_offset + (from_end - from_offset));

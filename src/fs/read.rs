@@ -1,7 +1,7 @@
 //! Reading files.
 //!
-//! Keeps true: a read is short only at the end of the file; it sees one moment of the file, since everything it needs
-//! is gathered inside the inode's lock; bytes that cannot be read are an error, never zeros.
+//! Keeps true: a read is short only at the end of the file. It sees one moment of the file, since everything it needs
+//! is gathered inside the inode's lock. Bytes that cannot be read are an error, never zeros.
 
 use crate::error::Result;
 use crate::meta::rows::{NO_ATIME, Piece};
@@ -13,23 +13,23 @@ use super::staging::{Run, copy_part};
 use super::types::{Access, AccessTimes, Timestamp};
 use super::{Fs, extents, posix};
 
-/// Each time a sequential reader has come this much further, so much more is brought in ahead of it.
+/// Each time a sequential reader advances by this much, the next part of the same size is read ahead.
 const AHEAD: u64 = 1 << 20;
-/// Regions are brought in up to this far ahead, so that all processors decompress and the disk has something to do.
+/// Regions are read up to this far ahead, so that all processors and the disk are busy.
 const FAR_AHEAD: u64 = 4 << 20;
 /// With relatime, an access time older than this is renewed.
 const RELATIME_SECONDS: i64 = 24 * 60 * 60;
 
-/// What a read needs, as it stood at one moment.
+/// What a read needs, as of one moment.
 #[derive(Default)]
 struct Gathered {
     len: usize,
-    /// The file is too small for its reader to look ahead in it.
+    /// The file is too small for read-ahead within it.
     small: bool,
     pieces: Vec<Piece>,
-    /// What of the range is on its way to chunks.
+    /// The part of the range that is being flushed.
     flushing: Vec<Run>,
-    /// What of the range is staged, if any is.
+    /// The part of the range that is staged, if any.
     staged: Vec<(u64, Vec<u8>)>,
 }
 
@@ -49,8 +49,8 @@ impl Fs {
         })
     }
 
-    /// Reads from `offset` into `out`, which may hold anything before; how much. Less than there is room only at the end
-    /// of the file.
+    /// Reads from `offset` into `out`, whose old content does not matter. Returns how many bytes; fewer than `out` has
+    /// room for only at the end of the file.
     pub fn read_into(
         self: &Arc<Self>,
         ino: u64,
@@ -96,7 +96,7 @@ impl Fs {
         state.next_read = end;
         if sequential && (end / AHEAD > offset / AHEAD || end - offset >= AHEAD) {
             let far = FAR_AHEAD.min(self.store.packs.cache_bytes() / 8).max(AHEAD);
-            // What is nearer was brought in before, but for a reader who has just begun.
+            // The nearer part was read ahead before, unless the reader has just begun.
             let near = if offset < AHEAD { 0 } else { far - AHEAD };
             self.read_ahead(ino, &state, end + near, end + far)?;
         }
@@ -122,7 +122,7 @@ impl Fs {
         Ok(pieces)
     }
 
-    /// Has the pool bring in what a sequential reader will ask for soon.
+    /// Has the pool read what a sequential reader will need soon.
     fn read_ahead(self: &Arc<Self>, ino: u64, state: &InodeState, from: u64, to: u64) -> Result<()> {
         let to = to.min(state.disk_size);
         if from >= to {
@@ -167,7 +167,7 @@ impl Fs {
         let Some(mut at) = u64::try_from(offset).ok().filter(|at| *at < state.row.size) else {
             return posix(libc::ENXIO);
         };
-        // What was staged since the flush stands in no extent; it is data.
+        // Bytes that were staged since the flush are in no extent; they are data.
         let staged = |at: u64| state.staging.ranges(at, state.row.size);
         let layers = self.now();
         match whence {
@@ -200,7 +200,7 @@ impl Fs {
     }
 }
 
-/// The range that was gathered may have been overwritten and its chunks freed: then it is gathered anew, once.
+/// Retries once: the gathered range may have been overwritten and its chunks freed meanwhile.
 fn twice<R>(mut read: impl FnMut() -> Result<R>) -> Result<R> {
     match read() {
         Err(error) if error.errno() == libc::EIO => read(),

@@ -68,8 +68,8 @@ impl Fs {
         })
     }
 
-    /// Who writes a new file and renames it over the old one wants one of the two whole after a crash: the new one's
-    /// bytes go into a batch no later than the new name.
+    /// A program that renames a new file over an old one needs one of the two whole after a crash: the bytes of the new
+    /// one go into a batch no later than its new name.
     fn store_before_replacing(
         self: &Arc<Self>,
         parent: u64,

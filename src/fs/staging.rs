@@ -1,12 +1,12 @@
-//! Bytes that were written and are not chunks yet.
+//! Written bytes that are not chunks yet.
 //!
-//! Keeps true: what was written last wins; segments never overlap; the count of staged bytes is exact, since memory is
-//! bounded by it.
+//! Keeps true: the last write of a byte counts; segments never overlap; the count of staged bytes is exact, since it
+//! bounds the memory.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// A segment grows up to this; longer stretches are several segments side by side.
+/// A segment grows up to this size; longer ranges are several adjacent segments.
 const SEGMENT: usize = 1 << 20;
 
 /// A stretch of bytes of a file.
@@ -56,7 +56,7 @@ impl Staging {
             segment[at..at + data.len()].copy_from_slice(data);
             return;
         }
-        // The common case: the write goes on where a segment ends.
+        // The common case: the write continues a segment.
         if let Some((&start, segment)) = self.segments.range_mut(..=offset).next_back()
             && start + segment.len() as u64 == offset
             && segment.len() + data.len() <= SEGMENT
@@ -83,7 +83,7 @@ impl Staging {
         self.segments.insert(keep, kept);
     }
 
-    /// Stages bytes where nothing newer is staged.
+    /// Stages bytes only where nothing newer is staged.
     pub fn write_below(&mut self, offset: u64, data: &[u8]) {
         let end = offset + data.len() as u64;
         let mut gaps = Vec::new();
@@ -133,7 +133,7 @@ impl Staging {
         }
     }
 
-    /// Takes everything, in file order, as it is: runs may follow each other without a gap.
+    /// Takes everything, in file order; runs may be adjacent.
     pub fn take(&mut self) -> Vec<Run> {
         self.bytes = 0;
         let run = |(offset, segment)| Run { offset, data: Arc::new(segment) };
@@ -156,7 +156,7 @@ impl Staging {
     }
 }
 
-/// Copies the part of `data`, which stands at `start` of the file, that lies in `out`, which stands at `offset`.
+/// Copies the overlapping part of `data`, which begins at `start` of the file, into `out`, which begins at `offset`.
 pub fn copy_part(start: u64, data: &[u8], offset: u64, out: &mut [u8]) {
     let (low, high) = (start.max(offset), (start + data.len() as u64).min(offset + out.len() as u64));
     if low < high {

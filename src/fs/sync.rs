@@ -1,9 +1,9 @@
 //! When things become durable: fsync, sync, the commit timer, and the threads of the background.
 //!
-//! Keeps true: after fsync everything written to that file before is durable; after sync everything is; without either,
-//! what was written is durable after the commit interval. The thread that commits large batches takes no lock of an
-//! inode, so whoever waits for it may hold one. A commit that fails is tried again at every interval all the same, since
-//! nobody else makes durable what was written; only its line in the log becomes rare.
+//! Keeps true: after fsync, everything that was written to that file before is durable; after sync, everything is.
+//! Without either, written data becomes durable after the commit interval. The thread that commits large batches takes
+//! no lock of an inode, so a thread that waits for it may hold one. A failed commit is retried at every interval, since
+//! nothing else makes the data durable; only its lines in the log become rarer.
 
 pub(super) mod background;
 
@@ -22,7 +22,7 @@ use background::note;
 
 /// A batch with this many bytes of rows is committed.
 const BATCH_BYTES: u64 = 16 << 20;
-/// With this many, whoever would add more waits for the commit.
+/// With this many, a member that would add more waits for the commit.
 const BATCH_LIMIT: u64 = 64 << 20;
 
 impl Fs {
@@ -33,13 +33,13 @@ impl Fs {
         self.store.commits.commit()
     }
 
-    /// Makes everything durable. A file that cannot be stored does not keep the others from it.
+    /// Makes everything durable. A file that cannot be stored does not stop the others.
     pub fn sync(self: &Arc<Self>) -> Result<()> {
         let flushed = self.flush_all();
         self.store.commits.commit().and(flushed)
     }
 
-    /// A file was closed: what was written to it is complete.
+    /// A file was closed, so its content is complete.
     pub fn file_closed(self: &Arc<Self>, ino: u64) {
         if let Ok(inode) = self.inode(ino)
             && !inode.lock().staging.is_empty()
@@ -85,15 +85,16 @@ impl Fs {
         failure.lock().take().map_or(Ok(()), Err)
     }
 
-    /// Called before joining a batch: has a large one committed, and while it is too large, refuses what cannot be.
+    /// Called before joining a batch. Requests a commit of a large batch; if the batch is too large, commits it before
+    /// it returns.
     pub(super) fn limit_batch(&self) -> Result<()> {
         let bytes = self.store.batches.open_bytes();
         if bytes < BATCH_BYTES {
             return Ok(());
         }
-        // None: the mount is ending and commits itself.
+        // If there is none, the mount is ending and commits by itself.
         if let Some(commit) = self.background.commit.lock().as_ref() {
-            // Full means that one is asked for already.
+            // If the channel is full, a commit is already requested.
             let _ = commit.try_send(());
         }
         if bytes < BATCH_LIMIT { Ok(()) } else { self.store.commits.commit() }
@@ -116,7 +117,7 @@ impl Fs {
         Ok(())
     }
 
-    /// What the background fails at.
+    /// Background tasks that fail.
     pub fn troubles(&self) -> Vec<Trouble> {
         let now = Instant::now();
         let all = [&self.background.committing, &self.background.reaping];
@@ -138,12 +139,13 @@ impl Fs {
         }
     }
 
-    /// Commits at `now`, if there is anything and the store takes it; true if the log has a line about its failure.
+    /// Commits at `now`, if there is anything to commit and the store accepts changes; true if the log has a line about
+    /// its failure.
     fn commit_what_there_is(self: &Arc<Self>, now: Instant) -> bool {
         if self.store.batches.writable().is_err() {
             return false;
         }
-        // A batch that could not be committed is sealed and waits, also where nothing was written since.
+        // A batch that could not be committed stays sealed, even if nothing was written since.
         let something =
             !self.dirty.is_empty() || self.store.batches.settled_number() < self.store.batches.open_number();
         self.committed(now, if something { self.sync() } else { Ok(()) })
@@ -157,16 +159,16 @@ impl Fs {
         says_so
     }
 
-    /// Works off the queue of inodes without a name.
+    /// Processes the queue of inodes without a name.
     fn reap_on_time(&self, stopped: &Receiver<()>) {
         let mut tick = self.tick();
         while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(tick) {
-            // More at once, but not without a look at whether to stop.
+            // There is more: continue at once, but check first whether to stop.
             tick = if self.reap_what_is_due(Instant::now()) { Duration::ZERO } else { self.tick() };
         }
     }
 
-    /// A step of the queue at `now`, unless the last one failed a moment ago; true if there is more to do at once.
+    /// Does a step of the queue at `now`, unless the last one failed a moment ago; true if there is more to do at once.
     fn reap_what_is_due(&self, now: Instant) -> bool {
         if self.store.batches.writable().is_err() || !self.background.reaping.lock().may_try(now) {
             return false;
@@ -183,12 +185,13 @@ impl Fs {
         more
     }
 
-    /// Often enough that what is deleted goes soon, seldom enough that an idle mount costs nothing.
+    /// Often enough that deleted files are removed soon, rarely enough that an idle mount costs nothing.
     fn tick(&self) -> Duration {
         self.options.commit_interval.clamp(Duration::from_millis(50), Duration::from_secs(3600))
     }
 
-    /// Ends the background and makes everything durable. What could not be stored is said, and lost.
+    /// Ends the background threads and makes everything durable. If something cannot be stored, it is reported and
+    /// lost.
     pub fn shutdown(self: &Arc<Self>) -> Result<()> {
         drop(self.background.commit.lock().take());
         drop(self.background.stop.lock().take());

@@ -1,4 +1,4 @@
-//! What the filesystem takes and gives: the words of POSIX, without the words of any protocol.
+//! The types of the filesystem's interface: those of POSIX, independent of any protocol.
 
 pub use crate::meta::rows::xattr::{NameSpace, is_namespace};
 pub use crate::meta::rows::{
@@ -10,7 +10,7 @@ pub const SIZE_MAX: u64 = 16 << 40;
 /// The most names an inode can have.
 pub const LINK_MAX: u32 = 1_000_000;
 
-/// Who asks; decides the owner of what is made.
+/// The user and group of a request; they become the owner of new inodes.
 #[derive(Debug, Clone, Copy)]
 pub struct Caller {
     /// User.
@@ -30,7 +30,7 @@ pub enum AccessTimes {
     Always,
 }
 
-/// Whether a read moves the access time, where the mount and the file have one.
+/// Whether a read sets the access time, if the mount and the file have one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// It does.
@@ -101,24 +101,24 @@ pub struct SetAttr {
 }
 
 impl SetAttr {
-    /// True if nothing is set. With the writeback cache the kernel gives the time of such a change.
+    /// True if nothing is set, except a ctime, which the kernel sends with the writeback cache.
     pub(super) fn is_empty(&self) -> bool {
         let times = self.atime.is_some() || self.mtime.is_some();
         !times && self.mode.is_none() && self.uid.is_none() && self.gid.is_none() && self.size.is_none()
     }
 
-    /// True if set-id bits go with it, as far as whoever asks may not keep them: a change of owner, also one that changes
-    /// nothing, or of the size.
+    /// True if the change clears set-id bits that the caller may not keep: a change of the size, or of the owner, even
+    /// one that changes nothing.
     pub fn takes_set_ids(&self) -> bool {
         self.uid.is_some() || self.gid.is_some() || self.size.is_some() || self.is_empty()
     }
 
-    /// True if an append-only inode allows it: nothing, or both times set to now, as touch(1) does.
+    /// True if an append-only inode allows it: no change, or both times set to now, as touch(1) does.
     pub(super) fn may_be_of_append_only(&self) -> bool {
         if self.mode.is_some() || self.uid.is_some() || self.gid.is_some() || self.size.is_some() {
             return false;
         }
-        // With the writeback cache the kernel gives its own time for now, and the times of what it has gathered.
+        // With the writeback cache the kernel sends its own time for now, and the times of the writes it has collected.
         let is_now = match (self.mtime, self.ctime) {
             (Some(SetTime::Now), _) => true,
             (Some(SetTime::At(mtime)), Some(ctime)) => mtime == ctime,
@@ -147,7 +147,7 @@ impl SetAttr {
 pub struct DirEntry<'a> {
     /// Inode number.
     pub ino: u64,
-    /// Where to go on after this entry.
+    /// The cookie after this entry.
     pub cookie: u64,
     /// S_IFMT bits.
     pub mode: u32,

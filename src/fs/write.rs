@@ -1,7 +1,7 @@
 //! Taking writes: into memory, within a bound, and on to the flush.
 //!
-//! Keeps true: what a writer was told is written has room on the disk (ENOSPC is told here or at fsync, never later);
-//! staged bytes never exceed their limit by more than one write of each writer.
+//! Keeps true: there is room on the disk for every acknowledged write (ENOSPC comes here or at fsync, never later).
+//! Staged bytes never exceed their limit by more than one write of each writer.
 
 use crate::error::Result;
 use crate::meta::rows::{APPEND_ONLY, IMMUTABLE};
@@ -15,7 +15,7 @@ use super::{Fs, posix};
 
 /// A file with this much staged is flushed as it grows.
 pub(super) const FLUSH_FILE: u64 = 4 << 20;
-/// With this much staged in all, the oldest files are flushed.
+/// If all files together have this much staged, the oldest are flushed.
 const FLUSH_START: u64 = 16 << 20;
 /// Down to this much.
 pub(super) const FLUSH_STOP: u64 = 8 << 20;
@@ -25,7 +25,8 @@ impl Fs {
         self.dirty.bytes() > self.options.staging_limit && !out(Protection::StagingLimit)
     }
 
-    /// Writes all of `data`. With `kill_priv`, the set-id bits go, as for a writer without the right to keep them.
+    /// Writes all of `data`. With `kill_priv` it clears the set-id bits, as for a writer without the right to keep
+    /// them.
     pub fn write(self: &Arc<Self>, ino: u64, offset: u64, data: &[u8], kill_priv: bool) -> Result<()> {
         let end = offset.checked_add(data.len() as u64).filter(|end| *end <= SIZE_MAX);
         let Some(end) = end else {
@@ -43,7 +44,7 @@ impl Fs {
                 .wait_for_room(self.options.staging_limit, || self.store.batches.writable().is_ok());
             self.store.batches.writable()?;
             if !room {
-                // Nothing is stored any more: because others have filled the disk, or for a reason that nobody knows.
+                // Nothing can be stored: other programs have filled the disk, or the reason is not known.
                 self.promise(data.len() as u64)?;
                 return posix(libc::EIO);
             }
@@ -81,7 +82,8 @@ impl Fs {
         Ok(())
     }
 
-    /// Promises room for `bytes`. What is staged counts in full until it is stored, so before a refusal it is stored.
+    /// Promises room for `bytes`. Staged bytes count in full until they are stored, so they are stored before a
+    /// refusal.
     pub(super) fn promise(self: &Arc<Self>, bytes: u64) -> Result<()> {
         match self.store.claim_space(bytes, self.dirty.bytes()) {
             Err(error) if error.is_no_space() => {
@@ -92,7 +94,7 @@ impl Fs {
         }
     }
 
-    /// Has the pool flush the oldest files, if it is not at it already.
+    /// Has the pool flush the oldest files, unless it is already doing so.
     pub(super) fn flush_oldest(self: &Arc<Self>) {
         if self.dirty.flushers.fetch_add(1, Ordering::AcqRel) >= 2 {
             self.dirty.flushers.fetch_sub(1, Ordering::AcqRel);
@@ -105,7 +107,7 @@ impl Fs {
                 let stored = fs.flush_in_background(&inode, Flush::Aged);
                 fs.dirty.flushed(&inode);
                 if !stored {
-                    // It would come again at once.
+                    // It would be taken again at once.
                     break;
                 }
             }

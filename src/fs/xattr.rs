@@ -1,7 +1,7 @@
 //! Extended attributes.
 //!
-//! Keeps true: an inode row's flags say whether there is anything to look for, so that the kernel's many questions
-//! about attributes that nobody set cost nothing; an access ACL and the mode agree.
+//! Keeps true: the flags of an inode row say whether there are any attributes, so that the kernel's many requests for
+//! unset attributes cost nothing. An access ACL and the mode agree.
 
 use std::ops::Bound;
 
@@ -47,8 +47,8 @@ impl Fs {
         Ok(names)
     }
 
-    /// Sets an attribute; `flags` are XATTR_CREATE and XATTR_REPLACE. Whoever sets an access ACL and, as `is_in` says, is
-    /// not in the group of the file, takes set-group-id away, as chmod(2) would.
+    /// Sets an attribute; `flags` are XATTR_CREATE and XATTR_REPLACE. If a caller who is not in the group of the file,
+    /// as `is_in` says, sets an access ACL, set-group-id is cleared, as chmod(2) would do.
     pub fn setxattr(
         &self,
         ino: u64,
@@ -123,8 +123,9 @@ impl Fs {
         Acl::parse(value).map(Some)
     }
 
-    /// Removes an attribute. An ACL that is not there is as good as removed; so comes an empty one, too. A capability goes
-    /// from an append-only file as well: the kernel asks for that before each write, in the same words as a user.
+    /// Removes an attribute. Removing an ACL that does not exist succeeds; setting an empty ACL arrives here too. A
+    /// capability is removed from an append-only file as well: the kernel asks for that before each write, with the
+    /// same request as a user.
     pub fn removexattr(&self, ino: u64, name: &[u8]) -> Result<()> {
         let inode = self.inode(ino)?;
         let mut state = self.lock_free(&inode, false)?;
@@ -153,7 +154,7 @@ impl Fs {
         Ok(())
     }
 
-    /// What the access ACL, if there is one, becomes with a mode that is about to be set: its key and its value.
+    /// The access ACL, if there is one, after a change of the mode: its key and its value.
     pub(super) fn acl_after_chmod(
         &self,
         ino: u64,

@@ -1,4 +1,4 @@
-//! What stands between the kernel and `Fs`: the parts of a request's handling that more than one request needs.
+//! The layer between the kernel and `Fs`: the parts of the handling that more than one kind of request needs.
 
 use std::sync::{Arc, OnceLock};
 
@@ -12,12 +12,12 @@ use super::protect::Pages;
 use crate::error::{Error, Result};
 use crate::fs::{AccessTimes, Attr, Fs, ROOT_INO};
 
-/// What stands between the kernel and `Fs`. Immutable while it runs.
+/// The layer between the kernel and `Fs`. Immutable while it runs.
 pub(super) struct Adapter {
     pub(super) fs: Arc<Fs>,
     pub(super) control: ControlDir,
     pub(super) opts: MountOptions,
-    /// What was agreed on with the kernel. Filled before the first request is taken.
+    /// The result of the negotiation with the kernel. Filled before the first request is taken.
     agreed: OnceLock<Agreed>,
     /// What the kernel holds of files.
     pub(super) pages: Pages,
@@ -34,9 +34,9 @@ impl Adapter {
         }
     }
 
-    /// The beginning of the protocol is over, and this is what came out.
+    /// Stores the result of the negotiation.
     pub(super) fn agree(&self, agreed: Agreed) {
-        // It was empty: each adapter begins one session.
+        // It was empty: each adapter has one session.
         let _ = self.agreed.set(agreed);
     }
 
@@ -59,13 +59,13 @@ impl Adapter {
         if control_dir::owns(ino) { self.control.getattr(ino) } else { self.fs.getattr(ino) }
     }
 
-    /// The kernel leaves set-id bits to us on every change of content, and says on WRITE whether they have to go.
-    /// FALLOCATE and COPY_FILE_RANGE have no such flag: there everybody but root loses them.
+    /// The kernel leaves set-id bits to us on every change of content; a flag of WRITE says whether they have to be
+    /// cleared. FALLOCATE and COPY_FILE_RANGE have no such flag: there they are cleared for everybody but root.
     pub(super) fn drop_set_ids(&self, ino: u64, asker: Asker) -> Result<()> {
         if asker.caller.uid == 0 { Ok(()) } else { self.take_set_ids(ino, asker) }
     }
 
-    /// Takes the set-id bits away that `asker` has not the right to keep, and tells the kernel.
+    /// Clears the set-id bits that `asker` has no right to keep, and notifies the kernel.
     pub(super) fn take_set_ids(&self, ino: u64, asker: Asker) -> Result<()> {
         if self.fs.drop_set_ids(ino, |gid| asker.is_in(gid))? {
             self.pages.attributes_changed(ino);
@@ -73,12 +73,12 @@ impl Adapter {
         Ok(())
     }
 
-    /// A directory that is about to come to `parent` may seal another one there.
+    /// Called before a directory is added to `parent`, which may seal another one there.
     pub(super) fn before_sealing(&self, parent: u64) -> Result<()> {
         if self.fs.seals(parent) { self.write_out(parent) } else { Ok(()) }
     }
 
-    /// Waits until the kernel has written out what it holds of `ino` or, if that is a directory, of what is below it.
+    /// Waits until the kernel has written out its pages of `ino` or, if that is a directory, of everything below it.
     pub(super) fn write_out(&self, ino: u64) -> Result<()> {
         self.pages.write_out(self.rings_agreed(), || {
             let is_dir = self.fs.getattr(ino)?.mode & libc::S_IFMT == libc::S_IFDIR;
@@ -91,7 +91,7 @@ impl Adapter {
         if self.opts.no_open { Err(Error::Posix(libc::ENOSYS)) } else { Ok(()) }
     }
 
-    /// How the kernel is to treat an open file: its pages stay, unless each opening has to be heard of. The page cache is
+    /// The flags of an open file: its cached pages stay, unless the daemon has to learn of each open. The page cache is
     /// never passed by, or a write beside a shared mapping of the same page would be lost with the rest of the page.
     pub(super) fn open(&self) -> Result<FopenFlags> {
         self.needs_opening()?;

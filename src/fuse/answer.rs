@@ -12,17 +12,17 @@ use crate::error::{Error, Result};
 use crate::fs::Attr;
 use crate::sync::thread::caught;
 
-/// How long the kernel may keep a name or attributes. Nothing changes behind its back, so the length only bounds
-/// how long an error of ours could show.
+/// How long the kernel may cache a name or attributes. Nothing changes behind its back, so this only bounds the effect
+/// of an error of ours.
 pub(super) const KEEP: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How long an entry may be kept. A control file's content is of the moment of its lookup, and the number that it
-/// shows is not the one in the entry: neither must be remembered.
+/// How long an entry may be cached. The content of a control file is that of its lookup, and the number that it shows
+/// is not the one in the entry: neither may be cached.
 pub(super) fn keep(attr: &Attr) -> Duration {
     if control_dir::is_file(attr.ino) { Duration::ZERO } else { KEEP }
 }
 
-/// A request as errors name it.
+/// The name of a request in error messages.
 #[derive(Clone, Copy)]
 pub(super) struct Asked {
     pub what: &'static str,
@@ -64,7 +64,7 @@ impl Asked {
         reply.finish(self.handle(work));
     }
 
-    /// The errno for an error. Refusals are everyday life; everything else is somebody's trouble and is logged.
+    /// The errno for an error. Ordinary refusals are not logged; every other error is.
     fn errno(self, error: &Error) -> i32 {
         if !matches!(error, Error::Posix(_)) {
             tracing::warn!(request = self.what, ino = self.ino, "{error}");

@@ -1,34 +1,34 @@
-//! Who makes a request, and which groups they are in.
+//! The caller of a request, and its groups.
 
 use std::fs;
 
 use crate::fs::Caller;
 
-/// Who makes a request.
+/// The caller of a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asker {
     /// User, and the group that new files get.
     pub caller: Caller,
-    /// The thread that asks; 0 for the kernel itself and for one that cannot be seen from here.
+    /// The calling thread; 0 for the kernel itself and for a thread that cannot be seen from here.
     pub pid: u32,
 }
 
 impl Asker {
-    /// True for root and for whoever is in this group. The protocol names one group of each caller, the others are told by
-    /// `/proc`; where that does not show the caller, those do not count.
+    /// True for root and for members of this group. The protocol names one group of each caller; `/proc` has the
+    /// others. If it does not show the caller, these do not count.
     pub(super) fn is_in(&self, gid: u32) -> bool {
         let Caller { uid, gid: first } = self.caller;
         uid == 0 || first == gid || self.has_other(gid)
     }
 
     fn has_other(&self, gid: u32) -> bool {
-        // A thread that is not its process's first has a directory of its own as well, though no listing shows it.
+        // Each thread has a directory of its own, although listings show only the first thread of a process.
         let path = format!("/proc/{}/status", self.pid);
         self.pid != 0 && fs::read_to_string(path).is_ok_and(|status| lists(&status, gid))
     }
 }
 
-/// Is a group among the further ones of a `/proc/PID/status`?
+/// Is a group among the supplementary groups of a `/proc/PID/status`?
 fn lists(status: &str, gid: u32) -> bool {
     let groups = status.lines().find_map(|line| line.strip_prefix("Groups:"));
     groups.is_some_and(|groups| groups.split_whitespace().any(|word| word.parse() == Ok(gid)))

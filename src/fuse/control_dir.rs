@@ -1,16 +1,16 @@
-//! `/.cairnfs`: a directory that no store holds and no listing of the root shows.
+//! `/.cairnfs`: a directory that is not in the store and not in listings of the root.
 //!
-//! The kernel reads a file through its page cache, up to the size it was told: neither may change under it, and
-//! since OPEN is not asked for there is no moment to say "do not cache". So each LOOKUP of a control file makes a new
-//! inode with a number never used before, whose content is that of the moment. The reply tells the kernel not to
-//! remember the name; the snapshot is kept until the kernel forgets the number. Simpler ways fail: a fixed inode with
-//! timeout 0 shows old pages, one of size 0 shows nothing.
+//! The kernel reads a file through its page cache, up to the size that it knows. Neither content nor size may change
+//! meanwhile, and since the kernel sends no OPEN, there is no reply that could say "do not cache". So each LOOKUP of a
+//! control file makes a new inode, with a number that was never used before and the content of that moment. The reply
+//! tells the kernel not to cache the name. The content is kept until the kernel forgets the number. Simpler ways fail:
+//! a fixed inode with timeout 0 shows old pages, and one of size 0 shows nothing.
 //!
-//! Programs must not see those numbers: `cp` and `tail` take a file whose number changes for a replaced one. The
-//! kernel addresses an inode by the number in the entry reply, but shows the one in the last GETATTR reply. That one
-//! is fixed for each file, and an entry reply with attributes of no duration makes stat(2) ask for it.
+//! Programs must not see these numbers: `cp` and `tail` think that a file whose number changes was replaced. The kernel
+//! addresses an inode by the number in the entry reply, but shows the number in the last GETATTR reply. That number is
+//! fixed for each file. The entry reply has attributes with timeout 0, so stat(2) asks for it.
 //!
-//! Numbers: all at or above 2^63 are ours; `Fs` gives out none of them.
+//! All numbers from 2^63 on belong to this directory; `Fs` never uses them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,19 +23,19 @@ use crate::fs::{Attr, Caller, DirEntry, ROOT_INO, SetAttr, Timestamp};
 
 const NAME: &[u8] = b".cairnfs";
 const DIR_INO: u64 = 1 << 63;
-/// The number of the first snapshot; those between are what stat(2) shows.
+/// The number of the first instance; the numbers between are those that stat(2) shows.
 const FIRST_SNAPSHOT: u64 = DIR_INO + 16;
 
-/// What the files of the control directory say and do.
+/// The content and the actions of the files in the control directory.
 ///
-/// Each text is asked for once per lookup of its file, so it must be cheap and must not wait for a request that
-/// comes through the mount.
+/// Each text is requested once for each lookup of its file, so it must be cheap and must not wait for a request through
+/// the mount.
 pub trait ControlFiles: Send + Sync {
     /// `/.cairnfs/generation`: the store's present generation and a newline.
     fn generation(&self) -> String;
     /// `/.cairnfs/status`: JSON and a newline.
     fn status(&self) -> String;
-    /// Who serves the mount and how to reach that process, in words that the mount does not need to understand.
+    /// The presence of the serving process, as text that this module does not interpret.
     fn presence(&self) -> String;
     /// `/.cairnfs/gc` when it is read: the state of the collector and a newline.
     fn gc_status(&self) -> String;
@@ -74,7 +74,7 @@ impl Kind {
     }
 }
 
-/// One control file as one LOOKUP found it.
+/// The instance of a control file that one LOOKUP made.
 struct Snapshot {
     kind: Kind,
     content: Vec<u8>,
@@ -92,7 +92,7 @@ pub(super) struct ControlDir {
     born: Timestamp,
     /// The next inode number.
     next: AtomicU64,
-    /// Every snapshot that the kernel knows, by number. Never held while `files` is asked.
+    /// Every instance that the kernel knows, by number. Never locked while `files` is asked.
     known: Mutex<HashMap<u64, Snapshot>>,
 }
 
@@ -106,12 +106,12 @@ pub(super) fn is_file(ino: u64) -> bool {
     ino > DIR_INO
 }
 
-/// True where the name stands for the control directory, or for something in it.
+/// True if the name is that of the control directory, or is in it.
 pub(super) fn owns_name(parent: u64, name: &[u8]) -> bool {
     owns(parent) || (parent == ROOT_INO && name == NAME)
 }
 
-/// Refuses to make `name` where it would be ours.
+/// Refuses to make `name` if it belongs to the control directory.
 pub(super) fn may_create(parent: u64, name: &[u8]) -> Result<()> {
     if owns(parent) {
         Err(Error::Posix(libc::EPERM))
@@ -122,12 +122,12 @@ pub(super) fn may_create(parent: u64, name: &[u8]) -> Result<()> {
     }
 }
 
-/// Refuses to remove, rename or replace what is ours.
+/// Refuses to remove, rename or replace a name of the control directory.
 pub(super) fn may_remove(parent: u64, name: &[u8]) -> Result<()> {
     if owns_name(parent, name) { Err(Error::Posix(libc::EPERM)) } else { Ok(()) }
 }
 
-/// Refuses what control files do not do, `errno` being the reason.
+/// Refuses, with `errno`, an operation that control files do not support.
 pub(super) fn not_ours(ino: u64, errno: i32) -> Result<()> {
     if owns(ino) { Err(Error::Posix(errno)) } else { Ok(()) }
 }
@@ -144,7 +144,7 @@ impl ControlDir {
         }
     }
 
-    /// Who serves this mount and how to reach that process, for whom it may serve.
+    /// The presence of the process that serves this mount, for callers that may know it.
     pub(super) fn presence(&self, caller: Caller) -> Result<Vec<u8>> {
         if caller.uid == 0 || caller.uid == self.uid {
             Ok(self.files.presence().into_bytes())
@@ -165,7 +165,7 @@ impl ControlDir {
         Ok(self.look(*kind))
     }
 
-    /// A new snapshot, with one reference.
+    /// Makes a new instance, with one reference.
     fn look(&self, kind: Kind) -> Attr {
         let content = match kind {
             Kind::Generation => self.files.generation(),
@@ -179,7 +179,7 @@ impl ControlDir {
         attr
     }
 
-    /// A handle to a file that is still known (a lookup of `.` in it): one more reference.
+    /// Adds a reference to an existing instance, for a handle (a lookup of `.` in it).
     fn look_again(&self, ino: u64, name: &[u8]) -> Result<Attr> {
         if name != b"." {
             return Err(Error::Posix(libc::ENOTDIR));
@@ -190,7 +190,7 @@ impl ControlDir {
         Ok(self.file_attr(ino, snapshot))
     }
 
-    /// Gives references back.
+    /// Removes references.
     pub(super) fn forget(&self, ino: u64, count: u64) {
         let mut known = self.known.lock();
         if let Some(snapshot) = known.get_mut(&ino) {
@@ -209,8 +209,9 @@ impl ControlDir {
         self.with(ino, |snapshot| Ok(self.file_attr(snapshot.kind.shown_ino(), snapshot)))
     }
 
-    /// The one change that exists: emptying the gc file, which `echo word > gc` does before it writes. With the writeback
-    /// cache the kernel hands over later when it was written; refused, every syncfs(2) of the mount would fail.
+    /// The only possible change: truncating the gc file, which `echo word > gc` does before it writes. With the
+    /// writeback cache, the kernel later sends the time of the write; if that were refused, every syncfs(2) of the
+    /// mount would fail.
     pub(super) fn setattr(&self, ino: u64, set: &SetAttr) -> Result<Attr> {
         if ino == DIR_INO || set.mode.is_some() || set.uid.is_some() || set.gid.is_some() {
             return Err(Error::Posix(libc::EPERM));
@@ -236,8 +237,8 @@ impl ControlDir {
         })
     }
 
-    /// What is written to the gc file is a word of command, wherever in the file it lands. With the writeback cache
-    /// an appended word arrives behind the text that was there.
+    /// A write to the gc file is a command, at any offset. With the writeback cache, an appended word arrives after the
+    /// old text.
     pub(super) fn write(&self, ino: u64, data: &[u8]) -> Result<()> {
         let word = self.with(ino, |snapshot| match snapshot.kind {
             Kind::Gc => Ok(data.strip_prefix(&*snapshot.content).unwrap_or(data)),
@@ -258,7 +259,7 @@ impl ControlDir {
         }
     }
 
-    /// The listing behind `cookie`, names only.
+    /// The listing after `cookie`, names only.
     pub(super) fn readdir(
         &self,
         ino: u64,
@@ -268,7 +269,7 @@ impl ControlDir {
         self.list(ino, cookie, &mut |entry, _| add(entry))
     }
 
-    /// The listing behind `cookie`, with a snapshot of each file that is taken.
+    /// The listing after `cookie`, with an instance of each file that `add` accepts.
     pub(super) fn readdirplus(
         &self,
         ino: u64,

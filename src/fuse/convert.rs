@@ -6,7 +6,7 @@ use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
 
 use crate::fs::{Attr, DirEntry, SetTime, Timestamp};
 
-/// What an entry reply for a missing name carries: inode 0, which the kernel keeps as "there is no such name".
+/// The entry reply for a missing name: inode 0, which the kernel caches as a negative entry.
 pub(super) const NOTHING: FileAttr = FileAttr {
     ino: INodeNo(0),
     size: 0,
@@ -25,7 +25,7 @@ pub(super) const NOTHING: FileAttr = FileAttr {
     flags: 0,
 };
 
-/// Number and type alone, which is all that the kernel takes of "." and ".." in a listing.
+/// Number and type only, which is all that the kernel uses of "." and ".." in a listing.
 pub(super) fn bare(entry: &DirEntry<'_>) -> FileAttr {
     FileAttr { ino: INodeNo(entry.ino), kind: file_type(entry.mode), ..NOTHING }
 }
@@ -74,8 +74,8 @@ fn system_time(time: Timestamp) -> SystemTime {
 
 /// A point in time as SETATTR brought it.
 ///
-/// fuser 0.18 makes "-5 s + 200 ms" into 5.2 s before 1970 where 4.8 s is meant: it subtracts seconds and
-/// nanoseconds alike. Taking both off again in the same way gives the kernel's two numbers back.
+/// fuser 0.18 turns "-5 s + 200 ms" into 5.2 s before 1970 instead of 4.8 s: it subtracts both seconds and nanoseconds.
+/// Doing the reverse for both restores the kernel's two numbers.
 pub(super) fn timestamp(time: SystemTime) -> Timestamp {
     match time.duration_since(UNIX_EPOCH) {
         Ok(after) => {

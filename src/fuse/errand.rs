@@ -1,10 +1,10 @@
-//! What has to be asked of a mount is asked by a process of its own.
+//! Tasks that access a mount run in a child process.
 //!
-//! A request to a FUSE mount cannot be left once the daemon has taken it: whoever waits there cannot be ended, by
-//! SIGKILL neither. So two kinds of process never ask a mount themselves. The daemon: killed while one of its threads
-//! waits for its own mount, it would keep the connection open, wait for itself for ever and hold the store's lock. And a
-//! command, which has to come back to its user although the daemon is silent. Both start this program once more, with
-//! `errand`, and wait for that process as long as they like.
+//! A request to a FUSE mount cannot be cancelled once the daemon has taken it: even SIGKILL does not end a process that
+//! waits there. So two kinds of process never access a mount themselves. One is the daemon: if it were killed while one
+//! of its threads waits for its own mount, it would keep the connection open, wait for itself for ever and hold the
+//! store's lock. The other is a command, which has to return to its user even if the daemon does not answer. Both start
+//! this program once more, with `errand`, and wait for that process as long as they want.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -31,24 +31,24 @@ use crate::store::CONFIG_FILE;
 /// The hidden command.
 const COMMAND: &str = "errand";
 
-/// This program, also where its path is hidden by a mount or was replaced.
+/// This program, even if its path is hidden by a mount or was replaced.
 const MYSELF: &str = "/proc/self/exe";
 
-/// More than any presence has.
+/// More bytes than any presence has.
 const LONGEST_PRESENCE: usize = 4096;
 
-/// What is to be done at a path.
+/// A task at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Errand {
-    /// Say what is there, and what the daemon says that serves it.
+    /// Report what is at the path, and the answer of the daemon that serves it.
     Ask,
-    /// Let the kernel learn of a new mount what it need not ask.
+    /// Let the kernel learn which requests a new mount does not need.
     Greet,
-    /// Have the kernel hand over what it holds of changed files.
+    /// Make the kernel write out its changed pages.
     Flush,
-    /// Unmount as long as nobody uses it.
+    /// Unmount if nobody uses it.
     Unmount,
-    /// Take out of sight.
+    /// Detach the mount.
     Hide,
 }
 
@@ -61,7 +61,7 @@ impl Errand {
         ("hide", Self::Hide),
     ];
 
-    /// The errand of this name.
+    /// The task with this name.
     pub fn named(word: &str) -> Option<Self> {
         Self::ALL.iter().find(|(name, _)| *name == word).map(|(_, errand)| *errand)
     }
@@ -70,7 +70,7 @@ impl Errand {
         Self::ALL.iter().find(|(_, errand)| *errand == self).map_or("", |(name, _)| name)
     }
 
-    /// Does it; what is found goes to standard output.
+    /// Runs the task; the result goes to standard output.
     pub fn run(self, path: &Path) -> Result<()> {
         match self {
             Self::Ask => {
@@ -92,8 +92,8 @@ impl Errand {
         command
     }
 
-    /// Has it done by a process of its own and waits for that; an error says what it said. Where no process can be
-    /// started it is done here.
+    /// Runs the task in a child process and waits for it; an error has its message. If no process can be started, runs
+    /// the task here.
     pub fn send(self, path: &Path) -> Result<()> {
         let child = self.command(path).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
         let done = match child {
@@ -118,7 +118,7 @@ impl Errand {
         }
     }
 
-    /// The same, but waits no longer than `patience`; false if that was too short. What it waits for then goes on.
+    /// The same, but waits no longer than `patience`; false if that was too short. The child process then goes on.
     pub fn send_within(self, path: &Path, patience: Duration) -> bool {
         let Ok(child) = self.command(path).stdout(Stdio::null()).stderr(Stdio::null()).spawn() else {
             return self.run(path).is_ok();
@@ -127,10 +127,11 @@ impl Errand {
     }
 }
 
-/// Asks what is at a path. `None` if the answer takes longer than `patience`: a mount is there whose daemon is silent.
+/// Asks what is at a path. `None` if the answer takes longer than `patience`: there is a mount whose daemon does not
+/// answer.
 pub fn ask(path: &Path, patience: Duration) -> Result<Option<Found>> {
     if cfg!(test) {
-        // The program that unit tests run in knows no errands.
+        // The program of the unit tests has no such command.
         return Ok(Some(look(path)));
     }
     let child = Errand::Ask.command(path).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
@@ -149,8 +150,8 @@ pub fn ask(path: &Path, patience: Duration) -> Result<Option<Found>> {
     serde_json::from_str(&text).map(Some).map_err(|e| Error::io(asking(), e.into()))
 }
 
-/// Waits for a child in a thread of its own. It may hang in the kernel: then both are left to themselves, and end with
-/// what they wait for.
+/// Waits for a child in a thread of its own. The child may hang in the kernel; then both are left alone, and end when
+/// the request does.
 fn within<T: Send + 'static>(
     mut child: Child,
     patience: Duration,
@@ -161,7 +162,7 @@ fn within<T: Send + 'static>(
     thread::spawn(move || tell.send(wait(&mut child)));
     let done = told.recv_timeout(patience).ok();
     if done.is_none() {
-        // It goes as soon as it can.
+        // It ends as soon as it can.
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
     done
@@ -172,26 +173,26 @@ fn within<T: Send + 'static>(
 pub struct Found {
     /// The path without symbolic links, byte by byte.
     real: Vec<u8>,
-    /// The kernel's number of the mount it is in; 0 where the path could not be looked at.
+    /// The kernel's number of the mount it is in; 0 if the path could not be read.
     pub mount: u64,
-    /// Whether a store's directory is there; the error number of the host where that cannot be seen.
+    /// Whether it is the directory of a store; the errno of the host if that cannot be found out.
     pub store: std::result::Result<bool, i32>,
-    /// What was heard.
+    /// The answer of the mount.
     pub heard: Heard,
 }
 
-/// What was heard at a path.
+/// The answer of the mount at a path.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Heard {
-    /// The path cannot be looked at: the host's error number.
+    /// The path cannot be read: the errno of the host.
     NotThere(i32),
     /// It is in no mount of ours.
     NotOurs,
-    /// It is in a mount of ours, and this is what its daemon says of itself.
+    /// It is in a mount of ours, with this presence of its daemon.
     Presence(String),
     /// It is in a mount of ours whose daemon is gone.
     Dead,
-    /// It is in a mount of ours whose daemon may not be asked: the error number.
+    /// It is in a mount of ours whose daemon may not be asked: the errno.
     Refused(i32),
 }
 
@@ -202,17 +203,17 @@ impl Found {
     }
 }
 
-/// Looks at a path; may wait for a daemon.
+/// Finds out what is at a path; may wait for a daemon.
 fn look(path: &Path) -> Found {
     let nothing = |heard| Found { real: absolute(path), mount: 0, store: Ok(false), heard };
-    // Opened like this, nobody is asked for the directory at which a mount stands.
+    // Opened like this, the root of a mount needs no request to its daemon.
     let file = match rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
         Ok(file) => file,
         Err(error) if nobody_answers(&error.into()) => return nothing(Heard::Dead),
         Err(error) => return nothing(Heard::NotThere(error.raw_os_error())),
     };
     let here = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    // Without /proc the way is gone once more.
+    // Without /proc, use the path again.
     let real = fs::read_link(&here).or_else(|_| fs::canonicalize(path));
     let real = real.map_or_else(|_| absolute(path), |real| real.into_os_string().into_vec());
     let mount = id_of(&file).unwrap_or(0);
@@ -231,7 +232,7 @@ fn absolute(path: &Path) -> Vec<u8> {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).into_os_string().into_vec()
 }
 
-/// Any file of a mount answers: also where only a part of it is seen, through a bind mount.
+/// Any file of a mount has the answer, also if only a part of the mount is visible through a bind mount.
 fn listen(path: &Path) -> Heard {
     let mut value = [0; LONGEST_PRESENCE];
     match rustix::fs::getxattr(path, OsStr::from_bytes(PRESENCE), &mut value[..]) {
@@ -241,8 +242,8 @@ fn listen(path: &Path) -> Heard {
     }
 }
 
-/// Root may not look into a user's mount. What is written there by write(2) has come to the daemon already, and the kernel
-/// hands over the rest when the mount ends.
+/// Root may not look into a user's mount. The daemon already has everything written with write(2), and the kernel
+/// writes out the rest when the mount ends.
 fn flush(path: &Path) -> io::Result<()> {
     match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
@@ -250,8 +251,8 @@ fn flush(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Lets the kernel learn which requests need not be asked. Until it has opened one file, it ends each file that it
-/// makes with a request; until it has opened one directory, likewise.
+/// Lets the kernel learn which requests it need not send. Until it has opened one file, it sends a request at the end
+/// of each file that it makes; the same holds for directories.
 fn greet(mountpoint: &Path) -> Result<()> {
     let learned = || -> io::Result<()> {
         fs::metadata(mountpoint)?;
@@ -262,9 +263,10 @@ fn greet(mountpoint: &Path) -> Result<()> {
     learned().map_err(|e| Error::io(format!("the new mount at {}", mountpoint.display()), e))
 }
 
-/// A kernel that has a newer form of copy_file_range asks for that one first. Where two programs do so at once, and both
-/// are told that there is no such request, it takes the second answer for one about the older form: from then on every
-/// copy in this mount is read and written. So it asks once before anybody can, for a copy that is refused.
+/// A kernel with a newer form of copy_file_range tries that one first. If two programs do so at once and both get "no
+/// such request", the kernel takes the second answer for one about the older form, and from then on every copy in this
+/// mount is done by reading and writing. So this function makes the kernel try once, before any program can, with a
+/// copy that is refused.
 fn learn_to_copy(mountpoint: &Path) {
     let from = File::open(mountpoint.join(".cairnfs/generation"));
     let to = File::options().write(true).open(mountpoint.join(".cairnfs/gc"));

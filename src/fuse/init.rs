@@ -1,17 +1,17 @@
-//! What is agreed with the kernel when the mount begins. Each capability is asked for only where it is offered, so
-//! an older kernel gives a slower mount, not none.
+//! The negotiation with the kernel when the mount begins. Each capability is requested only if it is offered, so an
+//! older kernel gives a slower mount, not none.
 
 use fuser::{InitFlags, KernelConfig};
 
 use super::options::MountOptions;
 
-/// The largest read or write in one request. The kernel takes less where `/proc/sys/fs/fuse/max_pages_limit` says.
+/// The largest read or write in one request. `/proc/sys/fs/fuse/max_pages_limit` may lower it.
 pub(super) const MAX_WRITE: u32 = 1024 * 1024;
 
 /// Read-ahead and other requests that nobody waits for, at one time.
 const MAX_BACKGROUND: u16 = 64;
 
-/// What came out of the negotiation.
+/// The result of the negotiation.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Agreed {
     /// Requests come over io_uring: the kernel holds all of them until every queue has an entry.
@@ -24,8 +24,8 @@ impl From<InitFlags> for Agreed {
     }
 }
 
-/// Sets everything that differs from fuser's defaults (which are ASYNC_READ, BIG_WRITES and MAX_PAGES, and times
-/// to the nanosecond). `rings` says that there is something to take requests with over io_uring.
+/// Sets everything that differs from fuser's defaults (which are ASYNC_READ, BIG_WRITES and MAX_PAGES, and times to the
+/// nanosecond). `rings` says that requests can be taken over io_uring.
 pub(super) fn negotiate(config: &mut KernelConfig, opts: &MountOptions, rings: bool) -> Agreed {
     let offered = config.capabilities();
     let mut wanted = wanted(opts) & offered;
@@ -35,11 +35,11 @@ pub(super) fn negotiate(config: &mut KernelConfig, opts: &MountOptions, rings: b
     if let Err(refused) = config.add_capabilities(wanted) {
         tracing::debug!(?refused, "capabilities not offered after all");
     }
-    // Each of these answers with the nearest possible value where ours is not possible.
+    // Each of these returns the nearest possible value if ours is not possible.
     if let Err(nearest) = config.set_max_write(MAX_WRITE) {
         let _ = config.set_max_write(nearest);
     }
-    // What the kernel names is its present read-ahead; more is set on the mount itself later.
+    // The kernel's value is its present read-ahead; more is set on the mount itself later.
     if let Err(nearest) = config.set_max_readahead(MAX_WRITE) {
         let _ = config.set_max_readahead(nearest);
     }
@@ -65,7 +65,7 @@ fn wanted(opts: &MountOptions) -> InitFlags {
         | InitFlags::FUSE_CACHE_SYMLINKS
         | InitFlags::FUSE_EXPORT_SUPPORT
         | InitFlags::FUSE_EXPLICIT_INVAL_DATA
-        // Without it every write(2) asks for security.capability.
+        // Without it, every write(2) requests security.capability.
         | InitFlags::FUSE_HANDLE_KILLPRIV_V2;
     if opts.no_open {
         wanted |= InitFlags::FUSE_NO_OPEN_SUPPORT | InitFlags::FUSE_NO_OPENDIR_SUPPORT;

@@ -1,7 +1,7 @@
 //! The ioctls a file answers: generation (`lsattr -v`), flags (`lsattr`, `chattr`) in their two forms.
 //!
-//! Sizes are a trap. The numbers of GETVERSION and GETFLAGS say 8 bytes, every program passes an `int`, and the
-//! kernel copies out as many bytes as the reply has: all three must be 4.
+//! Note the sizes. The numbers of GETVERSION and GETFLAGS say 8 bytes, but every program passes an `int`, and the
+//! kernel copies out as many bytes as the reply has. So the reply must have 4.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -53,7 +53,7 @@ pub(super) fn protects(command: u32, input: &[u8]) -> bool {
 pub(super) fn answer(fs: &Fs, ino: u64, caller: Caller, command: u32, input: &[u8]) -> Result<Vec<u8>> {
     match command {
         GET_VERSION | GET_VERSION_32 => {
-            // The kernel, too, keeps the low 32 bits.
+            // The kernel also keeps the low 32 bits.
             let generation = fs.getattr(ino)?.generation as u32;
             Ok(generation.to_ne_bytes().to_vec())
         }

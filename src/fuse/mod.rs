@@ -1,14 +1,14 @@
 //! The protocol adapter: what the kernel asks over `/dev/fuse` or io_uring, turned into calls of [`crate::fs`].
 //!
-//! The only module that names the crate `fuser`. It keeps no state about files: each request is converted, one
-//! method of [`Fs`] is called, its result is converted back. The tree under `/.cairnfs` is the exception: it is made
-//! here ([`control_dir`]), because no store holds it.
+//! Only this module names the crate `fuser`. It keeps no state about files: it converts each request, calls one method
+//! of [`Fs`], and converts the result back. The tree under `/.cairnfs` is the exception: it is made here
+//! ([`control_dir`]), because it is not in the store.
 //!
 //! What the rest relies on:
-//! - Every reference the kernel is told of (an entry reply, a readdirplus row with attributes) is one that `Fs` has
-//!   counted; a FORGET gives it back. Nothing else tells `Fs` that a file is open, since OPEN is not asked for.
-//! - The daemon is the only writer, so the kernel may keep names (also missing ones), attributes, directory contents
-//!   and pages for as long as it likes. Whoever changes the tree from inside the daemon (retention) must say so
+//! - `Fs` counts every reference that the kernel gets (an entry reply, a readdirplus row with attributes); a FORGET
+//!   returns it. Nothing else tells `Fs` that a file is open, since the kernel sends no OPEN.
+//! - The daemon is the only writer, so the kernel may cache names (also missing ones), attributes, directory contents
+//!   and pages as long as it wants. Code inside the daemon that changes the tree (retention) must notify the kernel
 //!   through [`Notifier`].
 
 mod adapter;
@@ -45,7 +45,7 @@ pub use options::{IoUring, MountOptions, Remount};
 pub use session::{Left, Notifier, Session, Unmounter};
 pub use users::{User, holders, is_held};
 
-/// Mounts `fs` at `mountpoint` and agrees with the kernel on the protocol. Requests wait until [`Session::run`].
+/// Mounts `fs` at `mountpoint` and negotiates the protocol with the kernel. Requests wait until [`Session::run`].
 pub fn mount(
     fs: Arc<Fs>,
     control: Arc<dyn ControlFiles>,

@@ -1,10 +1,10 @@
-//! Putting a FUSE connection at a directory, and taking it away again.
+//! Mounting a FUSE connection at a directory, and unmounting it.
 //!
 //! Root calls mount(2). Where that is not permitted, fusermount3 (set-uid root) does it and passes the connection
 //! back over a socket, which it finds as its standard input: so nothing has to be done between fork and exec.
 //!
-//! fuser could do both. It is not used for this because it calls umount once more when a session has ended, which
-//! takes away whatever is mounted there then: the disk beneath, for one who mounts over a mount point.
+//! fuser could do both. It is not used for this because it calls umount once more when a session has ended. That would
+//! unmount whatever is mounted there by then, for instance the disk below a mount over a mount point.
 
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
@@ -30,12 +30,12 @@ const HELPER_MISSING: &str = "fusermount3 is not there, which users other than r
 const RIGHT_MISSING: &str = "mounting needs the right CAP_SYS_ADMIN, which root does not have here (in a container, a user \
                              namespace or a service unit); give it that right, such as with `--cap-add SYS_ADMIN`";
 
-/// Where the helper is looked for beside PATH: mount(8) starts its helpers without one.
+/// Where to look for the helper beside PATH: mount(8) starts its helpers without a PATH.
 const USUAL_PLACES: [&str; 6] =
     ["/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin", "/sbin", "/usr/local/sbin"];
 
-/// Whether an error says that a mount's daemon is gone. The first request after its end may be told of an aborted
-/// connection or, over io_uring, of a cancelled one; later ones of none.
+/// Whether an error says that the daemon of a mount is gone. The first request after its end may report an aborted
+/// connection or, over io_uring, a cancelled one; later requests report that there is none.
 pub fn nobody_answers(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED | libc::ECANCELED))
 }
@@ -67,7 +67,7 @@ pub(super) fn attach(mountpoint: &Path, opts: &MountOptions) -> Result<OwnedFd> 
     }
 }
 
-/// mount(2). `None` where that is for root only.
+/// mount(2). `None` if only root may call it.
 fn attach_directly(mountpoint: &Path, opts: &MountOptions) -> Result<Option<OwnedFd>> {
     let device = match OpenOptions::new().read(true).write(true).open(DEVICE) {
         Ok(device) => device,
@@ -116,12 +116,12 @@ fn refused(mountpoint: &Path, reason: &str) -> Error {
     ))
 }
 
-/// An error that names what this user lacks for a mount, as far as that shows before it is tried.
+/// An error that names what this user lacks for a mount, as far as that can be known before trying.
 pub fn can_mount() -> Result<()> {
     if rustix::process::geteuid().is_root() { Ok(()) } else { helper().map(drop) }
 }
 
-/// The program that mounts for those who may not.
+/// The program that mounts for users who may not call mount(2).
 fn helper() -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let dirs = std::env::split_paths(&path).chain(USUAL_PLACES.map(PathBuf::from));
@@ -132,7 +132,7 @@ fn is_program(file: &Path) -> bool {
     file.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
-/// Root does not need the helper, and is told what it lacks instead.
+/// The error without the helper. Root does not need the helper; for root it names the missing right instead.
 fn without_helper() -> Error {
     let root = rustix::process::geteuid().is_root();
     Error::Environment(String::from(if root { RIGHT_MISSING } else { HELPER_MISSING }))
@@ -151,7 +151,7 @@ fn attach_with_helper(mountpoint: &Path, opts: &MountOptions) -> Result<OwnedFd>
         .stderr(Stdio::piped())
         .spawn();
     let mut child = child.map_err(|error| helper_failed(&error))?;
-    // The pipe ends when the helper does; reading it first keeps a long complaint from blocking it.
+    // The pipe ends with the helper. Reading it first prevents a long message from blocking the helper.
     let mut complaint = String::new();
     if let Some(mut stderr) = child.stderr.take() {
         let _ = stderr.read_to_string(&mut complaint);
@@ -170,7 +170,7 @@ fn helper_failed(error: &io::Error) -> Error {
     }
 }
 
-/// What fusermount3 complains of, as a sentence with the way out.
+/// The message of fusermount3, as a sentence that says what to do.
 fn explain(mountpoint: &Path, complaint: &str) -> Error {
     let shown = mountpoint.display();
     let said = complaint.strip_prefix("fusermount3: ").unwrap_or(complaint);
@@ -225,14 +225,14 @@ pub fn remount(mountpoint: &Path, change: Remount) -> Result<()> {
 pub enum Detach {
     /// Refused while a program uses it.
     Plainly,
-    /// Out of sight at once, gone when the last program has left it.
+    /// Detached at once, unmounted when the last program has left it.
     Lazily,
     /// Even if the daemon does not answer.
     Forcibly,
 }
 
-/// Takes the mount away: by the system call, or where that is not permitted through fusermount3. Busy is
-/// [`Error::Busy`]; that nothing is mounted there is success.
+/// Unmounts by the system call, or through fusermount3 if that is not permitted. A busy mount is [`Error::Busy`]; if
+/// nothing is mounted there, this is success.
 pub fn detach(mountpoint: &Path, how: Detach) -> Result<()> {
     let flags = match how {
         Detach::Plainly => UnmountFlags::empty(),
@@ -248,7 +248,7 @@ pub fn detach(mountpoint: &Path, how: Detach) -> Result<()> {
     }
 }
 
-/// Ends the connection: who waits for an answer gets ECONNABORTED.
+/// Aborts the connection: waiting requests get ECONNABORTED.
 pub(super) fn abort(mountpoint: &Path) -> Result<()> {
     rustix::mount::unmount(mountpoint, UnmountFlags::NOFOLLOW | UnmountFlags::FORCE)
         .map_err(|error| not_unmounted(mountpoint, error))

@@ -1,5 +1,5 @@
-//! The kernel's table of mounts, and the names that stand in it. It is asked where asking the mount itself would be a
-//! request to a daemon that does not answer yet, or no more.
+//! The kernel's table of mounts. It is used where access to the mount itself would be a request to a daemon that does
+//! not answer yet, or no longer answers.
 
 use std::ffi::OsString;
 use std::fs;
@@ -23,7 +23,7 @@ pub struct MountTable(Vec<Entry>);
 pub struct Entry {
     /// The kernel's number of this mount.
     pub id: u64,
-    /// The number of the mount it stands on.
+    /// The number of the mount that it is mounted on.
     pub parent: u64,
     /// Where it is mounted.
     pub mountpoint: PathBuf,
@@ -38,7 +38,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Our mount with this device, wherever it is: in sight nowhere, perhaps.
+    /// Our mount with this device, wherever it is, perhaps visible nowhere.
     pub fn of_device(major: u32, minor: u32) -> Self {
         let nowhere = PathBuf::new;
         Self { id: 0, parent: 0, mountpoint: nowhere(), source: nowhere(), fstype: TYPE.into(), major, minor }
@@ -49,7 +49,7 @@ impl Entry {
         self.fstype == TYPE
     }
 
-    /// True if the path leads to it: nothing is mounted over it or over what is above it.
+    /// True if its path leads to it: nothing is mounted over it or over one of its parents.
     pub fn is_in_sight(&self) -> bool {
         let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         rustix::fs::open(&self.mountpoint, flags, Mode::empty())
@@ -64,12 +64,12 @@ impl Entry {
     }
 }
 
-/// The number of the mount that an open file is in. Nobody is asked for it but the kernel.
+/// The number of the mount that an open file is in. Only the kernel is asked, not a daemon.
 pub(super) fn id_of(file: &OwnedFd) -> io::Result<u64> {
     let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()))?;
     let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:"));
     id.and_then(|id| id.trim().parse().ok())
-        .ok_or_else(|| io::Error::other("the kernel does not tell mounts"))
+        .ok_or_else(|| io::Error::other("the kernel does not show the number of a mount"))
 }
 
 impl MountTable {
@@ -84,8 +84,8 @@ impl MountTable {
         Self(text.split(|&b| b == b'\n').filter_map(parse_line).collect())
     }
 
-    /// What is mounted at exactly this path: of several the one on which none of the others stands. The order in the
-    /// table is that of their making, and one that was moved there may be older than what it covers.
+    /// The mount at exactly this path; of several, the one on which none of the others is mounted. The table is in the
+    /// order in which they were made, and a mount that was moved there may be older than the one that it covers.
     pub fn at(&self, mountpoint: &Path) -> Option<&Entry> {
         let here = || self.0.iter().rev().filter(|e| e.mountpoint == mountpoint);
         here().find(|e| here().all(|other| other.parent != e.id)).or_else(|| here().next())
@@ -96,7 +96,7 @@ impl MountTable {
         self.0.iter().find(|e| e.id == id)
     }
 
-    /// Our mounts, each of the places of one included.
+    /// Our mounts, with every place of each.
     pub fn ours(&self) -> impl Iterator<Item = &Entry> {
         self.0.iter().filter(|e| e.is_ours())
     }

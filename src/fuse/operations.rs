@@ -1,8 +1,8 @@
-//! What each request means, in the words of `Fs`, whichever way it came and its answer goes.
+//! What each request means in terms of `Fs`, independent of the transport.
 //!
-//! Keeps true: the two transports ([`super::requests`] over `/dev/fuse`, [`super::ring`] over io_uring) convert and do
-//! nothing else, so that a mount behaves alike on both. What a request may carry is decided here: both hand over the
-//! kernel's numbers as they came.
+//! Keeps true: the two transports ([`super::requests`] over `/dev/fuse`, [`super::ring`] over io_uring) only convert,
+//! so that a mount behaves the same on both. What a request may carry is decided here: both hand over the kernel's
+//! numbers as they came.
 
 use fuser::{FopenFlags, WriteFlags};
 
@@ -19,12 +19,11 @@ const MAX_COPY: u64 = 0xffff_f000;
 
 /// Takes one name of a listing; false where it has no room left.
 pub(super) type AddName<'a> = &'a mut dyn FnMut(&DirEntry<'_>) -> bool;
-/// The same with attributes, which "." and ".." have not.
+/// The same with attributes; "." and ".." have none.
 pub(super) type AddEntry<'a> = &'a mut dyn FnMut(&DirEntry<'_>, Option<&Attr>) -> bool;
 
 impl Adapter {
-    /// `None` for a missing name. It is remembered like a name: creating it goes through the kernel and ends the
-    /// memory.
+    /// `None` for a missing name. The kernel caches it; creating the name goes through the kernel and ends that.
     pub(super) fn lookup(&self, parent: u64, name: &[u8]) -> Result<Option<Attr>> {
         match self.find(parent, name) {
             Err(Error::Posix(libc::ENOENT)) => Ok(None),
@@ -52,7 +51,7 @@ impl Adapter {
         }
         let result = self.fs.setattr(ino, asker.caller, set);
         if result.is_err() && set.size.is_some() {
-            // It may have become a part shorter.
+            // It may be partly truncated.
             self.pages.attributes_changed(ino);
         }
         result
@@ -165,9 +164,9 @@ impl Adapter {
         Ok(data.len())
     }
 
-    /// Writes all of `data`. The flag for set-id bits comes with every write of a plain user; only where it takes bits
-    /// away is the kernel told, which would go on with the old mode, since a WRITE changes size and times in its eyes. A
-    /// refused write of pages that the kernel has changed already takes the pages along.
+    /// Writes all of `data`. Every write of a plain user has the flag for set-id bits. The kernel is notified only if
+    /// bits were cleared, since it expects a WRITE to change only size and times and would keep the old mode. If a
+    /// write of cached pages is refused, the kernel also drops the pages.
     pub(super) fn write(
         &self,
         ino: u64,
@@ -193,7 +192,7 @@ impl Adapter {
         result.map(|()| data.len() as u32)
     }
 
-    /// A descriptor was closed. Where OPEN is not asked for this need not be either.
+    /// A descriptor was closed. If the kernel sends no OPEN, it need not send this either.
     pub(super) fn flush(&self, ino: u64) -> Result<()> {
         self.needs_opening()?;
         self.closed(ino);
@@ -212,8 +211,8 @@ impl Adapter {
         }
     }
 
-    /// Rows that were taken before an error carry references: they have to be sent, and the kernel meets the error
-    /// when it asks for the rest.
+    /// Rows that were added before an error carry references, so they have to be sent; the kernel gets the error when
+    /// it asks for the rest.
     pub(super) fn readdirplus(&self, ino: u64, cookie: u64, add: AddEntry<'_>) -> Result<()> {
         let mut rows = 0_usize;
         let mut counted = |entry: &DirEntry<'_>, attr: Option<&Attr>| {
@@ -260,7 +259,7 @@ impl Adapter {
 
     pub(super) fn removexattr(&self, ino: u64, name: &[u8]) -> Result<()> {
         match xattr::check(name, self.opts.posix_acl) {
-            // `cp -a` clears the ACL of every directory and wants to hear that there is none.
+            // `cp -a` removes the ACL of every directory and expects the answer that there is none.
             Err(_) if NameSpace::of(name) == Some(NameSpace::Acl) => Err(Error::Posix(libc::ENODATA)),
             Err(error) => Err(error),
             Ok(()) => not_ours(ino, libc::ENODATA).and_then(|()| self.fs.removexattr(ino, name)),
@@ -284,7 +283,7 @@ impl Adapter {
         self.drop_set_ids(ino, asker)?;
         let result = self.fs.fallocate(ino, offset, len, mode);
         if result.as_ref().is_err_and(|error| !matches!(error, Error::Posix(_))) {
-            // A part of the hole may be there.
+            // Part of the hole may have been made.
             self.pages.drop_of(ino);
         }
         result
@@ -308,7 +307,7 @@ impl Adapter {
         len: u64,
     ) -> Result<u32> {
         if control_dir::owns(from.0) && control_dir::owns(to.0) {
-            // Nobody's wish, but for the daemon's own first request: EXDEV would be followed by a write.
+            // Only the daemon's own first request does this; after EXDEV the kernel would write.
             return Err(Error::Posix(libc::EINVAL));
         }
         // Between our files and the store's the kernel copies by reading and writing after EXDEV.

@@ -1,4 +1,4 @@
-//! How a mount is wanted, and the two forms in which mount(2) and fusermount3 want to hear it.
+//! The options of a mount, in the two forms that mount(2) and fusermount3 need.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -19,7 +19,7 @@ pub struct MountOptions {
     pub allow_other: bool,
     /// The kernel checks owner, group and mode; without it nobody does.
     pub default_permissions: bool,
-    /// Shown in the mount table; which access times are kept is the business of `Fs`.
+    /// Shown in the mount table; `Fs` decides which access times are kept.
     pub atime: AccessTimes,
     /// Set-id bits of programs count.
     pub suid: bool,
@@ -37,7 +37,7 @@ pub struct MountOptions {
     pub io_uring: IoUring,
     /// The kernel gathers small writes, and keeps size and times of open files itself.
     pub writeback: bool,
-    /// OPEN, OPENDIR, CREATE and FLUSH are not asked for.
+    /// The kernel sends no OPEN, OPENDIR, CREATE and FLUSH.
     pub no_open: bool,
     /// POSIX ACLs are kept and the kernel applies them. Then it checks owner, group and mode, too.
     pub posix_acl: bool,
@@ -77,7 +77,7 @@ impl Default for MountOptions {
     }
 }
 
-/// Two at least, so that one fsync does not stop everything; few, since threads mostly wake each other.
+/// At least two, so that one fsync does not stop everything; only a few, since more threads mostly wake each other.
 fn default_threads() -> usize {
     thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4))
 }
@@ -136,7 +136,7 @@ impl MountOptions {
     }
 }
 
-/// fusermount3 takes a comma for the end of a value unless a backslash stands before it.
+/// In fusermount3 a comma ends a value unless a backslash precedes it.
 fn escape(value: &[u8]) -> Vec<u8> {
     let mut escaped = Vec::with_capacity(value.len());
     for &byte in value {
@@ -148,7 +148,7 @@ fn escape(value: &[u8]) -> Vec<u8> {
     escaped
 }
 
-/// What is to be different of a mount that is there; `None` leaves.
+/// The changes of an existing mount; `None` keeps the value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Remount {
     /// Nothing can be changed through the mount.
@@ -162,7 +162,7 @@ pub struct Remount {
 }
 
 impl Remount {
-    /// The flags for mount(2), which forgets all that are not said again.
+    /// The flags for mount(2), which clears every flag that is not given again.
     pub(super) fn flags(self, present: StatVfsMountFlags) -> MountFlags {
         let mut flags = MountFlags::empty();
         let has = |flag| present.contains(flag);

@@ -1,14 +1,13 @@
-//! What the kernel holds of files that are about to be protected, or that are.
+//! The kernel's cached pages of files that are or will be protected.
 //!
-//! A page that a program changed (with the writeback cache, or through mapped memory) comes as a WRITE at some later
-//! time. So before chattr(1) is answered, and before a new directory seals its neighbour, the kernel is made to write
-//! out what it has of the files concerned: what was acknowledged before is kept. What is changed in the kernel's
-//! memory afterwards is refused when it comes, and the pages are dropped, so that nobody goes on reading what the
-//! store does not have.
+//! A page that a program changed (with the writeback cache, or through mapped memory) arrives as a WRITE at some later
+//! time. So before chattr(1) is answered, and before a new directory seals its neighbour, the kernel has to write out
+//! its pages of these files; acknowledged writes are kept. Pages that change later are refused when they arrive, and
+//! the kernel drops them, so that nobody goes on reading bytes that the store does not have.
 //!
-//! The kernel's answer to both is WRITE requests of its own, which somebody must be left to take. Over `/dev/fuse` a
-//! thread of its own waits for them. Over io_uring each queue has two threads at least, so one of all may wait, and who
-//! comes meanwhile is told EBUSY.
+//! For both, the kernel sends WRITE requests, and a thread must be free to take them. Over `/dev/fuse`, a separate
+//! thread waits for the kernel. Over io_uring each queue has at least two threads, so one thread of all may wait;
+//! others get EBUSY meanwhile.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -26,9 +25,9 @@ use crate::sabotage::{Protection, out};
 #[derive(Debug, Default)]
 pub(super) struct Pages {
     kernel: Kernel,
-    /// Held by whoever waits for pages to be written out.
+    /// Held while waiting for pages to be written out.
     writing_out: Mutex<()>,
-    /// Inodes whose pages are to be dropped. While there are any, one thread is at it.
+    /// Inodes whose pages have to be dropped. While there are any, one thread does so.
     stale: Arc<Mutex<HashSet<u64>>>,
 }
 
@@ -42,8 +41,8 @@ impl Pages {
         let _ = self.kernel.set(kernel);
     }
 
-    /// Makes the kernel ask again for attributes that a request changed although its reply has none. A negative
-    /// offset spares the pages, and without them the kernel takes no lock that a request could hold.
+    /// Makes the kernel ask again for attributes that a request changed although its reply has none. A negative offset
+    /// keeps the pages, and then the kernel takes no lock that a request could hold.
     pub(super) fn attributes_changed(&self, ino: u64) {
         if let Some(kernel) = self.kernel.get()
             && let Err(error) = kernel.inval_inode(INodeNo(ino), -1, 0)
@@ -69,7 +68,7 @@ impl Pages {
         Ok(())
     }
 
-    /// Has the kernel drop the pages of a file: it took a change that was refused here. Does not wait for it.
+    /// Makes the kernel drop the pages of a file that have a change which was refused here. Does not wait for it.
     pub(super) fn drop_of(&self, ino: u64) {
         let is_first = {
             let mut stale = self.stale.lock();
@@ -80,7 +79,7 @@ impl Pages {
         if is_first {
             let (stale, kernel) = (Arc::clone(&self.stale), Arc::clone(&self.kernel));
             start("cairn-drop", move || {
-                // An inode stays in the set until it was seen to, so that no second thread is started for it.
+                // An inode stays in the set until it is done, so that no second thread is started for it.
                 while let Some(ino) = next_of(&stale) {
                     drop_pages(&kernel, ino);
                     stale.lock().remove(&ino);
@@ -122,7 +121,7 @@ fn drop_pages(kernel: &Kernel, ino: u64) {
     if let Some(kernel) = kernel.get()
         && let Err(error) = kernel.inval_inode(INodeNo(ino), 0, 0)
     {
-        // It has forgotten the inode meanwhile: then it holds nothing.
+        // If the kernel has forgotten the inode meanwhile, it has no pages.
         tracing::debug!(ino, "having the kernel drop pages: {error}");
     }
 }

@@ -5,8 +5,8 @@
 //! decode meets in [`super::operations`]; results meet in [`super::answer`]. Over `/dev/fuse` there is no STATX and no
 //! SETXATTR_EXT, which fuser does not know.
 //!
-//! A file has no handle here. Reads, writes and the rest name the inode, which lives as long as the kernel holds a
-//! reference to it, so OPEN and RELEASE carry nothing that is needed.
+//! Files have no handles here. Reads, writes and other requests name the inode, which exists as long as the kernel has
+//! a reference to it, so OPEN and RELEASE contain nothing that is needed.
 
 use std::ffi::OsStr;
 use std::io;
@@ -33,7 +33,7 @@ use crate::fs::{Attr, Caller, DirEntry, SetAttr};
 /// The adapter as fuser calls it.
 pub(super) struct DevFuse {
     pub adapter: Arc<Adapter>,
-    /// Requests can be taken over io_uring as well; then only forgetting and a few others come here.
+    /// Requests can be taken over io_uring as well; then only FORGET and a few others arrive here.
     pub rings: bool,
 }
 
@@ -59,7 +59,7 @@ impl DevFuse {
         }
     }
 
-    /// As [`seals`](crate::fs::Fs::seals); in doubt it does.
+    /// As [`seals`](crate::fs::Fs::seals); in doubt, true.
     fn seals(&self, directory: INodeNo) -> bool {
         asked("seals", directory).handle(|| Ok(self.adapter.fs.seals(directory.0))).unwrap_or(true)
     }

@@ -1,7 +1,7 @@
 //! One mount from its beginning to its end.
 //!
-//! What it keeps true: a mount does not outlive its session. Whether the session ends by umount, by an error or by
-//! being dropped before it ran, afterwards nothing of ours is mounted, and nothing that is not ours was unmounted.
+//! Keeps true: a mount does not outlive its session. The session may end by umount, by an error, or by being dropped
+//! before it ran; afterwards nothing of ours is mounted, and nothing else was unmounted.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -40,32 +40,32 @@ pub struct Session {
 /// Ends a session from another thread.
 #[derive(Clone, Debug)]
 pub struct Unmounter {
-    /// Immutable: what the mount table said of the new mount; tells it from others, wherever it is.
+    /// Immutable: the entry of the new mount in the mount table, which identifies it wherever it is.
     entry: Option<Entry>,
     /// Set when the session has ended.
     ended: Arc<AtomicBool>,
 }
 
-/// Tells the kernel what the daemon itself has changed.
+/// Notifies the kernel of changes by the daemon itself.
 ///
-/// Each call takes the kernel's lock of the directory or inode concerned, which a request of another thread may hold
-/// while it waits for us: call without holding any lock of `Fs`, and never from within a request.
+/// Each call takes the kernel's lock of the directory or inode. Another thread's request may hold that lock while it
+/// waits for us. So call this without holding any lock of `Fs`, and never from within a request.
 #[derive(Clone, Debug)]
 pub struct Notifier(fuser::Notifier);
 
 pub(super) fn start(adapter: Adapter, mountpoint: &Path, opts: &MountOptions) -> Result<Session> {
     let mountpoint = mount::resolve(mountpoint)?;
-    // The kernel's switch is read when a connection is made.
+    // The kernel reads its switch when a connection is made.
     let rings = ring::wanted(opts.io_uring)?;
     let connection = mount::attach(&mountpoint, opts)?;
     let adapter = Arc::new(adapter);
     let entry = entry_at(&mountpoint).filter(|entry| entry.fstype == opts.fstype());
     let unmounter = Unmounter { entry, ended: Arc::new(AtomicBool::new(false)) };
     let mut config = Config::default();
-    // Over io_uring little is left for them: forgetting, mostly.
+    // With io_uring they have little to do: mostly FORGET.
     config.n_threads = Some(if rings { 1 } else { opts.threads.max(1) });
-    // Who may use the mount is checked by the kernel. fuser's own check knows only the owner, and would refuse
-    // what the kernel does on its own account.
+    // The kernel checks who may use the mount. fuser's own check knows only the owner, and would refuse requests that
+    // the kernel makes itself.
     let begun = connection.try_clone().and_then(|kept| {
         let served = DevFuse { adapter: Arc::clone(&adapter), rings };
         fuser::Session::from_fd(served, connection, SessionACL::All, config).map(|inner| (inner, kept))
@@ -136,26 +136,25 @@ impl Drop for Session {
     }
 }
 
-/// What an unmounting by the daemon has left.
+/// The result of an unmount by the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Left {
-    /// No place: the mount has ended, or ends with the last program that uses it.
+    /// It is unmounted everywhere: the mount has ended, or ends with the last program that uses it.
     Nothing,
-    /// These places, over which something else is mounted.
+    /// It is still mounted at these places, over which something else is mounted.
     Covered(Vec<PathBuf>),
 }
 
 impl Unmounter {
-    /// Every place at which this mount is in the mount namespace of this process: where it was made, where it was moved
-    /// or bound to, where a directory above it was renamed to. Empty once it is out of sight, or where the table of mounts
-    /// cannot be read.
+    /// Every place of this mount in the mount namespace of this process: where it was made, or where it was moved,
+    /// bound or renamed to. Empty if it is detached, or if the table of mounts cannot be read.
     pub fn places(&self) -> Vec<Entry> {
         let Some(entry) = self.entry.as_ref().filter(|_| !self.ended.load(Ordering::Acquire)) else {
             return Vec::new();
         };
         let table = MountTable::read().ok();
         let places = table.iter().flat_map(|table| table.places_of(entry));
-        // The device's number is used again as soon as it is free.
+        // The kernel reuses the number of the device as soon as it is free.
         places.filter(|place| place.source == entry.source).cloned().collect()
     }
 
@@ -164,17 +163,17 @@ impl Unmounter {
         self.ended.load(Ordering::Acquire) || self.entry.as_ref().is_some_and(|e| is_held(e) == Some(false))
     }
 
-    /// Where it was mounted: the kernel's numbers of it stay. `None` where the table of mounts did not show it.
+    /// The entry of the mount: its numbers do not change. `None` if the table of mounts did not show it.
     pub fn entry(&self) -> Option<&Entry> {
         self.entry.as_ref()
     }
 
-    /// Takes the mount away wherever it is: as umount(8) does where nobody uses it, out of sight otherwise. Another
-    /// process does it: the end of a mount has to wait for what the kernel has not written yet, and so for this one.
+    /// Unmounts at every place: as umount(8) does if nobody uses it, otherwise lazily. A child process does it: the end
+    /// of a mount waits until the kernel has written out its pages, and so for this process.
     pub fn unmount(&self) -> Left {
         let (mut places, mut left) = (self.places(), Vec::new());
         let how = if places.len() == 1 { Errand::Unmount } else { Errand::Hide };
-        // Who came last stands on those before.
+        // The last mount is on top of the earlier ones.
         while let Some(place) = places.pop() {
             if !place.is_in_sight() {
                 left.push(place.mountpoint);
@@ -192,7 +191,7 @@ impl Unmounter {
         if left.is_empty() { Left::Nothing } else { Left::Covered(left) }
     }
 
-    /// Takes the mount out of sight; it is gone when the last program has left it.
+    /// Detaches the mount; it ends when the last program has left it.
     pub fn detach(&self) {
         for place in self.places().iter().rev().filter(|place| place.is_in_sight()) {
             if let Err(error) = mount::detach(&place.mountpoint, Detach::Lazily) {
@@ -201,13 +200,13 @@ impl Unmounter {
         }
     }
 
-    /// The end of the session: a mount without a daemon would only hang or fail.
+    /// Unmounts at the end of the session: a mount without a daemon would only hang or fail.
     fn clear_away(&self) {
         self.detach();
         self.ended.store(true, Ordering::Release);
     }
 
-    /// Ends the connection under those who wait for an answer that will not come.
+    /// Aborts the connection, so that requests do not wait for an answer that will never come.
     fn abort(&self) {
         if let Some(place) = self.places().iter().find(|place| place.is_in_sight())
             && let Err(error) = mount::abort(&place.mountpoint)
@@ -217,7 +216,7 @@ impl Unmounter {
         self.clear_away();
     }
 
-    /// The protocol cannot ask for more than the kernel's default read-ahead (128 KiB), root can.
+    /// The protocol cannot request more than the kernel's default read-ahead (128 KiB); root can set more.
     fn raise_read_ahead(&self) {
         let Some(Entry { major, minor, .. }) = &self.entry else {
             return;

@@ -1,8 +1,8 @@
-//! Who keeps the file system of a mount alive after it was unmounted in one place: other places, other mount
-//! namespaces, programs that have files of it open although no path leads there.
+//! What keeps the file system of a mount alive after it was unmounted at one place: other places, other mount
+//! namespaces, and programs that still have its files open.
 //!
-//! Nobody of these is asked, and neither is the mount: /proc tells. What it does not show to this user is left out, so
-//! an empty answer is never proof; [`is_held`] is.
+//! All of it comes from /proc, without access to the mount. What /proc does not show to this user is left out, so an
+//! empty answer proves nothing; [`is_held`] does.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -13,14 +13,14 @@ use rustix::fs::{AtFlags, CWD, StatxFlags};
 
 use super::mount_table::{Entry, MountTable};
 
-/// Somebody who keeps a mount alive.
+/// One user of a mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum User {
     /// It is mounted here, too.
     Place(PathBuf),
     /// It is mounted in the mount namespace of this process.
     Namespace(Program, PathBuf),
-    /// This program has a file of it open, or is in it.
+    /// This program has a file of it open, or its working directory in it.
     Program(Program),
 }
 
@@ -49,14 +49,14 @@ impl fmt::Display for User {
     }
 }
 
-/// Whether the kernel still has the file system of this mount, wherever. `None` where that cannot be seen (no /sys). The
-/// number may be that of a younger mount.
+/// Whether the kernel still has the file system of this mount, at any place. `None` if that cannot be seen (no /sys).
+/// The number may belong to a newer mount.
 pub fn is_held(entry: &Entry) -> Option<bool> {
     let all = Path::new("/sys/class/bdi");
     all.is_dir().then(|| all.join(format!("{}:{}", entry.major, entry.minor)).exists())
 }
 
-/// Those who keep the file system of this mount alive, but for the process `server` and this one.
+/// The users of the file system of this mount, without the process `server` and this one.
 pub fn holders(entry: &Entry, server: u32) -> Vec<User> {
     let table = MountTable::read().ok();
     let places = table.iter().flat_map(|table| table.places_of(entry));
@@ -95,7 +95,8 @@ fn uses(dir: &Path, entry: &Entry) -> bool {
     stands.into_iter().chain(open).chain(mapped).any(|path| is_on(&path, entry))
 }
 
-/// Where a link of /proc leads, its file system is not asked: `AT_STATX_DONT_SYNC` is content with what is known.
+/// Looks at the target of a link in /proc without a request to its file system: `AT_STATX_DONT_SYNC` uses cached
+/// attributes.
 fn is_on(path: &Path, entry: &Entry) -> bool {
     let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
     rustix::fs::statx(CWD, path, flags, StatxFlags::TYPE)

@@ -3,7 +3,8 @@
 use crate::error::{Error, Result};
 use crate::fs::{NameSpace, is_namespace};
 
-/// The name under which any file of a mount says who serves it; in no listing, and only for that user and root.
+/// The attribute with the presence, which any file of a mount has. It is in no listing, and only the mounting user and
+/// root can read it.
 pub(super) const PRESENCE: &[u8] = b"cairnfs.presence";
 
 /// Whether `name` may be used. The kernel has already checked who may use which namespace.
@@ -16,7 +17,7 @@ pub(super) fn check(name: &[u8], posix_acl: bool) -> Result<()> {
     }
 }
 
-/// The names of a list that this caller can also read, so that a copying program does not trip over them.
+/// The names of a list that this caller can also read, so that a copying program does not fail at the others.
 pub(super) fn visible(list: &[u8], posix_acl: bool, privileged: bool) -> Vec<u8> {
     let mut shown = Vec::with_capacity(list.len());
     for name in list.split_inclusive(|byte| *byte == 0) {
@@ -29,12 +30,12 @@ pub(super) fn visible(list: &[u8], posix_acl: bool, privileged: bool) -> Vec<u8>
     shown
 }
 
-/// What to answer to a question for a value or list.
+/// The reply to a request for a value or list.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Fitted {
-    /// No size was given: how large it is.
+    /// Its size, since the caller gave none.
     Size(u32),
-    /// It itself.
+    /// The value itself.
     Value(Vec<u8>),
 }
 

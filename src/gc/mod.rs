@@ -1,8 +1,8 @@
 //! The collector: one cycle is flip, mark, sweep, reclaim.
 //!
 //! Keeps true: the order of the stages, and that an error at any point ends the cycle before it frees anything more
-//! (I7). What each stage keeps true stands in its file; why the whole is safe, with the table of races, in
-//! `docs/collection.md`.
+//! (I7). The file of each stage says what that stage keeps true. `docs/collection.md` explains why the whole is safe,
+//! with the table of races.
 
 mod mark;
 pub mod pause;
@@ -30,7 +30,7 @@ pub use record::{CycleRecord, Stage};
 
 use start::{Last, Look, Starter};
 
-/// What a cycle begins with: working off the queue of deleted files, which is not the collector's to know.
+/// The first step of a cycle: draining the deletion queue, which belongs to the filesystem.
 pub type Drain = Arc<dyn Fn() -> Result<()> + Send + Sync>;
 
 /// How the collector works.
@@ -38,12 +38,12 @@ pub type Drain = Arc<dyn Fn() -> Result<()> + Send + Sync>;
 pub struct Options {
     /// Cycles start by themselves, soon after enough was deleted.
     pub auto: bool,
-    /// A cycle starts by itself when the last one is this long ago and there may be garbage.
+    /// A cycle also starts this long after the last one, if there may be garbage.
     pub interval: Option<Duration>,
     /// What to do before a flip.
     pub drain: Drain,
-    /// Extents marked between two looks at whether to go on, and chunks whose rows one transaction of the sweep
-    /// removes: bounds how long it holds up a commit.
+    /// Extents marked between two checks for cancellation, and chunks whose rows one transaction of the sweep removes.
+    /// This bounds how long a commit waits for the sweep.
     pub step: usize,
 }
 
@@ -53,9 +53,9 @@ impl Default for Options {
     }
 }
 
-/// How often the automatic start looks at the store.
+/// How often the automatic start checks the store.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// A cycle that failed is tried again by itself after this long, and then after twice as long each time, up to the second.
+/// A failed automatic cycle is retried after the first time, then after twice as long each time, up to the second time.
 const RETRY: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(24 * 3600));
 
 /// The collector of one store.
@@ -87,7 +87,7 @@ impl Collector {
         Ok(collector)
     }
 
-    /// The collector, and where requests for a cycle come out.
+    /// The collector, and the receiver of requests for a cycle.
     fn without_thread(store: Arc<Store>, options: Options) -> (Arc<Self>, Receiver<()>) {
         let (wake, wanted) = bounded(1);
         let collector = Arc::new(Self {
@@ -116,14 +116,14 @@ impl Collector {
         self.last.lock().clone()
     }
 
-    /// What is wrong, if cycles fail.
+    /// The failure, if cycles fail.
     pub fn trouble(&self) -> Option<Trouble> {
         self.retry.lock().trouble(Instant::now())
     }
 
     /// Has a cycle started soon.
     pub fn request(&self) {
-        // Full means that one is asked for already.
+        // If the channel is full, a cycle is already requested.
         let _ = self.wake.try_send(());
     }
 
@@ -160,7 +160,7 @@ impl Collector {
         }
     }
 
-    /// Whether a cycle is to start by itself at `now`. Of a store that takes no changes none does: it could only fail.
+    /// Whether a cycle should start by itself at `now`. While a store refuses changes, none does: it could only fail.
     fn is_due(&self, starter: &mut Starter, now: Instant) -> bool {
         if self.store.batches.writable().is_err() {
             return false;
@@ -172,27 +172,27 @@ impl Collector {
         due && self.retry.lock().may_try(now)
     }
 
-    /// Runs a cycle whose outcome nobody waits for. One that comes after a failure is preceded by a dry run: what the other
-    /// ended at is most likely still there, and is met without a flip, so that no generation and no pack is begun in vain.
+    /// Runs an automatic cycle. After a failure it begins with a dry run: that most likely meets the same error,
+    /// without a flip, so that no generation and no pack is begun in vain.
     fn run_unattended(&self, now: Instant) {
         let failing = self.retry.lock().is_failing();
-        // A failure is noted and told where it is met.
+        // Failures are noted and reported where they happen.
         if !failing || self.run_cycle_at(true, now).is_ok() {
             let _ = self.run_cycle_at(false, now);
         }
     }
 
-    /// Runs one cycle; waits for one that is running already. With `dry_run` no chunk is touched, and the record says
-    /// what would have been condemned; the queue of deleted files is worked off all the same.
+    /// Runs one cycle, after a running one has ended. With `dry_run` no chunk is touched, and the record says what
+    /// would have been condemned; the deletion queue is drained all the same.
     pub fn run_cycle(&self, dry_run: bool) -> Result<CycleRecord> {
         self.run_cycle_at(dry_run, Instant::now())
     }
 
-    /// The same, with the moment at which it begins.
+    /// The same, with the time at which it begins.
     fn run_cycle_at(&self, dry_run: bool, now: Instant) -> Result<CycleRecord> {
         let (_running, begun) = (self.running.lock(), Instant::now());
         if !dry_run {
-            // What is latched is not to begin a generation that no commit will ever record.
+            // A latched store must not begin a generation that no commit will record.
             self.store.batches.writable()?;
         }
         let mut record = CycleRecord { dry_run, started: Timestamp::now().sec, ..CycleRecord::default() };
@@ -205,14 +205,14 @@ impl Collector {
         let ended = now + begun.elapsed();
         let says_so = self.note_outcome(&result, dry_run, (ended, record.ended));
         if !dry_run {
-            // The log keeps the record of each cycle, but not of those that fail again and again; the store keeps the last.
+            // The log keeps the record of each cycle, except of repeated failures; the store keeps the last record.
             if says_so {
                 tracing::info!("cycle {}", serde_json::to_string(&record).unwrap_or_default());
             }
             if result.is_ok()
                 && let Err(error) = self.store.healing.note_packs()
             {
-                tracing::debug!("which packs there are could not be noted: {error}");
+                tracing::debug!("the list of packs could not be noted: {error}");
             }
             record.keep(&self.store);
             *self.last.lock() = Some(record.clone());
@@ -221,24 +221,24 @@ impl Collector {
         result.map(|()| record)
     }
 
-    /// Notes how a cycle ended at a moment, by both clocks; true if the log is to have a line about it.
+    /// Notes the result of a cycle, with its end by both clocks; true if the log should have a line about it.
     fn note_outcome(&self, result: &Result<()>, dry_run: bool, (now, wall): (Instant, i64)) -> bool {
         let mut retry = self.retry.lock();
         let error = match result {
-            // What is found by a cycle that really runs is not known yet.
+            // A dry run does not show that a real cycle works.
             Ok(()) if dry_run => return true,
             Ok(()) => {
                 retry.went_well();
                 return true;
             }
-            // Told to end, it did not fail.
+            // It was asked to end and did not fail.
             Err(_) if self.stopping.load(Ordering::Acquire) => return true,
             Err(error) => error,
         };
         let says_so = retry.failed(now, wall, &error.to_string());
         if says_so {
             tracing::error!(
-                "a cycle failed, and those that start by themselves become rare until one is whole: {error}"
+                "a cycle failed; automatic cycles are retried ever more rarely until one succeeds: {error}"
             );
         }
         says_so
@@ -275,7 +275,7 @@ impl Collector {
             .after_flip(&flip, view, record, &mut clock)
             .and_then(|()| self.store.collection.forget_deleted(deleted));
         self.pass_always(Point::Reclaimed);
-        // The barrier has to come down however the cycle ended; cells that were condemned stay refused until it does.
+        // The barrier has to be disarmed however the cycle ended; until then, condemned chunks are refused.
         let ended = self.store.collection.end_cycle();
         result.and(ended)
     }
@@ -338,7 +338,7 @@ impl Collector {
         Ok(())
     }
 
-    /// A point between two steps: tests hold the cycle here, and a store that is being closed ends it.
+    /// A point between two steps: tests can stop the cycle here, and closing the store ends it here.
     fn pass(&self, point: Point) -> Result<()> {
         self.pass_always(point);
         self.go_on()
@@ -354,7 +354,7 @@ impl Collector {
     }
 }
 
-/// Milliseconds since `clock`, which starts anew.
+/// Milliseconds since `clock`; sets `clock` to now.
 fn elapsed(clock: &mut Instant) -> u64 {
     let now = Instant::now();
     let passed = now.duration_since(*clock).as_millis() as u64;

@@ -1,4 +1,4 @@
-//! What to do about each pack: decided first, from numbers alone, done afterwards.
+//! Decides what to do with each pack, from numbers alone.
 
 use std::collections::HashSet;
 
@@ -11,7 +11,7 @@ use super::sweep::Usage;
 const COMPACT_BELOW: f64 = 0.25;
 /// The same where nothing can be punched out: there it is the only way, and it writes no more than it frees.
 const REWRITE_BELOW: f64 = 0.5;
-/// Dead bytes for which punching a pack is worth the while.
+/// Dead bytes from which on punching a pack is worthwhile.
 const PUNCH_FROM: u64 = 256 << 10;
 
 /// What is to be done.
@@ -38,7 +38,7 @@ impl Plan {
         for &pack in packs.iter().filter(|pack| pack.id < below) {
             let used = usage.packs.get(&pack.id);
             let live = used.map_or(0, |used| used.record_bytes);
-            // What is sparse has moved by the time holes are punched.
+            // Sparse regions have moved by the time holes are punched.
             let moves = used.filter(|_| can_punch).map_or(0, |used| used.sparse_bytes);
             let (stays, least) = (live - moves, if can_punch { COMPACT_BELOW } else { REWRITE_BELOW });
             if live == 0 {

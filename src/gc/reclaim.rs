@@ -1,8 +1,8 @@
 //! The reclaim: gives the space of condemned chunks back to the host.
 //!
-//! Keeps true (I3): it begins only after the removal of the names is durable; and a region that moves is synced in its
-//! new place (I1), its row moved and durable, before its old place is freed. ChunkIds do not change, so no file knows of
-//! it. A region that cannot be read is left where it is, and its pack with it: freeing is for what is known.
+//! Keeps true (I3): it begins only after the removal of the names is durable. Before the old place of a moved region is
+//! freed, the region is synced in its new place (I1), and its changed row is durable. ChunkIds do not change, so files
+//! do not change. A region that cannot be read stays where it is, and so does its pack.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Bound;
@@ -19,18 +19,18 @@ use super::CycleRecord;
 use super::plan::Plan;
 use super::sweep::Usage;
 
-/// Bytes of records that move before they are synced and their rows follow.
+/// Bytes of records that are moved before a sync and the change of their rows.
 const MOVE_BYTES: u64 = 32 << 20;
-/// Plain bytes of regions that are copied at once, and one region more. Each takes twice as much memory meanwhile.
+/// Plain bytes of regions that are copied at a time, plus one region. Each needs twice its size in memory.
 const COPIED_TOGETHER: u64 = 8 << 20;
-/// Region rows that are looked at under one view while regions that move are looked for.
+/// Region rows that are read under one view in the search for regions to move.
 const LOOKED_TOGETHER: usize = 65_536;
 /// Packs whose live regions are held in memory at a time while holes are punched.
 const PACKS_AT_A_TIME: usize = 1024;
-/// Stretches shorter than this are not worth a hole.
+/// Shorter ranges are not worth a hole.
 const MIN_HOLE: u64 = 4096;
 
-/// Frees what `usage` says is dead in packs below `below`. `moved` is called once regions stand in their new places.
+/// Frees what is dead by `usage`, in packs below `below`. `moved` is called when the regions are in their new places.
 pub(super) fn reclaim(
     store: &Arc<Store>,
     usage: &Usage,
@@ -40,7 +40,7 @@ pub(super) fn reclaim(
 ) -> Result<()> {
     let can_punch = store.packs.can_punch();
     let plan = Plan::decide(&store.packs.infos()?, usage, below, can_punch);
-    // What needs no room comes first: on a full disk it makes some.
+    // Steps that need no space come first: on a full disk they make some.
     for pack in &plan.remove {
         remove(store, pack, record)?;
     }
@@ -55,10 +55,10 @@ pub(super) fn reclaim(
     for group in plan.punch.chunks(PACKS_AT_A_TIME) {
         punch_group(store, group, usage, record)?;
     }
-    // Out of what could not be emptied, at least what is dead goes; not being able to read is what may have kept it.
+    // Packs that could not be emptied are punched instead; a read error may have kept them.
     for pack in plan.compact.iter().filter(|pack| can_punch && kept.contains(&pack.id)) {
         if let Err(error) = punch_group(store, &[*pack], usage, record) {
-            tracing::warn!("what is dead in {} stays as well: {error}", store.packs.name(pack.id));
+            tracing::warn!("the dead parts of {} stay as well: {error}", store.packs.name(pack.id));
             store.batches.writable()?;
         }
     }
@@ -72,7 +72,7 @@ fn remove(store: &Store, pack: &PackInfo, record: &mut CycleRecord) -> Result<()
     Ok(())
 }
 
-/// A region on its way.
+/// A region that is being moved.
 struct Move {
     first: ChunkId,
     /// The id after the last chunk of its row.
@@ -82,16 +82,16 @@ struct Move {
     plain: u32,
 }
 
-/// Regions on their way, and what could not go.
+/// Regions that are being moved, and what could not be moved.
 #[derive(Default)]
 struct Moving {
     /// In their new places, which are not synced yet.
     moves: Vec<Move>,
     /// Bytes of their records.
     bytes: u64,
-    /// A full disk ends the moving.
+    /// The disk is full; nothing more is moved.
     full: bool,
-    /// Packs that have to stay because not everything could be moved out of them.
+    /// Packs that stay because not everything could be moved out of them.
     stay: HashSet<PackId>,
 }
 
@@ -119,8 +119,8 @@ fn move_regions(
     Ok(moving.stay)
 }
 
-/// The next rows to move, from the id `from` on, and where those after them begin. The view under which they are read ends
-/// here: under one, the database would grow by all that is committed while regions are copied.
+/// The next rows to move, from the id `from` on, and where the rows after them begin. The view ends here: if it were
+/// held while regions are copied, the database would grow by everything that is committed.
 fn next_rows(
     store: &Store,
     from: u64,
@@ -144,7 +144,7 @@ fn next_rows(
 }
 
 impl Moving {
-    /// Copies regions to where packs grow now, on all workers.
+    /// Copies regions into the open pack, on all workers.
     fn copy(&mut self, store: &Arc<Store>, rows: Vec<RegionRow>, record: &mut CycleRecord) -> Result<()> {
         if self.full {
             self.stay.extend(rows.iter().map(|row| row.at.pack));
@@ -160,7 +160,8 @@ impl Moving {
                     self.moves.push(done);
                 }
                 Err(error) => {
-                    // A region that cannot be read stays, as all do once the disk is full. Neither frees anything.
+                    // A region that cannot be read stays; once the disk is full, all regions stay. Then nothing is
+                    // freed.
                     self.full |= error.is_no_space();
                     tracing::warn!("the region of chunk {} stays in its pack: {error}", row.first.0);
                     store.batches.writable()?;
@@ -176,13 +177,13 @@ impl Moving {
     }
 }
 
-/// Writes the live chunks of a region to where packs grow now.
+/// Writes the live chunks of a region into the open pack.
 fn copy(store: &Store, row: &RegionRow) -> Result<Move> {
     let (to, plain) = store.packs.copy(&row.at, |id| row.entry(id).is_some())?;
     Ok(Move { first: row.first, end: row.end(), from: row.at, to, plain })
 }
 
-/// Syncs moved regions and has their rows follow, where they still point to the old place.
+/// Syncs moved regions and changes their rows, if these still point to the old place.
 fn settle(store: &Arc<Store>, moves: Vec<Move>) -> Result<()> {
     if moves.is_empty() {
         return Ok(());
@@ -191,7 +192,7 @@ fn settle(store: &Arc<Store>, moves: Vec<Move>) -> Result<()> {
     store.commits.rewrite(true, |txn, sums| {
         let mut rows = Vec::new();
         for step in &moves {
-            // One row by now may be several, of which those that were healed are elsewhere.
+            // One row may have become several; healed chunks are elsewhere.
             for (key, row) in txn.rows(Table::Regions, &id_key(step.first.0), &id_key(step.end.0))? {
                 let mut row = RegionRow::decode(ChunkId(chunk_of(&key)?), &row)?;
                 if row.at == step.from {
@@ -207,7 +208,7 @@ fn settle(store: &Arc<Store>, moves: Vec<Move>) -> Result<()> {
 
 /// Punches everything but live regions, headers and footers out of some packs.
 ///
-/// Only the rows with the ids that the packs had at the sweep are read: nothing comes into a sealed pack. Packs are
+/// Reads only the rows with ids that the packs had at the sweep, since nothing is added to a sealed pack. Packs are
 /// filled in the order of ids, so that all groups together read each row about once.
 fn punch_group(
     store: &Arc<Store>,

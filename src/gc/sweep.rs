@@ -1,6 +1,7 @@
 //! The sweep: condemns what is white, then removes the rows of what it condemned.
 //!
-//! Keeps true (I6): a chunk's fate is its cell's compare-and-swap; a row is removed only for a cell that says condemned.
+//! Keeps true (I6): only the compare-and-swap of its cell decides about a chunk; a row is removed only if the cell is
+//! condemned.
 
 mod remove;
 
@@ -19,13 +20,13 @@ use crate::sync::Arc;
 
 use super::CycleRecord;
 
-/// Region rows looked at in one view, for each row that a transaction may remove. Whoever holds a view keeps the database
-/// from using pages again.
+/// Region rows read in one view, for each row that a transaction may remove. While a view is held, the database cannot
+/// reuse pages.
 const LOOK: usize = 16;
-/// Digests that are remembered with their chunks, for each that a transaction removes: 40 MiB. If more are condemned, all
-/// digests are looked at.
+/// Condemned digests that are remembered with their chunks, for each that a transaction removes: 40 MiB. If there are
+/// more, all digests are read.
 const LISTED: usize = 256;
-/// Ids of a stretch that is looked at again if anything in it was condemned.
+/// Ids of a stretch, which is read again if anything in it was condemned.
 const STRETCH: u64 = 4096;
 
 /// What the live regions of a pack take.
@@ -33,18 +34,18 @@ const STRETCH: u64 = 4096;
 pub(super) struct PackUse {
     /// Bytes of records that have at least one live chunk.
     pub record_bytes: u64,
-    /// Those of them of which less than half is live, which move.
+    /// Of these, bytes of records of which less than half is live; they move.
     pub sparse_bytes: u64,
     /// The least of their ids.
     pub from: ChunkId,
-    /// Above all of their ids, also those of absent chunks: where a row is split, its parts stay below it.
+    /// Above all of their ids, also those of absent chunks: if a row is split, its parts stay below it.
     pub to: ChunkId,
 }
 
-/// What the sweep learned about where live chunks are.
+/// Where live chunks are, as the sweep has seen.
 #[derive(Debug, Default)]
 pub(super) struct Usage {
-    /// By pack; a pack that is not here has nothing live.
+    /// By pack; a pack without an entry has nothing live.
     pub packs: HashMap<PackId, PackUse>,
     /// Regions of which less than half is live.
     pub sparse: Vec<ChunkId>,
@@ -67,8 +68,8 @@ impl Usage {
     }
 }
 
-/// Condemns and removes, `step` chunks or a few more a transaction; with `dry_run`, only counts. `go_on` is asked before
-/// each transaction and after each.
+/// Condemns and removes, about `step` chunks in a transaction; with `dry_run`, only counts. `go_on` is asked before and
+/// after each transaction.
 pub(super) fn sweep(
     store: &Arc<Store>,
     cells: &Cells,
@@ -100,27 +101,27 @@ fn are_digests_first() -> bool {
     !out(Protection::DigestsFirst)
 }
 
-/// A look at the regions, in which everything white is condemned.
+/// The scan of the regions, which condemns everything white.
 struct Look<'a> {
     cells: &'a Cells,
     step: usize,
     dry_run: bool,
     record: &'a mut CycleRecord,
     usage: Usage,
-    /// The digests of what was condemned, with their chunks; none once there were too many.
+    /// The condemned digests, with their chunks; none once there were too many.
     listed: Option<Vec<(Digest, ChunkId)>>,
     /// Numbers of the stretches of ids in which a row with condemned chunks has a part.
     stretches: BTreeSet<u64>,
 }
 
 impl Look<'_> {
-    /// Looks at some rows from `first` on; where to go on, if there are more.
+    /// Scans some rows from `first` on; returns where to continue, if there are more.
     ///
-    /// The view ends here, before anything is removed: the database keeps every page that changes while a view is held,
-    /// and would grow by all the pages that the sweep rewrites.
+    /// The view ends here, before anything is removed: while a view is held, the database keeps every page that
+    /// changes, and would grow by all the pages that the sweep rewrites.
     fn from(&mut self, store: &Store, first: ChunkId) -> Result<Option<ChunkId>> {
-        // Rows of this view are no more than what was: those that change are read again when they do. What is healed
-        // meanwhile counts as live in its old place, and is in a pack that this cycle leaves alone.
+        // Rows of this view may be out of date; they are read again before they are changed. A chunk that is healed
+        // meanwhile counts as live in its old place, and its new place is in a pack that this cycle leaves alone.
         let view = store.now().view.clone();
         let (mut next, mut looked) = (None, 0);
         view.scan(Table::Regions, Bound::Included(&id_key(first.0)), Bound::Unbounded, |key, row| {
@@ -128,14 +129,15 @@ impl Look<'_> {
             self.condemn(&mut row);
             self.usage.note(&row);
             looked += 1;
-            // Not the next key: a row that is split meanwhile leaves a part behind this one, which was looked at.
+            // Not the next key: if a row is split meanwhile, a part of it comes after this key, and it was already
+            // scanned.
             next = (looked >= self.step * LOOK).then(|| row.end());
             Ok(next.is_none())
         })?;
         Ok(next)
     }
 
-    /// Takes what is white out of a row.
+    /// Removes the white chunks from a row.
     fn condemn(&mut self, row: &mut RegionRow) {
         let (first, end) = (row.first, row.end());
         let mut any = false;
@@ -163,7 +165,7 @@ impl Look<'_> {
             }
         }
         if any && !self.dry_run {
-            // All of the row: it may be split before its chunks are removed.
+            // All ids of the row: it may be split before its chunks are removed.
             self.stretches.extend(first.0 / STRETCH..=(end.0 - 1) / STRETCH);
         }
     }

@@ -1,8 +1,8 @@
-//! The file of a metadata backup: the rows that packs cannot tell, in the order of their keys.
+//! The file of a metadata backup: the rows that packs do not contain, in the order of their keys.
 //!
 //! Layout (docs/format.md has the table): a head of 64 bytes; blocks of about a megabyte of rows, each compressed and
 //! with a checksum over its number and its bytes; a block without rows; a trailer with the number of rows and their
-//! bytes. What is not whole to its trailer is no backup.
+//! bytes. A file that is not complete up to its trailer is not a backup.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -27,10 +27,10 @@ const BLOCK: usize = 1 << 20;
 /// No block has more plain bytes: one row is at most a few hundred KiB.
 const MOST: usize = 16 << 20;
 const LEVEL: i32 = 1;
-/// A seed that no block's number is.
+/// A seed that is no block's number.
 const SEED_OF_ENDS: u64 = u64::MAX;
 
-/// What is in a backup. Regions and digests are in the packs.
+/// The tables in a backup. Regions and digests are in the packs.
 pub const TABLES: [Table; 6] =
     [Table::Inodes, Table::Dirents, Table::Xattrs, Table::Extents, Table::Orphans, Table::State];
 
@@ -65,12 +65,12 @@ struct Trailer {
     sum: U64,
 }
 
-/// What a backup is of.
+/// The store and generation of a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
     /// The store's uuid.
     pub store: [u8; 16],
-    /// The generation at its moment.
+    /// The generation at the time of the backup.
     pub generation: u64,
 }
 
@@ -99,7 +99,7 @@ fn sum_of_end(end: &(impl IntoBytes + Immutable)) -> u64 {
     xxh3_64_with_seed(&bytes[..bytes.len() - 8], SEED_OF_ENDS)
 }
 
-/// Writes everything that `view` has into an empty file, and syncs it. `go_on` is asked after each block.
+/// Writes all rows of `view` into an empty file, and syncs it. `go_on` is asked after each block.
 pub fn write(
     view: &ReadView,
     head: Head,
@@ -184,7 +184,7 @@ impl Blocks<'_> {
 /// A backup that is read from its beginning: its rows in the order of [`TABLES`] and of their keys.
 pub struct Backup {
     file: Arc<dyn MediaFile>,
-    /// What it is of.
+    /// Its store and generation.
     pub head: Head,
     len: u64,
     at: u64,
@@ -196,7 +196,7 @@ pub struct Backup {
 }
 
 impl Backup {
-    /// Opens a backup; what is no backup of any store is refused.
+    /// Opens a backup; any other file is refused.
     pub fn open(file: Arc<dyn MediaFile>) -> Result<Self> {
         let len = file.len().map_err(failed)?;
         if len < HEAD as u64 {
@@ -212,7 +212,7 @@ impl Backup {
         Ok(Self { file, head, len, at: HEAD as u64, number: 0, block, in_block: 0, read, ended: false })
     }
 
-    /// Reads all of it; how much it has.
+    /// Reads all of it; returns how much it has.
     pub fn verify(mut self) -> Result<Size> {
         while self.next_row()?.is_some() {}
         Ok(Size { stored: self.len, ..self.read })
@@ -241,7 +241,7 @@ impl Backup {
         Ok(Some((table, row)))
     }
 
-    /// Brings in the next block; false at the end.
+    /// Reads the next block; false at the end.
     fn next_block(&mut self) -> Result<bool> {
         if self.ended {
             return Ok(false);

@@ -1,9 +1,9 @@
 //! The embedded database: the only module that names the crate `redb`.
 //!
-//! Keeps true: every value carries a checksum over table, key and value, so that a damaged row is an error and never
-//! another row's content; the pages beneath have sums of their own ([`pages`](super::pages)), so that no damage makes a
-//! row seem not to be there; a read that fails is an error of that read, and the others go on; a write transaction is
-//! applied whole or not at all; a durable commit has been synced when it returns. Why redb and how it is fed:
+//! Keeps true: every value has a checksum over table, key and value, so that a damaged row is an error and never the
+//! content of another row. The pages have sums of their own ([`pages`](super::pages)), so that no damage can hide a
+//! row. A failed read is an error of that read only; others go on. A write transaction is applied whole or not at all.
+//! A durable commit has been synced when it returns. Why redb, and how it is used:
 //! `docs/decisions/0001-metadata-engine.md`.
 
 mod readable;
@@ -146,7 +146,7 @@ fn file_error(error: io::Error) -> Error {
     }
 }
 
-/// Where a change of the file failed, what the engine met later because of it is not what went wrong.
+/// If a change of the file failed, returns that error: later errors of the engine are only consequences.
 fn first_of(pages: &Pages, later: Error) -> Error {
     pages.failure().map_or(later, file_error)
 }
@@ -160,7 +160,7 @@ fn unfailed(pages: &Pages) -> Result<()> {
 #[derive(Debug)]
 struct Backend(Arc<Pages>);
 
-/// What a read unwinds with that could not be answered.
+/// The payload with which a failed read unwinds.
 struct CannotRead(io::Error);
 
 impl redb::StorageBackend for Backend {
@@ -168,9 +168,9 @@ impl redb::StorageBackend for Backend {
         Ok(self.0.len())
     }
 
-    /// redb answers nothing more once a read returned an error, though other pages may be as good as ever. So it is
-    /// unwound, past what it was doing and nothing else, to where [`guarded`] makes an error of it. Only a read of a
-    /// destructor that runs because of that is told: it must not unwind again.
+    /// After a read returned an error, redb fails all later reads, although other pages may be good. So a failed read
+    /// unwinds through redb, and [`guarded`] turns that into an error. Only a read in a destructor that runs during
+    /// this unwinding returns the error: it must not unwind again.
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         match self.0.read(offset, out) {
             Ok(()) => Ok(()),
@@ -205,14 +205,14 @@ pub struct Kv {
     /// Gone once it was closed.
     db: RwLock<Option<Database>>,
     /// Held by the one write transaction. The engine would make others wait as well, but inside its own locks, where
-    /// nobody sees who waits for whom.
+    /// nobody can see who waits for whom.
     writing: Mutex<()>,
     pages: Arc<Pages>,
 }
 
 impl Drop for Kv {
     fn drop(&mut self) {
-        // What the engine does last can fail, too; it says so itself, and nobody waits for the answer.
+        // The last work of the engine can fail, too; it reports that itself, and nobody waits for the result.
         let _ = self.close();
     }
 }
@@ -228,8 +228,8 @@ impl Kv {
         kv.close()
     }
 
-    /// Opens the database that is in a file. One that is not there is never made: that would be an empty store, of which
-    /// a cycle would free everything.
+    /// Opens the database in a file. A missing database is never made: the store would look empty, and a cycle would
+    /// free everything.
     pub fn open(file: Arc<dyn MediaFile>, cache_bytes: usize) -> Result<Self> {
         let (kv, found) = Self::open_as_found(file, cache_bytes)?;
         if found == Found::CopiedInUse {
@@ -247,8 +247,8 @@ impl Kv {
         Ok(kv)
     }
 
-    /// The same without the check of a copy of one that was in use: for a repair, which takes row by row what it can read,
-    /// each with its sum.
+    /// The same without verifying a copy of a database that was in use: for a repair, which takes every row that it can
+    /// read and that matches its sum.
     pub fn open_unchecked(file: Arc<dyn MediaFile>, cache_bytes: usize) -> Result<Self> {
         Self::open_as_found(file, cache_bytes).map(|(kv, _)| kv)
     }
@@ -275,20 +275,20 @@ impl Kv {
         unfailed(&kv.pages).map(|()| kv)
     }
 
-    /// Reads every page that is in use, also those of which the engine alone knows, and follows every path to it. After
-    /// an error nothing more can be read.
+    /// Reads every used page, also those that only the engine knows, along every path to it. After an error nothing
+    /// more can be read.
     pub fn check_all(&self) -> Result<()> {
         let mut held = self.db.write();
         let Some(db) = held.as_mut() else { return Ok(()) };
         let checked = guarded(|| db.check_integrity().map_err(db_error));
         if checked.is_err() {
-            // Left in the middle of its check, it would panic where it is dropped.
+            // After an incomplete check, it would panic when dropped.
             std::mem::forget(held.take());
         }
         checked.and_then(|_| unfailed(&self.pages))
     }
 
-    /// Writes what the database wants to write last, and closes it. Views that are still held can be read.
+    /// Lets the database write its last pages, and closes it. Views that are still held can be read.
     pub fn close(&self) -> Result<()> {
         let Some(db) = self.db.write().take() else { return Ok(()) };
         guarded(|| db.close().map_err(db_error)).map_err(|error| first_of(&self.pages, error))?;
@@ -301,7 +301,7 @@ impl Kv {
         guarded(|| use_it(db))
     }
 
-    /// The present state, unmoved by later commits for as long as it is held.
+    /// A view of the present state; later commits do not change it.
     pub fn read(&self) -> Result<ReadView> {
         self.with_db(|db| {
             let txn = db.begin_read().map_err(db_error)?;
@@ -316,16 +316,16 @@ impl Kv {
 
 type OpenTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
-/// One moment of the database.
+/// A view of the database at one moment.
 pub struct ReadView {
-    /// What is wrong with a table that cannot be opened: only where the view was made for a repair.
+    /// The tables, or why one cannot be opened; the latter only in a view for a repair.
     tables: Vec<std::result::Result<OpenTable, String>>,
     _txn: ReadTransaction,
 }
 
 /// A key with its value.
 pub type Row = (Vec<u8>, Vec<u8>);
-/// A key with its value, or with what is wrong with the row.
+/// A key with its value, or with the error of the row.
 pub type CheckedRow = (Vec<u8>, Result<Vec<u8>>);
 
 impl ReadView {
@@ -378,8 +378,8 @@ impl ReadView {
         Ok(())
     }
 
-    /// All rows of a table in key order, for checks: a row that does not match its checksum comes as the error it is,
-    /// and the rows behind it follow. An error outside a row is the engine's, which would give it again for ever; nothing
+    /// All rows of a table in key order, for checks. A row that does not match its checksum comes as an error, and the
+    /// rows after it follow. An error outside a row comes from the engine, which would repeat it for ever; nothing
     /// follows it.
     pub fn rows(&self, table: Table) -> Result<impl Iterator<Item = Result<CheckedRow>> + use<>> {
         let mut walk = self.walk(table, Bound::Unbounded)?;
@@ -391,7 +391,7 @@ impl ReadView {
         }))
     }
 
-    /// Rows from some key on, up to an error outside a row; what comes after that means nothing.
+    /// Rows from some key on, up to an error outside a row; later items mean nothing.
     fn walk(
         &self,
         table: Table,
@@ -419,10 +419,9 @@ fn owned(table: Table, row: Result<(Guard<'_>, Guard<'_>), redb::StorageError>) 
     Ok((key.value().to_vec(), plain.to_vec()))
 }
 
-/// Runs `read`. redb does not expect pages that are damaged: where it panics on one, that is damage, too, and not the
-/// end of whoever reads.
+/// Runs `read`. redb does not expect damaged pages and may panic on one; this turns the panic into an error.
 pub(crate) fn guarded<R>(read: impl FnOnce() -> Result<R>) -> Result<R> {
-    // What is read changes nothing, so nothing is left half changed.
+    // A read changes nothing, so nothing can be left half changed.
     contained(read).unwrap_or_else(|panic| {
         let panic = match panic.downcast::<CannotRead>() {
             Ok(cannot) => return Err(file_error(cannot.0)),
@@ -434,7 +433,7 @@ pub(crate) fn guarded<R>(read: impl FnOnce() -> Result<R>) -> Result<R> {
     })
 }
 
-/// B-trees panic on a range that ends before it begins; callers may well ask for one.
+/// B-trees panic on a range that ends before it begins, and callers may ask for one.
 pub(crate) fn range_is_empty(from: Bound<&[u8]>, to: Bound<&[u8]>) -> bool {
     match (from, to) {
         (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,

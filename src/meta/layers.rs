@@ -1,10 +1,10 @@
 //! The layers of metadata: the open batch, the batch being committed, the database.
 //!
 //! Keeps true: readers take all layers in one step, so a row never seems to vanish while its batch moves from memory
-//! into the database; and a layer above wins over the ones below, removals included.
+//! into the database. An upper layer overrides the lower ones, also with removals.
 //!
-//! A simpler way, asking each layer where it happens to be, fails: between "not in the sealed batch any more" and "the
-//! view I hold is from before its commit" a reader would miss rows that exist.
+//! A simpler way, to ask the layers one after the other, fails: if a batch is committed in between, a reader finds its
+//! rows neither in the sealed batch nor in its older view.
 
 use std::ops::Bound;
 
@@ -14,17 +14,17 @@ use crate::sync::{Arc, RwLock};
 use super::kv::{Kv, ReadView, Row, Table};
 use super::memtable::{Known, Memtable};
 
-/// One moment of all metadata.
+/// All metadata at one moment.
 pub struct Layers {
     /// The open batch.
     pub active: Arc<Memtable>,
     /// The batch that is being committed, if one is.
     pub sealed: Option<Arc<Memtable>>,
-    /// What is in the database.
+    /// The view of the database.
     pub view: Arc<ReadView>,
 }
 
-/// A key, and its value or that it was removed.
+/// A key with its value; `None` if it was removed.
 type Change = (Vec<u8>, Option<Vec<u8>>);
 
 /// How many rows a merged scan asks of each layer at a time.
@@ -54,7 +54,7 @@ impl Layers {
             let mut best: Option<Change> = None;
             for memtable in self.memtables() {
                 let found = memtable.last(table, from, &to);
-                // On equal keys the upper layer, met first, stands.
+                // On equal keys the upper layer, which comes first, counts.
                 if found.as_ref().map(|f| &f.0) > best.as_ref().map(|b| &b.0) {
                     best = found;
                 }
@@ -115,7 +115,8 @@ impl Layers {
         })?;
         layers.push(below);
 
-        // A layer that was cut off is known only up to its last key; what lies beyond waits for the next step.
+        // If a layer had more rows than were asked for, it is known only up to its last key; later keys wait for the
+        // next step.
         let horizon = layers
             .iter()
             .filter(|rows| rows.len() >= SCAN_STEP)
@@ -175,7 +176,7 @@ impl Meta {
         Ok(Self { kv, layers: RwLock::new(Arc::new(layers)) })
     }
 
-    /// One moment of everything.
+    /// All layers at one moment.
     pub fn now(&self) -> Arc<Layers> {
         self.layers.read().clone()
     }
@@ -185,7 +186,7 @@ impl Meta {
         &self.kv
     }
 
-    /// Puts `next` on top; what was the open batch is now the sealed one.
+    /// Puts `next` on top; the open batch becomes the sealed one.
     pub fn seal(&self, next: Arc<Memtable>) {
         let mut layers = self.layers.write();
         debug_assert!(layers.sealed.is_none(), "one batch is committed at a time");
@@ -193,10 +194,10 @@ impl Meta {
             Arc::new(Layers { active: next, sealed: Some(layers.active.clone()), view: layers.view.clone() });
     }
 
-    /// Replaces the view by the database's present state, and drops the sealed batch if `committed`.
+    /// Replaces the view by one of the present state, and drops the sealed batch if `committed`.
     pub fn publish(&self, committed: bool) -> Result<()> {
         let mut layers = self.layers.write();
-        // Read inside the lock: two publishers must not put an older view over a newer one.
+        // Read inside the lock, so that no publisher replaces a newer view by an older one.
         let view = Arc::new(self.kv.read()?);
         *layers = Arc::new(Layers {
             active: layers.active.clone(),

@@ -1,7 +1,7 @@
 //! The changes of one batch, in memory until the batch is committed.
 //!
-//! Keeps true: a change once made stays until the batch is dropped, and the latest change of a key wins. A removed row
-//! is remembered as removed, since it may still stand in an older layer.
+//! Keeps true: a change stays until the batch is dropped, and the latest change of a key counts. A removed row is kept
+//! as removed, since an older layer may still have it.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -10,7 +10,7 @@ use crate::sync::{AtomicI64, AtomicU64, Mutex, Ordering};
 
 use super::kv::{Table, range_is_empty};
 
-/// What is counted across the whole store; batches carry differences, the database the sums.
+/// The counters of the store; batches have differences, the database has the sums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Counter {
@@ -26,7 +26,8 @@ pub enum Counter {
     ReferencedBytes,
     /// Inodes without a name that wait for the deletion queue.
     Orphans,
-    /// Bytes that files stopped referring to since the last whole cycle began. No sum of rows: a reason for a cycle.
+    /// Bytes that files stopped referring to since the last whole cycle began. It is not a sum of rows, but a reason
+    /// for a cycle.
     Deleted,
 }
 

@@ -1,7 +1,7 @@
 //! The metadata of a store: typed rows in an embedded key-value database, with the newest changes in memory before it.
 //!
-//! What this module keeps true: a reader always sees one moment of the whole (see [`layers`]), a batch enters the
-//! database whole or not at all, and a row that does not decode is an error, never "not there".
+//! Keeps true: a reader always sees one moment of everything (see [`layers`]). A batch enters the database whole or not
+//! at all. A row that does not decode is an error and never counts as missing.
 
 pub mod backup;
 pub mod kv;

@@ -1,16 +1,16 @@
 //! The file under the database: its pages, with a sum of each beside them.
 //!
-//! Keeps true: a page is handed to the engine only if it is the page that was written there last, or if nothing was
-//! ever written there and it is all zeros. The engine does not look at a page's bytes again once it wrote them; without
-//! this, a changed byte in a page could make rows vanish from a scan or a lookup, and a cycle would free what they
-//! refer to. Why so, and what it costs: `docs/decisions/0010-page-sums.md`.
+//! Keeps true: the engine gets a page only if it is the one that was written there last, or if nothing was ever written
+//! there and it is all zeros. The engine does not verify its pages. Without this, a changed byte in a page could hide
+//! rows from a scan or a lookup, and a cycle would free what they refer to. The reasons and the cost:
+//! `docs/decisions/0010-page-sums.md`.
 //!
-//! The file is a head, then groups of one page of sums and the 1024 pages they are of. Sums are written just before
-//! the sync that makes their pages durable. A power cut may leave a page without its sum or the reverse, but only one
-//! that was not synced, and the engine never looks at such a page again; sums in one page of sums do not endanger each
-//! other, since each is written as it was or as it will be. The engine's own head (its first page) is the exception: it
-//! is rewritten in place. The engine guards what it says by sums of its own, but not which of its two states is the
-//! newer one; so its sum stands in our head while the database is closed, and our head says when it is not.
+//! The file has a head, then groups of one page of sums and the 1024 pages that it covers. Sums are written just before
+//! the sync that makes their pages durable. A power cut may leave a page without its sum, or the reverse, but only if
+//! the page was not synced, and the engine never reads such a page again. The sums in one page of sums do not endanger
+//! each other: after a power cut, each has its old or its new value. The engine's own head (its first page) is an
+//! exception: it is rewritten in place. The engine protects its content by sums of its own, but not the choice between
+//! its two states. So our head has the sum of that page while the database is closed, and says when it is open.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -29,10 +29,10 @@ use crate::sabotage::{Protection, out};
 const PAGE: u64 = 4096;
 /// Pages whose sums one page of sums holds.
 const GROUP: u64 = 1024;
-/// Bytes of the file that are claimed from the host at once. The engine doubles its length when it is full, and takes the
-/// lowest free pages first: most of what is added is not used for long.
+/// Bytes of the file that are allocated on the host at a time. The engine doubles the length when the file is full, and
+/// uses the lowest free pages first, so most of the new length is unused for a long time.
 const CLAIM: u64 = 4 << 20;
-/// Pages of sums kept in memory beside those that wait to be written: 8 MiB, for 8 GiB of database.
+/// Pages of sums that are cached beside those that wait to be written: 8 MiB, for 8 GiB of database.
 const SUMS_KEPT: usize = 2048;
 
 const MAGIC: [u8; 16] = *b"cairnfs pages 1\n";
@@ -44,9 +44,9 @@ const NOBODYS: u64 = 0;
 /// What a file's head says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Head {
-    /// It was closed in order: the sum of the engine's head, and how many pages there are.
+    /// It was closed cleanly: the sum of the engine's head, and the number of pages.
     Closed { sum: u32, pages: u64 },
-    /// It is open, or was when its process ended; and which file it was then.
+    /// It is open, or its process ended without closing it; the identity of the file at that time.
     Open { identity: u64 },
 }
 
@@ -85,15 +85,14 @@ impl Head {
     }
 }
 
-/// How a file was found when it was opened.
+/// The state of a file when it was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found {
-    /// Closed in order, or made just now.
+    /// Closed cleanly, or made just now.
     Whole,
     /// It was open when its process or the machine ended.
     Abandoned,
-    /// The same, and it is not the file that was open then: a copy of a file that was in use, of which the parts need
-    /// not fit.
+    /// The same, and it is not the file that was open then, but a copy of a file in use, whose parts may not fit.
     CopiedInUse,
 }
 
@@ -104,7 +103,7 @@ pub(super) struct Pages {
     found: Found,
     /// One change at a time, a sync included. Lock order: before `state`.
     changing: Mutex<Changing>,
-    /// Held for a look or a change, and to read or write a page of sums; not through a sync.
+    /// Held for short reads or changes, and to read or write a page of sums; not during a sync.
     state: Mutex<State>,
 }
 
@@ -114,11 +113,11 @@ type Sums = Box<[u8; PAGE as usize]>;
 struct Changing {
     /// The head says that the file is open.
     marked: bool,
-    /// Nobody knows yet whether the parts of the file fit each other: until then its head says so, too.
+    /// It is not known yet whether the parts of the file fit; its head says so, too.
     unverified: bool,
     /// Something was written since the last sync.
     unsynced: bool,
-    /// The first failure of a change (I8): nothing is changed after it.
+    /// The first failed change (I8): nothing is changed after it.
     failure: Option<Failure>,
 }
 
@@ -128,15 +127,15 @@ struct State {
     pages: u64,
     /// Pages of sums as they stand in the file, by group.
     clean: LruCache<u64, Sums>,
-    /// Those that changed since they were last written.
+    /// Those that changed since they were written last.
     dirty: BTreeMap<u64, Sums>,
-    /// The sum of the engine's head, where it is known.
+    /// The sum of the engine's head, if it is known.
     first: Option<u32>,
-    /// Numbers of the stretches of [`CLAIM`] bytes that are known to have their place on the disk.
+    /// Numbers of the stretches of [`CLAIM`] bytes that are known to be allocated on the disk.
     claimed: BTreeSet<u64>,
 }
 
-/// An error that can be told more than once.
+/// An error that can be returned more than once.
 #[derive(Debug)]
 struct Failure {
     errno: Option<i32>,
@@ -222,15 +221,15 @@ impl Pages {
                 Self::new(file, Found::CopiedInUse, pages, None)
             }
             Some(Head::Open { .. }) => Self::new(file, Found::Abandoned, pages, None),
-            // Torn while the file was opened or closed, or damaged: nothing is known of it.
+            // Torn while the file was opened or closed, or damaged: its state is not known.
             None => Self::new(file, Found::CopiedInUse, pages, None),
         }
     }
 
     fn new(file: Arc<dyn MediaFile>, found: Found, pages: u64, first: Option<u32>) -> io::Result<Self> {
         let kept = NonZeroUsize::new(SUMS_KEPT).unwrap_or(NonZeroUsize::MIN);
-        // A file without holes has its place. In another, what was claimed before is claimed once more, which is nothing
-        // where the host can do it, and where it cannot, writes once what was read.
+        // A file without holes is allocated. Otherwise its stretches are allocated again. That costs nothing if the
+        // host can allocate; if not, it rewrites the bytes once.
         let has_place = file.allocated()? >= file_len(pages);
         let claimed = if has_place { (0..file_len(pages) / CLAIM).collect() } else { BTreeSet::new() };
         let state = State { pages, clean: LruCache::new(kept), dirty: BTreeMap::new(), first, claimed };
@@ -248,7 +247,7 @@ impl Pages {
         self.state.lock().pages * PAGE
     }
 
-    /// Before the first change: whoever opens the file from here on must not rely on what the head said.
+    /// Before the first change: from here on, an opening must not rely on the closed state in the head.
     fn mark_open(&self, changing: &mut Changing) -> io::Result<()> {
         if !changing.marked && !out(Protection::OpenIsMarked) {
             let identity = if changing.unverified { NOBODYS } else { self.file.identity()? };
@@ -259,7 +258,7 @@ impl Pages {
         Ok(())
     }
 
-    /// All of the file was read and fits. Until this is said, whoever opens it next finds a copy of one in use again.
+    /// Notes that all of the file was read and fits. Until then, the next opening finds a copy of a file in use again.
     pub fn verified(&self) {
         self.change(|changing| {
             (changing.unverified, changing.marked) = (false, false);
@@ -267,7 +266,7 @@ impl Pages {
         });
     }
 
-    /// Fills the buffer, from whole pages but for the engine's head.
+    /// Fills the buffer with whole pages; only the engine's head may be read in part.
     pub fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let end = offset.checked_add(out.len() as u64);
         if end.is_none_or(|end| end > self.len()) {
@@ -338,8 +337,8 @@ impl Pages {
         state.dirty.get_mut(&group).ok_or_else(|| damaged("sums were lost"))
     }
 
-    /// Makes a change, unless one failed before. The engine is not told of a failure: it would refuse to read from then
-    /// on, and what is committed can be read as before. Whoever commits asks for it ([`failure`](Self::failure)).
+    /// Makes a change, unless one failed before. The engine does not learn of a failure: it would refuse to read,
+    /// although everything committed is readable. The commit asks for the failure ([`failure`](Self::failure)).
     fn change(&self, make: impl FnOnce(&mut Changing) -> io::Result<()>) {
         let mut changing = self.changing.lock();
         if changing.failure.is_none()
@@ -349,20 +348,20 @@ impl Pages {
         }
     }
 
-    /// Nothing is changed from here on; `why` is told to whoever wants to.
+    /// Changes nothing from here on; later changes fail with `why`.
     pub fn stop(&self, why: &impl std::fmt::Display) {
         let mut changing = self.changing.lock();
         changing.failure.get_or_insert_with(|| io::Error::other(why.to_string()).into());
     }
 
-    /// The first change that failed: nothing since then is in the file.
+    /// The error of the first failed change: nothing since then is in the file.
     pub fn failure(&self) -> Option<io::Error> {
         let changing = self.changing.lock();
         changing.failure.as_ref().filter(|_| !out(Protection::FailureIsTold)).map(Failure::again)
     }
 
-    /// Writes whole pages, or a beginning of the engine's head. The sums change first and whether or not anything is
-    /// written: what a failed write left in the file must not be taken for what the engine wrote.
+    /// Writes whole pages, or a beginning of the engine's head. The sums change first, also if the write fails: the
+    /// remains of a failed write must not be taken for a page of the engine.
     pub fn write(&self, offset: u64, data: &[u8]) {
         let expected = self.expect(offset, data);
         self.change(|changing| {
@@ -382,8 +381,8 @@ impl Pages {
         });
     }
 
-    /// Claims the file's blocks from `from` to `end` and somewhat around, where running out of space is still a clean
-    /// refusal: in a file that only claims its length, a write or a sync would fail.
+    /// Allocates the file's blocks from `from` to `end` and some around them. If the disk is full, this is refused
+    /// cleanly; without it, a later write or sync would fail.
     fn claim(&self, from: u64, end: u64) -> io::Result<()> {
         let mut state = self.state.lock();
         for number in from / CLAIM..end.div_ceil(CLAIM) {
@@ -396,7 +395,7 @@ impl Pages {
         Ok(())
     }
 
-    /// Notes the sums of what is about to be written.
+    /// Sets the sums of pages that are about to be written.
     fn expect(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         if offset.saturating_add(data.len() as u64) > self.len() {
             return Err(damaged("a write beyond the end"));
@@ -422,7 +421,7 @@ impl Pages {
         Ok(())
     }
 
-    /// Changes the engine's length; what is added is zeros, and gets its place on the disk before it is written to.
+    /// Changes the engine's length. New pages are zeros, and are allocated on the disk before they are written.
     pub fn set_len(&self, len: u64) {
         self.change(|changing| {
             self.mark_open(changing)?;
@@ -444,13 +443,13 @@ impl Pages {
             self.file.set_len(want)?;
             self.forget_beyond(&mut state, pages)?;
         }
-        // The last stretch was claimed up to where the file ended then.
+        // The last stretch was allocated only up to the old end of the file.
         state.claimed.retain(|number| *number < want.min(have) / CLAIM);
         state.pages = pages;
         Ok(())
     }
 
-    /// Drops the sums of pages that are gone: should they come again, they begin as zeros.
+    /// Clears the sums of pages beyond the end: if they are added again, they begin as zeros.
     fn forget_beyond(&self, state: &mut State, pages: u64) -> io::Result<()> {
         let cut_off = pages.div_ceil(GROUP);
         state.dirty.split_off(&cut_off);
@@ -461,7 +460,7 @@ impl Pages {
         }
         if !pages.is_multiple_of(GROUP) {
             let from = (pages % GROUP) as usize * 4;
-            // A page of sums that changes nothing may have no place on a full disk.
+            // An unchanged page of sums need not be allocated; the disk may be full.
             if !is_zero(&self.sums(state, pages / GROUP)?[from..]) {
                 self.sums_mut(state, pages / GROUP)?[from..].fill(0);
             }
@@ -487,7 +486,7 @@ impl Pages {
 
     fn write_sums(&self) -> io::Result<()> {
         let mut state = self.state.lock();
-        // One that cannot be written stays: what was read back with it is still right.
+        // A page of sums that cannot be written stays in memory, where it is still right.
         while let Some((group, sums)) = state.dirty.first_key_value() {
             self.file.write_at(&sums[..], sums_at(*group))?;
             if let Some((group, sums)) = state.dirty.pop_first() {
@@ -497,7 +496,7 @@ impl Pages {
         Ok(())
     }
 
-    /// The engine is done with the file: the head says so.
+    /// Marks the file as closed in its head.
     pub fn close(&self) {
         self.change(|changing| {
             if changing.unverified {
@@ -532,7 +531,8 @@ fn set_sum(sums: &mut Sums, number: u64, sum: u32) {
     }
 }
 
-/// Cuts `len` bytes of pages from `first` on where groups end: the first page of each run, and where in the bytes it is.
+/// Splits `len` bytes of pages from `first` on at the ends of groups: the first page of each run, and its range in the
+/// bytes.
 fn runs(first: u64, len: usize) -> impl Iterator<Item = (u64, std::ops::Range<usize>)> {
     let end = first + len as u64 / PAGE;
     let mut at = first;
@@ -545,8 +545,8 @@ fn runs(first: u64, len: usize) -> impl Iterator<Item = (u64, std::ops::Range<us
     })
 }
 
-/// Gives every page of a closed file the sum of what it has now. For tests that change pages and want the engine to see
-/// them.
+/// Sets the sum of every page of a closed file to that of its present bytes. For tests that change pages behind the
+/// engine.
 #[cfg(any(test, feature = "sim"))]
 pub fn accept_all(bytes: &mut [u8]) {
     let pages = pages_in(bytes.len() as u64);

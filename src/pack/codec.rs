@@ -31,7 +31,7 @@ impl Codec {
     /// bytes of the chunks one after the other.
     ///
     /// # Panics
-    /// Where the chunks break these rules or the bounds: such a record could never be read.
+    /// If the chunks break these rules or the bounds: such a record could never be read.
     pub fn encode(&self, chunks: &[RegionChunk], plain: &[u8]) -> Vec<u8> {
         let sum: u64 = chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
         assert!(

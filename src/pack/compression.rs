@@ -88,7 +88,7 @@ impl FromStr for Compression {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        // Looked up by name: that refuses signs and leading zeros, which a number would be parsed from.
+        // Looked up by name, which refuses signs and leading zeros.
         let named = Self::all().find(|it| it.to_string() == text);
         named.ok_or_else(|| {
             Error::Usage(format!("{text:?} is not a compression; give \"none\" or \"zstd-1\" to \"zstd-19\""))
@@ -110,7 +110,7 @@ impl TryFrom<String> for Compression {
     }
 }
 
-/// What a thread keeps for zstd: a context costs more to make than a region to compress.
+/// The zstd contexts of a thread: making one costs more than compressing a region.
 #[derive(Default)]
 struct Contexts {
     compressor: Option<(i32, Compressor<'static>)>,
@@ -155,7 +155,7 @@ fn decompressed(payload: &[u8], len: usize) -> Result<Vec<u8>> {
             Some(decompressor) => decompressor,
             none => none.insert(Decompressor::new().map_err(|error| wrong(error.to_string()))?),
         };
-        // The capacity is what bounds the output.
+        // The capacity bounds the output.
         let mut plain = Vec::with_capacity(len);
         decompressor.decompress_to_buffer(payload, &mut plain).map_err(|error| wrong(error.to_string()))?;
         Ok(plain)

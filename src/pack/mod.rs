@@ -1,9 +1,9 @@
 //! Packs: append-only files of regions.
 //!
-//! A pack is written by one [`PackWriter`], is sealed at its size limit, and from then on never changes but for dead
-//! regions being punched out (I2). `region` and `format` hold the layouts and are pure; `codec` makes records of regions
-//! and opens them, `compression` knows the methods; `writer` and `reader` do the I/O, through [`PackStore`] alone, which
-//! says where packs are.
+//! One [`PackWriter`] writes a pack and seals it at its size limit. After that the pack never changes, except that dead
+//! regions can be punched out (I2). `region` and `format` hold the layouts and are pure; `codec` makes records of
+//! regions and opens them, `compression` knows the methods; `writer` and `reader` do the I/O, through [`PackStore`]
+//! alone, which says where packs are.
 
 pub mod codec;
 mod compression;

@@ -1,7 +1,7 @@
-//! Reading regions, and walking packs whose regions nobody remembers.
+//! Reading regions, and walking packs whose regions are not known.
 //!
-//! An error of the host is never taken for damage, nor damage for absence: a walk tells regions, holes, damage and the
-//! torn tail of an unsealed pack apart.
+//! An error of the host never counts as damage, and damage never counts as absence: a walk distinguishes regions,
+//! holes, damage and the torn tail of an unsealed pack.
 
 use std::io;
 
@@ -45,19 +45,19 @@ pub struct PackScan {
     pub sealed: bool,
     /// Its length.
     pub len: u64,
-    /// Every region whose head is right. The bytes were not read: [`PackReader::read_region`] checks them.
+    /// Every region with a valid head. The bytes were not read: [`PackReader::read_region`] checks them.
     pub regions: Vec<(Location, RegionHeader)>,
-    /// Offset and length of what was punched out.
+    /// Offset and length of each punched range.
     pub punched: Vec<(u64, u64)>,
-    /// What else could not be read: the header, the footer, and regions whose heads are wrong. Only the footer tells where
-    /// the one after such a region is.
+    /// Other parts that could not be read: the header, the footer, and regions with invalid heads. Only the footer says
+    /// where the region after such a one is.
     pub damaged: Vec<Damage>,
     /// The end of an unsealed pack, from the first byte that is no region: a torn write, as a crash leaves it, or damage.
     pub torn: Option<Damage>,
 }
 
 impl Damage {
-    /// True if the host could not read it: what is there may be as good as ever.
+    /// True if the host could not read it: the bytes may still be good.
     pub fn is_of_host(&self) -> bool {
         matches!(self.error, Error::Io { .. })
     }
@@ -83,7 +83,7 @@ impl PackReader {
 
     /// Reads a region's record as it is.
     pub fn read_record(&self, at: &Location) -> Result<Vec<u8>> {
-        // A row that is wrong must not make the daemon ask for gigabytes.
+        // A wrong row must not make the daemon allocate gigabytes.
         if at.len as usize > MAX_RECORD {
             let what = Error::damaged(format!("no region has more than {MAX_RECORD} bytes"));
             return Err(located(what, at));
@@ -132,9 +132,9 @@ impl PackReader {
         Ok(scan.regions)
     }
 
-    /// Walks through a pack: by its footer if it is sealed, from record to record if not. Payloads are not read.
-    /// What the host cannot read is noted and gone around like damage ([`Damage::is_of_host`]), so that one bad block does
-    /// not cost a pack; the walk fails only if the pack cannot be opened.
+    /// Walks through a pack: by its footer if it is sealed, otherwise from record to record. Payloads are not read.
+    /// Parts that the host cannot read are noted and skipped like damage ([`Damage::is_of_host`]), so that one bad
+    /// block does not cost a pack. The walk fails only if the pack cannot be opened.
     pub fn walk(&self, pack: PackId) -> Result<PackScan> {
         let bytes = self.open(pack)?;
         let len = bytes.size().map_err(|error| walk_error(pack, error))?;
@@ -165,7 +165,7 @@ impl PackReader {
     }
 }
 
-/// Says where the damage is.
+/// Adds the place of the damage.
 fn located(error: Error, at: &Location) -> Error {
     match error {
         Error::Damaged(what) => Error::Damaged(format!("{at}: {what}")),
@@ -189,7 +189,7 @@ impl Walk<'_> {
     fn header(&self, scan: &mut PackScan) {
         let damage = |error| Damage { offset: 0, len: HEADER_LEN.min(self.len), error };
         if self.len < HEADER_LEN {
-            // Its writer did not get to write it.
+            // Its writer ended before it wrote it.
             let what = Error::damaged(format!("pack {} has no header", self.pack));
             scan.torn = Some(damage(what));
             return;

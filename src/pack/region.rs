@@ -90,7 +90,7 @@ pub struct RegionChunk {
     pub len: u32,
 }
 
-/// A region's head: all about it but the bytes.
+/// The head of a region: everything but the bytes.
 #[derive(Clone, Eq, PartialEq, Debug)]
 pub struct RegionHeader {
     /// The chunks, in the order of their ids.
@@ -148,8 +148,8 @@ impl Region {
         self.chunks.iter().enumerate().map(|(at, chunk)| (chunk, self.bytes(at)))
     }
 
-    /// The chunks whose bytes are not what their digests say. The record's checksums were right, or there would be no
-    /// region: so these were wrong when they were written.
+    /// The chunks whose bytes do not match their digests. The checksums of the record were right, so these bytes were
+    /// already wrong when they were written.
     pub fn wrong_digests(&self) -> impl Iterator<Item = ChunkId> {
         self.iter().filter(|(chunk, bytes)| Digest::of(bytes) != chunk.digest).map(|(chunk, _)| chunk.id)
     }
@@ -191,7 +191,7 @@ fn head_sum(head: &[u8]) -> u64 {
     sum.digest()
 }
 
-/// The length of a record's head, from its first 40 bytes: how much [`decode_header`] wants to see.
+/// The length of a record's head, from its first 40 bytes: [`decode_header`] needs this many.
 pub(super) fn head_len(fixed: &[u8]) -> Result<usize> {
     if fixed.len() < FIXED_LEN {
         return Err(Error::damaged(format!(
@@ -235,7 +235,7 @@ pub(super) fn decode_header(prefix: &[u8]) -> Result<RegionHeader> {
         payload_sum: u64_at(head, AT_PAYLOAD_SUM),
         chunks,
     };
-    // The checksum was right: what is wrong from here on was written so.
+    // The checksum was right: any error from here on was written like this.
     let reserved = u32_at(head, AT_RESERVED_2) == 0
         && head[AT_RESERVED_1..AT_COUNT] == [0, 0]
         && compression::is_known(header.codec);

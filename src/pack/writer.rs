@@ -1,15 +1,15 @@
 //! Appending regions to packs, and making them durable.
 //!
-//! What it keeps true:
+//! Keeps true:
 //! * I1, its half: when [`PackWriter::sync`] returns without error, every byte appended before the call and the name of
 //!   every pack made before it are durable;
 //! * I2: a sealed pack is never written again, and a pack that exists is never written over: if a pack's name is taken,
 //!   by a pack that a crash left behind, the next id is used;
-//! * I8: after a failed write or sync nothing more is written. The one exception is a full disk at an append, which is
-//!   ordinary: nothing was promised, the position stays, and the next append writes over what may be torn there.
+//! * I8: after a failed write or sync nothing more is written. The only exception is a full disk at an append: nothing
+//!   was promised, the position stays, and the next append overwrites the possibly torn bytes.
 //!
-//! Appends take turns under the state's lock; a sync holds it only to note what there is to do, so that appends go on
-//! while the disk works.
+//! Appends hold the lock of the state, one at a time. A sync holds it only to note what it has to sync, so that appends
+//! go on while the disk works.
 //!
 //! Lock order: `syncing` before `state`.
 
@@ -26,7 +26,7 @@ pub struct PackWriter {
     codec: Codec,
     store: [u8; 16],
     size_limit: u64,
-    /// Held through a sync: a second one must not return while the first still works on what it took over.
+    /// Held during a sync: a second sync must not return while the first one still works on the files that it took.
     syncing: Mutex<()>,
     state: Mutex<State>,
 }
@@ -67,7 +67,7 @@ impl PackWriter {
 
     /// Appends a region's record. It is durable after the next [`sync`](Self::sync), not before.
     pub fn append(&self, record: &[u8]) -> Result<Location> {
-        // Only what can be read back is written; the head is checked, its bytes were just made.
+        // Only readable records are written: the head is checked; its bytes were just made.
         let header = self.codec.header(record)?;
         if record.len() != header.record_len() as usize {
             return Err(Error::damaged(format!(
@@ -132,7 +132,7 @@ impl PackWriter {
             std::mem::take(&mut state.dirty)
         };
         let result = self.sync_all(&dirty);
-        // Bytes and names were taken off the lists: if they did not become durable, no later call may say so (I8).
+        // Files and names were taken off the lists: if they did not become durable, no later call may succeed (I8).
         self.state.lock().latch_always(result)
     }
 
@@ -156,7 +156,7 @@ impl PackWriter {
         self.state.lock().next
     }
 
-    /// Pack and offset before which nothing is written any more.
+    /// The pack and offset of the next append: nothing before it is written any more.
     pub fn frontier(&self) -> (PackId, u64) {
         let state = self.state.lock();
         state.open.as_ref().map_or((state.next, 0), |pack| (pack.id, pack.end))
@@ -168,8 +168,8 @@ impl PackWriter {
     }
 }
 
-/// Writes the footer of the open pack. On a full disk the pack stays open, and what there is of the footer is written
-/// over by the next append.
+/// Writes the footer of the open pack. On a full disk the pack stays open, and the next append overwrites the partial
+/// footer.
 fn seal_open(state: &mut State) -> Result<()> {
     let Some(pack) = &mut state.open else {
         return Ok(());
@@ -213,7 +213,7 @@ impl State {
         }
     }
 
-    /// Remembers a failed write for ever (I8), unless the disk was full: then the caller may make room and go on.
+    /// Keeps a failed write for ever (I8), unless the disk was full: then the caller may make room and go on.
     fn latch<T>(&mut self, result: Result<T>) -> Result<T> {
         match result {
             Err(error) if error.is_no_space() => Err(error),
@@ -221,7 +221,7 @@ impl State {
         }
     }
 
-    /// Remembers any failure for ever (I8): of a failed sync nobody knows what it dropped.
+    /// Keeps any failure for ever (I8): nobody knows which bytes a failed sync dropped.
     fn latch_always<T>(&mut self, result: Result<T>) -> Result<T> {
         if let Err(error) = &result {
             self.failure.get_or_insert_with(|| error.to_string());

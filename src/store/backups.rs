@@ -1,12 +1,13 @@
-//! Backups of the metadata: when one is worth its while, and where it goes.
+//! Backups of the metadata: when one is due, and where it goes.
 //!
-//! `meta-backups/NNNNNNNN.cmb`, numbered upwards, the newest two are kept. A backup is written under another name,
-//! synced and renamed, and only then the oldest goes: at every moment the newest whole one is there. It names chunks
-//! that later cycles may free; that does not hold them back, and who repairs from it finds out which are gone.
+//! They are files `meta-backups/NNNNNNNN.cmb`, numbered upwards; the newest two are kept. A backup is written under
+//! another name, synced and renamed, and only then the oldest is removed, so the newest complete one always exists. A
+//! backup names chunks that later cycles may free. It does not keep them from being freed; a repair finds out which are
+//! gone.
 //!
-//! The cost is bounded by what changed: the next backup is due once as many bytes of rows were committed as an eighth of
-//! the last one has, so all backups together write at most some eight times what the commits do, before compression.
-//! No clock (I10): who calls, and how often he looks, is the daemon's business.
+//! The changes bound the cost: the next backup is due when an eighth as many bytes of rows were committed as the last
+//! backup has. So all backups together write at most about eight times what the commits write, before compression. No
+//! clock is read (I10): the daemon decides when to check.
 
 use crate::error::{Error, Result};
 use crate::media::{Media, create_anew};
@@ -22,11 +23,11 @@ use super::files::allocated;
 pub const BACKUP_DIR: &str = "meta-backups";
 /// Backups that are kept.
 const KEPT: usize = 2;
-/// Bytes of rows below which nothing is due.
+/// With fewer changed bytes of rows, no backup is due.
 const LEAST: u64 = 64 << 10;
-/// A store with no more bytes of rows than this gets one at each closing at which anything has changed.
+/// A store with no more bytes of rows than this gets a backup at each closing after a change.
 const SMALL: u64 = 64 << 20;
-/// Room that a backup leaves.
+/// Free space that a backup leaves on the disk.
 const MARGIN: u64 = 256 << 20;
 
 fn path(number: u64) -> String {
@@ -64,25 +65,25 @@ pub struct Backups {
     batches: Arc<Batches>,
     commits: Arc<Commits>,
     numbers: Arc<Numbers>,
-    /// Who they are of.
+    /// The uuid of the store.
     uuid: [u8; 16],
     /// Bytes of the store's reserve.
     reserve: u64,
-    /// Bytes of rows that the last one had, about.
+    /// Bytes of rows in the last backup, approximately.
     size: AtomicU64,
 }
 
-/// The parts of a store that its backups need.
+/// The parts of a store that its backups use.
 pub struct Parts {
-    /// Where they go.
+    /// Where backups are written.
     pub media: Arc<dyn Media>,
-    /// What is in them.
+    /// Their content.
     pub meta: Arc<Meta>,
-    /// Whether anything may be written.
+    /// Whether the store accepts changes.
     pub batches: Arc<Batches>,
     /// How much has changed.
     pub commits: Arc<Commits>,
-    /// The generation stands in them.
+    /// The generation that they record.
     pub numbers: Arc<Numbers>,
 }
 
@@ -104,15 +105,15 @@ impl Backups {
         Ok(bytes)
     }
 
-    /// Has enough changed for a backup? `at_close` of a small store, anything is enough.
+    /// Has enough changed for a backup? For a small store, `at_close`, any change is enough.
     pub fn are_due(&self, at_close: bool) -> bool {
         let last = self.size.load(Ordering::Relaxed);
         let changed = self.commits.changed();
         changed >= LEAST.max(last / 8) || at_close && changed > 0 && last <= SMALL
     }
 
-    /// Writes a backup of what is in the database. `go_on` is asked now and then; once it fails, nothing stays behind.
-    /// None where the disk has too little room.
+    /// Writes a backup of the database. `go_on` is asked from time to time; if it fails, nothing stays behind. None if
+    /// the disk has too little space.
     pub fn write(&self, go_on: &mut dyn FnMut() -> Result<()>) -> Result<Option<Size>> {
         self.batches.writable()?;
         let expected = self.size.load(Ordering::Relaxed);
@@ -157,9 +158,9 @@ impl Backups {
     }
 }
 
-/// How much the newest backup has; nothing if there is none that can be read to its end without reading it all.
+/// The size of the newest backup, estimated from its file; 0 if there is none.
 fn newest_size(media: &dyn Media) -> u64 {
-    // The length of the file is known at once; rows compress to about a third.
+    // Estimated from the length of the file: rows compress to about a third.
     let newest = list_backups(media).ok().and_then(|numbers| numbers.first().copied());
     let len = newest.and_then(|number| media.open(&path(number), false).ok()?.len().ok());
     len.unwrap_or(0) * 3

@@ -1,6 +1,6 @@
-//! What the collector may do to a store beside rewriting rows and freeing packs: the flip, and the end of a cycle.
+//! What the collector does to a store beside changing rows and freeing packs: the flip, and the end of a cycle.
 //!
-//! The order in which these are called is `gc/`'s; what each of them keeps true by itself is said here.
+//! `gc/` decides the order of these calls; this file says what each of them keeps true.
 
 use std::time::Duration;
 
@@ -17,15 +17,15 @@ use super::chunks::Chunks;
 use super::commit::Commits;
 use super::packs::Packs;
 
-/// What a flip led to.
+/// The result of a flip.
 pub struct FlipInfo {
     /// The generation that begins.
     pub generation: u64,
-    /// The cells of the cycle; ids below their watermark are looked at.
+    /// The cells of the cycle; ids below their watermark are swept.
     pub cells: Arc<Cells>,
     /// Packs below this are sealed, and all their regions have rows in the database.
     pub packs_below: PackId,
-    /// How long writers were held.
+    /// How long writers had to wait.
     pub held: Duration,
 }
 
@@ -35,15 +35,15 @@ pub struct Collection {
     pub barrier: Arc<Barrier>,
     /// The rows.
     pub meta: Arc<Meta>,
-    /// Cut by the flip.
+    /// Swapped by the flip.
     pub batches: Arc<Batches>,
     /// Sealed by the flip.
     pub packs: Arc<Packs>,
-    /// Forget what they remember.
+    /// Have the cache of digests, which the end of a cycle clears.
     pub chunks: Arc<Chunks>,
-    /// Drain the batch before the flip.
+    /// Commit the batch before the flip.
     pub commits: Arc<Commits>,
-    /// The generation is one of them.
+    /// Have the generation.
     pub numbers: Arc<Numbers>,
 }
 
@@ -53,12 +53,12 @@ impl Collection {
         self.barrier.is_armed()
     }
 
-    /// Raises the generation, arms the barrier, and takes the read snapshot once every batch of the generation before
-    /// is in the database: all references from before the flip (I5). Let go of it after the mark: while it is held, no
-    /// page of the database that changes can be used again.
+    /// Raises the generation, arms the barrier, and takes the read snapshot when every batch of the previous generation
+    /// is in the database. The snapshot has all references from before the flip (I5). Drop it after the mark: while it
+    /// is held, the database cannot reuse the pages that change.
     pub fn flip(&self) -> Result<(FlipInfo, ReadView)> {
         if self.barrier.is_armed() {
-            // An earlier cycle could not wait for its grace period; it has to before the next one begins.
+            // An earlier cycle could not finish its grace period; that has to happen before the next one begins.
             self.end_cycle()?;
         }
         self.packs.seal()?;
@@ -71,7 +71,7 @@ impl Collection {
             self.barrier.arm(cells.clone());
             armed = Some((generation, cells));
         })?;
-        // I5: the batch of the generation before has drained and is in the database.
+        // I5: the batch of the previous generation has drained and is in the database.
         let view = match early {
             Some(view) => view,
             None => self.meta.kv().read()?,
@@ -81,15 +81,15 @@ impl Collection {
         Ok((FlipInfo { generation, cells, packs_below, held }, view))
     }
 
-    /// A cycle has found all that was garbage when `bytes` were counted as deleted: they are a reason for another no
-    /// more. It is recorded with the end of the cycle, and after a crash the reason still stands.
+    /// Subtracts `bytes` from the deleted bytes: a cycle has found all garbage of that time, so they are no reason for
+    /// another cycle. This is recorded with the end of the cycle; after a crash the reason is still there.
     pub fn forget_deleted(&self, bytes: u64) -> Result<()> {
         self.batches.join()?.rows.count(Counter::Deleted, -(bytes as i64));
         Ok(())
     }
 
-    /// Ends a cycle (I9): forgets remembered answers, waits for members that may hold one, then disarms the barrier.
-    /// If that fails, the barrier stays armed, which costs memory and nothing else.
+    /// Ends a cycle (I9): clears cached answers, waits for members that may hold one, then disarms the barrier. If that
+    /// fails, the barrier stays armed, which only costs memory.
     pub fn end_cycle(&self) -> Result<()> {
         self.forget_remembered();
         self.wait_for_grace()?;

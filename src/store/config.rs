@@ -1,4 +1,4 @@
-//! `cairnfs.toml`: what a store was made with. Written once by mkfs, never changed.
+//! `cairnfs.toml`: the parameters of a store. mkfs writes it once; it never changes.
 
 use std::fs;
 use std::io;
@@ -21,7 +21,7 @@ pub const FORMAT: u32 = 1;
 pub const RESERVE_FILE: &str = "reserve";
 /// The metadata database.
 pub const META_FILE: &str = "meta/cairnfs.redb";
-/// More of the file is not read.
+/// Bytes of the file that are read at most.
 const LONGEST: u64 = 1 << 20;
 
 /// The choices of mkfs.
@@ -31,9 +31,9 @@ pub struct MkfsOptions {
     pub avg_chunk: u32,
     /// How regions are compressed.
     pub compression: Compression,
-    /// Bytes kept back so that deletes and cycles work on a full disk.
+    /// Bytes of the reserve, with which deletes and cycles work on a full disk.
     pub reserve: u64,
-    /// How many it may be on a disk that is too small for that.
+    /// The smallest reserve, on a disk that is too small for that.
     pub least_reserve: u64,
 }
 
@@ -53,7 +53,7 @@ impl Default for MkfsOptions {
 pub struct StoreConfig {
     /// Version of everything in the directory.
     pub format: u32,
-    /// Names the store; stands in every pack.
+    /// Identifies the store; every pack has it.
     pub uuid: uuid::Uuid,
     /// Average size of a chunk in bytes.
     pub avg_chunk: u32,
@@ -70,7 +70,7 @@ pub struct StoreConfig {
 }
 
 impl StoreConfig {
-    /// A new store's, with a name of its own.
+    /// The configuration of a new store, with a new uuid.
     pub fn new(options: &MkfsOptions) -> Result<Self> {
         CutParams::new(options.avg_chunk)?;
         let (seed, _) = uuid::Uuid::new_v4().as_u64_pair();
@@ -88,8 +88,8 @@ impl StoreConfig {
         Ok(config)
     }
 
-    /// The text of the file. Its last line is a checksum of all values: a changed key of the names' hash, say, would
-    /// make every name seem not to be there.
+    /// The text of the file. Its last line is a checksum of all values: a changed `name_seed`, for instance, would hide
+    /// every name.
     pub(super) fn to_text(&self) -> Result<String> {
         let values = self.values()?;
         let sum = checksum(&values);
@@ -175,8 +175,8 @@ impl StoreConfig {
     }
 }
 
-/// What to say of a directory in which there is no store. Nobody is told lightly to make a new one: the store may be on a
-/// disk that is not mounted, and a new one in its place would take the backups from then on.
+/// The error for a directory without a store. It does not simply advise to make a new store: the disk of the store may
+/// not be mounted, and backups would then go into the new one.
 pub fn no_store(dir: &Path) -> Error {
     let shown = dir.display();
     let is_missing = fs::symlink_metadata(dir).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
@@ -196,7 +196,7 @@ pub fn no_store(dir: &Path) -> Error {
     })
 }
 
-/// What the host says where a store is looked for: no permission is not the same as no store.
+/// The error if the host refuses access: no permission is not the same as no store.
 pub fn cannot_look(path: &Path, error: io::Error) -> Error {
     if error.kind() == io::ErrorKind::PermissionDenied {
         return Error::Environment(format!(

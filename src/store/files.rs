@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use crate::error::{Error, Result};
 use crate::media::Media;
 
-/// Bytes that one of the store's files takes on the host; none if it is not there.
+/// Bytes that one of the store's files takes on the host; none if it does not exist.
 pub fn allocated(media: &dyn Media, name: &str) -> Result<Option<u64>> {
     let failed = |error| Error::io(format!("looking at {name}"), error);
     match media.open(name, false) {

@@ -1,9 +1,9 @@
 //! Making a store.
 //!
-//! Keeps true: a directory with `cairnfs.toml` is a whole store, since that file gets its name last. Until then it is
-//! `cairnfs.toml.new`, which is made first: so what an interrupted call has left is known for that, and is cleared away by
-//! the next one; a store that has lost its `cairnfs.toml` is never taken for it. Only names that are made here are ever
-//! removed. The store's lock is held all the while.
+//! Keeps true: a directory with `cairnfs.toml` is a complete store, since that file gets its name last. Until then it
+//! is `cairnfs.toml.new`, which is made first. So the next call recognises the leftovers of an interrupted one and
+//! clears them, and never takes a store that has lost its `cairnfs.toml` for them. It removes only names that are made
+//! here. The store's lock is held all the time.
 
 use std::fs;
 use std::io;
@@ -19,16 +19,16 @@ use crate::sync::Arc;
 use super::backups::BACKUP_DIR;
 use super::config::{CONFIG_FILE, META_FILE, MkfsOptions, RESERVE_FILE, StoreConfig};
 
-/// The configuration until the store is whole.
+/// The configuration until the store is complete.
 const UNFINISHED: &str = "cairnfs.toml.new";
 /// The lock's name.
 const LOCK_FILE: &str = "lock";
 /// The directory of the database.
 const META: &str = "meta";
-/// What file systems keep in their topmost directory.
+/// Names that file systems keep in their root directory.
 const OF_THE_HOST: [&str; 6] =
     ["lost+found", ".snapshot", ".zfs", "System Volume Information", "aquota.user", "aquota.group"];
-/// The reserve takes no more than such a part of what is free, unless it was asked for by size.
+/// The reserve takes at most this fraction of the free space, unless its size was given.
 const PART_FOR_RESERVE: u64 = 16;
 
 /// Makes a store in `dir`, which must not exist or be empty.
@@ -36,8 +36,8 @@ pub fn mkfs(dir: &Path, options: &MkfsOptions) -> Result<StoreConfig> {
     mkfs_and(dir, options, |_, _, _| Ok(()))
 }
 
-/// The same, and has `finish` do the rest, with the store's directory, configuration and path. Directories above that are
-/// missing are made. What fails leaves nothing behind of what this call began, so that it can be called again.
+/// The same, and calls `finish` with the store's directory, configuration and path. Makes missing parent directories.
+/// After a failure nothing of this call is left, so that it can be called again.
 pub fn mkfs_and(
     dir: &Path,
     options: &MkfsOptions,
@@ -47,7 +47,7 @@ pub fn mkfs_and(
     let made = make_directories(dir)?;
     let result = make_in(dir, config, options, finish);
     if result.is_err() {
-        // Those that are not empty stay.
+        // Directories that are not empty stay.
         made.iter().for_each(|dir| drop(fs::remove_dir(dir)));
     }
     result
@@ -67,7 +67,7 @@ fn make_in(
     }
     must_be_free(&media)?;
     let lock = StoreLock::acquire(&media, Duration::ZERO, "mkfs")?;
-    // Somebody else may have been at work until now.
+    // Another process may have been at work until now.
     let result = must_be_free(&media).and_then(|()| {
         let result = fill(&media, &mut config, options, |config| finish(media.clone(), config, &path));
         if result.is_err() {
@@ -82,14 +82,14 @@ fn make_in(
     result.map(|()| config)
 }
 
-/// Makes a directory and those above it that are missing. Those that were made, the innermost first.
+/// Makes a directory and its missing parents. Returns those that were made, the innermost first.
 fn make_directories(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut missing = Vec::new();
     let mut at = Some(dir).filter(|dir| !dir.as_os_str().is_empty());
     while let Some(path) = at {
         match fs::symlink_metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => missing.push(path.to_owned()),
-            // Whatever is wrong with it, what comes next says so.
+            // If something is wrong with it, the next step reports it.
             _ => break,
         }
         at = path.parent().filter(|dir| !dir.as_os_str().is_empty());
@@ -108,7 +108,7 @@ fn make_directories(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(made)
 }
 
-/// Refuses a directory that holds anything but what the host or an interrupted call has put there.
+/// Refuses a directory that has anything but names of the host or leftovers of an interrupted call.
 fn must_be_free(media: &HostMedia) -> Result<()> {
     let dir = media.path().display();
     let failed = |error| Error::io(format!("reading {dir}"), error);
@@ -124,7 +124,7 @@ fn must_be_free(media: &HostMedia) -> Result<()> {
     };
     let foreign =
         names.iter().find(|name| !ours.contains(&name.as_str()) && !OF_THE_HOST.contains(&name.as_str()));
-    // A store that somebody is about to take apart or to put together.
+    // A store that somebody is moving or restoring.
     let has_packs = has(PACKS) && !media.list(PACKS).map_err(failed)?.is_empty();
     match foreign {
         None if !has_packs => Ok(()),
@@ -135,7 +135,7 @@ fn must_be_free(media: &HostMedia) -> Result<()> {
     }
 }
 
-/// Removes what is made here. What shows that it is unfinished goes last.
+/// Removes everything that is made here. The mark that it is unfinished is removed last.
 fn clear(media: &HostMedia) -> io::Result<()> {
     for dir in [META, BACKUP_DIR] {
         if media.exists(dir)? {
@@ -180,7 +180,7 @@ fn fill(
         .map_err(failed("writing the configuration"))
 }
 
-/// Makes the reserve, as large as was asked for or as the disk has room for. Its size in bytes.
+/// Makes the reserve, as large as requested or as the disk has space for. Returns its size in bytes.
 fn claim_reserve(media: &dyn Media, options: &MkfsOptions) -> io::Result<u64> {
     let part = media.space()?.available / PART_FOR_RESERVE;
     let mut size = options.reserve.min(part.max(options.least_reserve));
@@ -188,7 +188,7 @@ fn claim_reserve(media: &dyn Media, options: &MkfsOptions) -> io::Result<u64> {
         let claimed = create_anew(media, RESERVE_FILE)
             .and_then(|file| file.allocate(0, size).and_then(|()| file.sync()));
         match claimed {
-            // What the host says to be free may be more than this directory may have of it.
+            // The directory may be allowed less than the host reports as free.
             Err(error) if is_full(&error) && size / 2 >= options.least_reserve => size /= 2,
             other => return other.map(|()| size),
         }
@@ -199,7 +199,7 @@ fn is_full(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
 }
 
-/// Makes the directories of a store and its database, which is never made later: a store without one is damaged.
+/// Makes the directories of a store and its database. The database is never made later: a store without one is damaged.
 pub fn make_database(media: &dyn Media) -> Result<()> {
     let failed = |error| Error::io(format!("making {META_FILE}"), error);
     for name in [META, PACKS] {

@@ -1,21 +1,21 @@
 //! The datastore: bytes in, a ChunkId out, and back; group commit; the barrier.
 //!
-//! Its parts, each with its own state and its own locks, from below upwards; a part imports only those before it:
+//! Its parts, each with its own state and locks, from bottom to top; a part imports only those before it:
 //!
 //! | part | is |
 //! |---|---|
 //! | [`workers`] | the threads that hash, compress and read ahead |
 //! | [`space`] | the disk's free bytes and the reserve |
 //! | [`barrier`] | what decides whether a chunk may be reused while a cycle runs (I4, I6) |
-//! | [`batches`] | who may still add to a batch, the numbers given out, whether changes are taken (I8) |
-//! | [`packs`] | records of regions made, appended, read and freed |
-//! | [`healing`] | the chunks that do not read back, and how they are mended |
+//! | [`batches`] | which operations may add to a batch, the numbers given out, whether changes are accepted (I8) |
+//! | [`packs`] | records of regions: made, appended, read and freed |
+//! | [`healing`] | the bad chunks, and how they are healed |
 //! | [`chunks`] | cut, stored once, read back |
 //! | [`commit`] | batches become durable (I1) |
 //! | [`collection`] | the flip and the end of a cycle (I5, I9) |
 //! | [`backups`] | copies of the metadata |
 //!
-//! [`Store`] puts them together. Those above ask the part that they mean.
+//! [`Store`] puts them together. Callers use the part that they need.
 
 pub mod backups;
 pub mod barrier;
@@ -74,7 +74,7 @@ pub struct OpenOptions {
     pub read_only: bool,
     /// Bytes for caches: a third for decoded regions, two thirds for the metadata engine.
     pub cache_bytes: u64,
-    /// Who opens it, for the message that others see.
+    /// Who opens it, for the message to others.
     pub who: String,
     /// How long to wait for the lock.
     pub lock_wait: Duration,
@@ -105,15 +105,15 @@ pub struct Store {
     numbers: Arc<Numbers>,
     /// The rows.
     pub meta: Arc<Meta>,
-    /// The threads that work beside those that answer requests.
+    /// The workers.
     pub workers: Arc<Pool>,
     /// The disk's free bytes.
     pub space: Arc<SpaceKeeper>,
-    /// Who may still add to a batch.
+    /// The batches.
     pub batches: Arc<Batches>,
     /// Records of regions.
     pub packs: Arc<Packs>,
-    /// Chunks that do not read back.
+    /// Bad chunks.
     pub healing: Arc<Healing>,
     /// Chunks in and out.
     pub chunks: Arc<Chunks>,
@@ -156,7 +156,7 @@ impl Store {
         lock: Option<StoreLock>,
         options: &OpenOptions,
     ) -> Result<Arc<Self>> {
-        // One that is not there is never made: taken for a new store, this one would lose every pack to its first cycle.
+        // A missing database is never made: the store would look new, and its first cycle would free every pack.
         if !media.exists(META_FILE).map_err(opening)? {
             return Err(without_database(&path));
         }
@@ -165,7 +165,7 @@ impl Store {
         let state = kv.read().and_then(|view| view.get(Table::State, STATE_KEY)).map_err(unusable)?;
         let state = match state {
             Some(row) => State::decode(&row).map_err(unusable)?,
-            // Taken for a new store, this one would lose every pack to its first cycle.
+            // If it were treated as a new store, its first cycle would free every pack.
             None if !packs.list()?.is_empty() => return Err(without_database(&path)),
             None => State {
                 generation: 1,
@@ -182,7 +182,7 @@ impl Store {
         Ok(Arc::new(store))
     }
 
-    /// Puts the parts together, from below upwards.
+    /// Puts the parts together, from bottom to top.
     fn assemble(
         (media, packs, space): (Arc<dyn Media>, Arc<dyn PackStore>, Arc<SpaceKeeper>),
         config: StoreConfig,
@@ -269,7 +269,7 @@ impl Store {
         })
     }
 
-    /// Makes everything durable, ends the workers and gives the lock up. Nothing can be changed afterwards.
+    /// Makes everything durable, ends the workers and releases the lock. Nothing can be changed afterwards.
     pub fn close(&self) -> Result<()> {
         if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
@@ -278,7 +278,7 @@ impl Store {
         let result = match latch.failure() {
             _ if latch.is_read_only() => Ok(()),
             None => self.finish_closing(),
-            // What was acknowledged since the failure, or shortly before it, is in no database.
+            // Changes since the failure, or shortly before it, are not in the database.
             Some(why) if self.batches.open_bytes() > 0 || self.batches.is_committing() => {
                 Err(Error::Latched(format!("{why}; what was written since then is lost")))
             }
@@ -296,12 +296,12 @@ impl Store {
         self.commits.commit()?;
         self.packs.seal()?;
         self.packs.sync()?;
-        // Where that fails, a pack that goes is noticed later; all that matters is durable.
+        // If that fails, a missing pack is noticed later; everything important is durable.
         let noted = self.healing.note_packs().and_then(|()| self.commits.commit());
         noted.or_else(|error| if self.batches.writable().is_err() { Err(error) } else { Ok(()) })
     }
 
-    /// One moment of the metadata.
+    /// The metadata at one moment.
     pub fn now(&self) -> Arc<Layers> {
         self.meta.now()
     }
@@ -346,12 +346,12 @@ impl Store {
         Arc::clone(&self.media)
     }
 
-    /// The host file system's numbers.
+    /// The space figures of the host's file system.
     pub fn host_space(&self) -> Result<crate::media::Space> {
         self.media.space().map_err(|error| Error::io(format!("statvfs of {}", self.path.display()), error))
     }
 
-    /// Refuses with ENOSPC unless `bytes` more, beside all that is promised already, will find room.
+    /// Refuses with ENOSPC unless there is room for `bytes` beside everything that is already promised.
     pub fn claim_space(&self, bytes: u64, promised: u64) -> Result<()> {
         let promised = promised + self.chunks.pending_bytes() + self.batches.open_bytes() * 2;
         self.space.claim(bytes, promised)
@@ -363,7 +363,7 @@ impl Store {
     }
 }
 
-/// Whoever may enter the store can read every file in it, whatever the files' own permissions say.
+/// A user who can enter the store can read all its data, whatever the permissions of the files in the mount are.
 fn warn_of_others(media: &HostMedia) {
     let mode = media.mode().unwrap_or(0);
     if mode & 0o077 != 0 {
@@ -385,13 +385,13 @@ fn without_database(path: &Path) -> Error {
     ))
 }
 
-/// Opens the database; on a full disk the reserve is given up for it, without which nothing could be deleted either.
+/// Opens the database. On a full disk the reserve is given up for that, since nothing could be deleted otherwise.
 fn open_database(media: &dyn Media, space: Arc<SpaceKeeper>, cache_bytes: usize) -> Result<Kv> {
     let file = media.open(META_FILE, true).map_err(opening)?;
     Kv::open(Arc::new(GivenRoom::new(file, space)), cache_bytes).map_err(unusable)
 }
 
-/// The database cannot be used: says the way out, unless the host refused to read it.
+/// The error for an unusable database: says what to do, unless the host refused to read it.
 fn unusable(error: Error) -> Error {
     let what = match error {
         Error::Io { ref source, .. } if source.raw_os_error().is_some() => return error,

@@ -1,9 +1,9 @@
-//! The disk's free bytes: what may be promised, and the reserve that is given up when there are none.
+//! The free bytes of the disk: how many may be promised, and the reserve that is given up when there are none.
 //!
 //! Keeps true: a write is acknowledged only if the host has room for it beside everything acknowledged before, so that
-//! ENOSPC is told at write time; should others fill the disk meanwhile, the reserve takes what was acknowledged. The
-//! reserve also lets a store be opened, and deletes and cycles run, on a disk with 0 bytes free; and where the host has
-//! no free inode, its file is one.
+//! ENOSPC comes at write time. If other programs fill the disk meanwhile, the reserve makes room for acknowledged
+//! writes. With the reserve, a store can also be opened, and deletes and cycles can run, on a disk with 0 bytes free.
+//! If the host has no free inode, the reserve's file provides one.
 //!
 //! A host may refuse long before its figures say so: a quota shows in none of them. There a promise is *backed*: as many
 //! bytes are really taken, behind the reserve in its file, and what cannot be backed is not promised. They are given back
@@ -19,17 +19,17 @@ use crate::sync::{Arc, AtomicBool, AtomicI64, Mutex, Ordering};
 
 use super::config::RESERVE_FILE;
 
-/// Kept free beyond all promises: the metadata engine's own needs.
+/// Kept free beyond all promises, for the metadata engine.
 const MARGIN: u64 = 8 << 20;
-/// Promised at most between two looks at the host.
+/// Bytes that are promised at most between two checks of the host.
 const STEP: u64 = 32 << 20;
-/// The reserve takes an inode again only if the host has more than these.
+/// The reserve takes an inode again only if the host has more free ones than this.
 const INODES_LEFT: u64 = 16;
 
 /// Bytes of rows that a cycle may need at a time.
 const CYCLE_ROWS: u64 = 16 << 20;
 
-/// Keeps account of the space of one store.
+/// Accounts for the space of one store.
 #[derive(Debug)]
 pub struct SpaceKeeper {
     media: Arc<dyn Media>,
@@ -38,9 +38,9 @@ pub struct SpaceKeeper {
     budget: AtomicI64,
     /// The reserve was given up and is not back.
     without_reserve: AtomicBool,
-    /// Promises are backed: the host's figures do not say how much there is for this store.
+    /// Promises are backed: the host's figures do not show how much space this store has.
     backs: AtomicBool,
-    /// Bytes of the reserve's file behind the reserve. Held while that file is made, changed or removed.
+    /// Bytes of the reserve's file after the reserve. Locked while that file is made, changed or removed.
     backing: Mutex<u64>,
 }
 
@@ -49,7 +49,7 @@ fn can_back() -> bool {
 }
 
 impl SpaceKeeper {
-    /// Of a store on `media` whose reserve has so many bytes.
+    /// For a store on `media` whose reserve has this many bytes.
     pub fn new(media: Arc<dyn Media>, reserve: u64) -> Self {
         let has_reserve = media.exists(RESERVE_FILE).unwrap_or(false);
         let hidden = media.space().is_ok_and(|space| space.hidden_limit);
@@ -63,19 +63,19 @@ impl SpaceKeeper {
         }
     }
 
-    /// Promises `bytes`, or refuses with ENOSPC. `promised` is what earlier promises still have to take.
+    /// Promises `bytes`, or refuses with ENOSPC. `promised` are the bytes of earlier promises that are not written yet.
     pub fn claim(&self, bytes: u64, promised: u64) -> Result<()> {
         if self.budget.fetch_sub(bytes as i64, Ordering::Relaxed) >= bytes as i64 {
             return Ok(());
         }
         let space = self.media.space().map_err(|error| Error::io("statvfs of the store", error))?;
-        // A reserve that was given up is not room for new data: it is for deletes, cycles and what was promised.
+        // The space of a reserve that was given up is not for new data: it is for deletes, cycles and promised bytes.
         let missing = if self.without_reserve.load(Ordering::Acquire) { self.reserve } else { 0 };
         let needed = promised + bytes + MARGIN + missing;
-        // No more than the reserve could make good, should others take the room meanwhile.
+        // No more than the reserve covers if others fill the disk meanwhile.
         let budget =
             (space.available.saturating_sub(needed) / 2).min(STEP).min((self.reserve / 4).max(256 << 10));
-        // What is promised goes into packs, and a pack takes an inode.
+        // Promised bytes go into packs, and a pack takes an inode.
         let full = space.available < needed || space.files > 0 && space.files_free == 0;
         if full || self.backs.load(Ordering::Acquire) && !self.back(promised + bytes + budget) {
             self.budget.store(0, Ordering::Relaxed);
@@ -87,13 +87,13 @@ impl SpaceKeeper {
 
     /// Gives the reserve up if the host has too little room for `rows` bytes of metadata.
     pub fn prepare(&self, rows: u64) {
-        // A B-tree that is copied on write needs a multiple of what is put in.
+        // A copy-on-write B-tree needs a multiple of the bytes that are added.
         let needed = rows * 4 + MARGIN / 2;
         let is_short = || {
             self.media.space().is_ok_and(|space| space.available < needed)
                 || self.backs.load(Ordering::Acquire) && !self.could_take(needed)
         };
-        // First what backs promises goes, which find their place now, and then the reserve.
+        // First the backing of promises is freed, since the promised bytes are written now, and then the reserve.
         if is_short() && self.give_up() && is_short() {
             self.give_up();
         }
@@ -104,11 +104,11 @@ impl SpaceKeeper {
         self.prepare(CYCLE_ROWS);
     }
 
-    /// Frees the reserve, or what is taken beside it; true if that gave anything.
+    /// Frees the reserve, or the backing of promises; true if that freed anything.
     pub fn give_up_reserve(&self) -> bool {
         if self.media.space().is_ok_and(|space| space.available > self.reserve + MARGIN && has_inodes(&space))
         {
-            // The host has refused although its figures say that there is room.
+            // The host has refused although its figures show free space.
             self.backs.store(can_back(), Ordering::Release);
         }
         self.give_up()
@@ -125,20 +125,20 @@ impl SpaceKeeper {
             return false;
         }
         tracing::warn!("the disk is full; the reserve of {} bytes is given up", self.reserve);
-        // Some hosts free the bytes of a removed file later, those of one that is cut off at once.
+        // Some hosts free the bytes of a removed file later, but those of a truncated file at once.
         let _ = self.reserve_file().and_then(|file| file.set_len(0).and_then(|()| file.sync()));
         self.media.remove(RESERVE_FILE).is_ok()
     }
 
-    /// Something was committed: a good moment to get the reserve back.
+    /// Called after a commit: a good moment to get the reserve back.
     pub fn committed(&self) {
         if self.without_reserve.load(Ordering::Acquire) {
             self.restore_reserve();
         }
     }
 
-    /// Claims the reserve if it is missing and the host has twice its size. A file that only claims to be that long, as a
-    /// copy that left out its zeros is, gets its bytes.
+    /// Makes the reserve if it is missing and the host has twice its size free. A file with the right length but
+    /// without allocated bytes, such as a sparse copy, gets its bytes.
     pub fn restore_reserve(&self) {
         let backing = self.backing.lock();
         let (found, room) = (self.reserve_file(), self.media.space());
@@ -146,7 +146,7 @@ impl SpaceKeeper {
             let taken = file.allocated().unwrap_or(0);
             let whole = taken >= self.reserve || self.reserve == 0;
             if whole || self.take(file).is_ok() {
-                // What backed the promises of a process that was killed.
+                // The backing of the promises of a killed process.
                 if file.len().is_ok_and(|len| len > self.reserve + *backing) {
                     let _ = file.set_len(self.reserve + *backing);
                 }
@@ -181,7 +181,8 @@ impl SpaceKeeper {
         }
     }
 
-    /// Takes the reserve's bytes. Where the figures say little, twice as many are tried for.
+    /// Allocates the bytes of the reserve. If the host's figures cannot be trusted, it first tries to allocate twice as
+    /// many.
     fn take(&self, file: &Arc<dyn MediaFile>) -> io::Result<()> {
         if !self.backs.load(Ordering::Acquire) {
             return file.allocate(0, self.reserve);
@@ -193,7 +194,7 @@ impl SpaceKeeper {
         self.media.open(RESERVE_FILE, true)
     }
 
-    /// Sees to it that `bytes` and the margin are really taken; false where the host refuses.
+    /// Makes sure that `bytes` and the margin are really allocated; false if the host refuses.
     fn back(&self, bytes: u64) -> bool {
         let mut backing = self.backing.lock();
         let wanted = bytes + MARGIN;
@@ -202,10 +203,10 @@ impl SpaceKeeper {
         }
         let (have, want) = (self.reserve + *backing, self.reserve + wanted);
         let changed = open_or_create(self.media.as_ref(), RESERVE_FILE).and_then(|file| {
-            // Without a reserve there is nothing of it yet.
+            // Without a reserve, the file has no bytes yet.
             let from = if self.without_reserve.load(Ordering::Acquire) { 0 } else { have.min(want) };
             let taken = file.allocate(from, want - from).and_then(|()| file.set_len(want));
-            // Of a range that is refused some hosts take a part.
+            // Some hosts allocate a part of a refused range.
             taken.inspect_err(|_| drop(file.set_len(have)))
         });
         match changed {
@@ -221,7 +222,7 @@ impl SpaceKeeper {
         changed.is_ok()
     }
 
-    /// Whether the host would give so many bytes now.
+    /// Whether the host would give this many bytes now.
     fn could_take(&self, bytes: u64) -> bool {
         let backing = self.backing.lock();
         if self.without_reserve.load(Ordering::Acquire) {

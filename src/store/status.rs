@@ -9,10 +9,10 @@ use super::Store;
 use super::config::{META_FILE, RESERVE_FILE};
 use super::files::allocated;
 
-/// What `cairnfs status` tells of a store.
+/// What `cairnfs status` shows about a store.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreStatus {
-    /// The store's name for itself.
+    /// The uuid of the store.
     pub uuid: String,
     /// Its directory.
     pub path: String,
@@ -20,7 +20,7 @@ pub struct StoreStatus {
     pub generation: u64,
     /// Inodes.
     pub inodes: u64,
-    /// Deleted files whose references are still to be removed.
+    /// Deleted files that wait in the deletion queue.
     pub deletion_queue: u64,
     /// Bytes that files refer to.
     pub referenced_bytes: u64,
@@ -51,9 +51,9 @@ pub struct StoreStatus {
     pub host_total: u64,
     /// True while a cycle runs.
     pub cycle_running: bool,
-    /// Chunks that did not read back and were not stored anew since.
+    /// Bad chunks that were not stored again since.
     pub bad_chunks: u64,
-    /// Why the store takes no more changes, if it does not.
+    /// Why the store refuses changes, if it does.
     pub read_only_because: Option<String>,
 }
 
@@ -88,7 +88,7 @@ impl Store {
 }
 
 impl StoreStatus {
-    /// Bytes that the store takes on the host's disk, but for what is dead in packs and waits for a cycle.
+    /// Bytes that the store takes on the host's disk, without the dead bytes in packs that wait for a cycle.
     pub fn bytes_on_disk(&self) -> u64 {
         self.stored_bytes + self.database_bytes + self.backup_bytes + self.reserve_bytes
     }

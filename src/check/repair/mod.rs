@@ -1,13 +1,13 @@
 //! The repair of a store whose metadata database is lost or damaged, or that has lost packs.
 //!
-//! Keeps true: nothing that is there is changed before everything has been rebuilt beside it. The new database is made
-//! as `meta/cairnfs.redb.new` from what can be read of the old one, the newest whole backup and the packs; only then,
-//! and only if asked to, the old one is given a second name, and one rename puts the new one in its place: so at every
-//! moment there is a database. Where the host has no links the old one is renamed; a run that finds none in its place
-//! reads what the interrupted one has left ([`source::find`]). Without being asked to, the new one is removed again: so
-//! the report says what would be, and not what might be.
+//! Keeps true: a repair changes nothing before everything has been rebuilt. It makes the new database as
+//! `meta/cairnfs.redb.new`, from the readable part of the old one, the newest complete backup and the packs. Only then,
+//! and only if asked to, it gives the old database a second name, and one rename puts the new one in its place. So a
+//! database exists at every moment. If the host has no hard links, the old one is renamed instead; a run that finds no
+//! database reads what the interrupted run has left ([`source::find`]). If not asked to change anything, the repair
+//! removes the new database again, so the report says what a repair does, and not what it might do.
 //!
-//! Numbers that may have been given since the backup are not given again: the next ones begin far above.
+//! Numbers that may have been given out since the backup are not used again: the next ones begin far above.
 
 mod packs;
 mod report;
@@ -35,7 +35,7 @@ use sink::Sink;
 
 /// Where the new database is made.
 const NEW: &str = "meta/cairnfs.redb.new";
-/// Where it is made while the other one, which an interrupted repair had finished, is being read.
+/// Where it is made while a database at the other name, which an interrupted repair had finished, is being read.
 const NEWER: &str = "meta/cairnfs.redb.newer";
 /// Numbers that are skipped where the database's own are not known.
 const UNKNOWN_GAP: u64 = 1 << 32;
@@ -44,7 +44,7 @@ const GENERATION_GAP: u64 = 1 << 16;
 /// Memory for the new database while it is made.
 const CACHE: usize = 128 << 20;
 
-/// Repairs the store in `dir`, or with `apply` not set says what a repair would do. Takes the store's lock.
+/// Repairs the store in `dir`; without `apply`, only reports what a repair would do. Takes the store's lock.
 pub fn repair_store(dir: &Path, apply: bool) -> Result<RepairReport> {
     let media = open_dir(&real_path(dir)?)?;
     let config = StoreConfig::read(&media)?;
@@ -79,7 +79,7 @@ pub fn repair_with(
         media.remove(name).map_err(failed)?;
         return built.map(|()| report);
     }
-    // What an interrupted check has read is not what the new database names.
+    // The position of an interrupted check does not fit the new database.
     super::position::forget(media.as_ref());
     put_in_place(media.as_ref(), name, &mut report)?;
     report.done = true;
@@ -106,10 +106,10 @@ fn build(
     let mut state = first_state(&copied, &chunks);
     let mend = tree::Mend::new(kv, &mut sink, report, config.name_seed, (state.next_ino, state.generation));
     state.next_ino = mend.run(&chunks, &mut sums)?;
-    // No sum of anything that is there: the reason for a cycle stays.
+    // This counter is not a sum of rows; the reason for a cycle stays.
     sums[Counter::Deleted as usize] = state.counters[Counter::Deleted as usize];
     state.counters = sums;
-    // The last row of all: a new database that has it is whole.
+    // The last row: a new database that has it is complete.
     sink.put(Table::State, STATE_KEY, &state.encode())?;
     sink.finish()
 }
@@ -138,7 +138,7 @@ fn first_state(copied: &source::Copied, chunks: &packs::Chunks) -> State {
 /// Puts the old database aside and the new one, which is at `name`, in its place.
 fn put_in_place(media: &dyn Media, name: &str, report: &mut RepairReport) -> Result<()> {
     let failed = |error| Error::io(format!("putting {META_FILE} aside"), error);
-    // The new one is whole and synced before its name matters.
+    // The new database is complete and synced before it gets its name.
     media.sync_dir("meta").map_err(failed)?;
     if media.exists(META_FILE).map_err(failed)? {
         report.kept_aside = Some(put_aside(media).map_err(failed)?);

@@ -1,9 +1,8 @@
-//! Where every chunk is: by the old database as far as it can be read, by the packs where it cannot.
+//! Finds out where every chunk is: by the old database where it can be read, otherwise by the packs.
 //!
-//! A pack has for each region which chunks are in it. A chunk that stands in two packs (it was moved, or stored once more
-//! because it had been damaged) is taken from the later one, if that reads back: it is the newer copy. Chunks that the
-//! database knows and that are in no pack keep their rows and are noted as bad, so that their files heal when the same
-//! content is written again.
+//! The head of each region in a pack lists its chunks. If a chunk is in two packs (it was moved, or stored again after
+//! damage), the later copy is used if it can be read. Chunks that the database knows but no pack has keep their rows
+//! and are recorded as bad, so that their files heal when the same content is written again.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -28,20 +27,20 @@ use super::source::lost_whole;
 /// What is known of chunks.
 #[derive(Default)]
 pub(super) struct Chunks {
-    /// By the old database, in a place that is there.
+    /// Known to the old database, in a place that exists.
     known: RoaringTreemap,
     /// Found in a pack by the repair.
     found: RoaringTreemap,
-    /// Known to the old database, in a place that is not there.
+    /// Known to the old database, in a place that does not exist.
     gone: RoaringTreemap,
     any_gone: bool,
-    /// Of those that are gone, found in another pack.
+    /// Of the missing ones, those found in another pack.
     pub found_again: u64,
     /// The old database does not know all chunks.
     incomplete: bool,
-    /// Above every id met.
+    /// Above every id found.
     pub next_chunk: u64,
-    /// Above every pack met.
+    /// Above every pack found.
     pub next_pack: u64,
 }
 
@@ -52,8 +51,8 @@ impl Chunks {
     }
 }
 
-/// Fills the table of regions from an old database, if there is one, and from the packs. It says where all chunks are only
-/// if it `is_whole_truth`: one that an interrupted repair has made may have been made while a pack could not be read.
+/// Fills the table of regions from an old database, if there is one, and from the packs. The old database names all
+/// chunks only if it `is_whole_truth`: an interrupted repair may have made it while a pack could not be read.
 pub(super) fn rebuild(
     (packs, codec): (&Arc<dyn PackStore>, Codec),
     store: [u8; 16],
@@ -96,8 +95,8 @@ pub(super) fn rebuild(
     Ok(chunks)
 }
 
-/// The lengths of the packs. One that cannot be looked at has nothing, as far as can be known, and must not be in the way of
-/// the others; it is noted in `unopened`.
+/// The lengths of the packs. A pack that cannot be opened counts as empty, so that it does not stop the others; it is
+/// noted in `unopened`.
 fn lengths(
     packs: &dyn PackStore,
     ids: &[PackId],
@@ -113,7 +112,7 @@ fn lengths(
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
                 let error = Error::io(packs.name(*pack), error);
-                // Who may not look must not give up what is there.
+                // If access is denied, the pack must not be given up.
                 if error.is_refusal() {
                     return Err(error);
                 }
@@ -166,7 +165,7 @@ fn take_old(
         }
         sink.put(Table::Regions, &id_key(row.first.0), &row.encode())?;
     }
-    // What was known to be bad still is. A row of these that cannot be read is found again by whoever reads the chunk.
+    // Known bad chunks stay bad. If such a row cannot be read, the next reader of the chunk finds out again.
     for (key, value) in view.readable_rows(Table::Bad, b"").filter_map(Result::ok) {
         if let (Ok(id), Ok(value)) = (chunk_of(&key), value)
             && (chunks.known.contains(id) || chunks.gone.contains(id))
@@ -177,7 +176,7 @@ fn take_old(
     Ok(())
 }
 
-/// Tables that are made anew from others; here only whether those of the old database are whole.
+/// Checks the tables that are rebuilt from others; here it only matters whether the old ones are intact.
 fn look_at_derived(view: &ReadView, report: &mut RepairReport) {
     for table in [Table::Digests, Table::Links, Table::Held] {
         let rows =
@@ -201,7 +200,7 @@ fn take_pack(
         report.damaged_packs.add(|| format!("{name}: it belongs to another store"));
         return Ok(());
     }
-    // An end that is torn is what a crash leaves, unless the host could not read it.
+    // A crash leaves a torn end, unless the host could not read it.
     let torn = scan.torn.iter().filter(|torn| torn.is_of_host());
     for damage in scan.damaged.iter().chain(torn) {
         if damage.error.is_refusal() {
@@ -236,7 +235,7 @@ fn take_region(
         }
         let has_row = chunks.found.contains(id) || chunks.gone.contains(id);
         if has_row {
-            // A second copy: only one that reads back is better than the first.
+            // A second copy is better than the first only if it can be read.
             if *reads.get_or_insert_with(|| reader.read_region(at).is_ok()) {
                 point(sink.txn()?, chunk, at, header.plain_len)?;
                 chunks.found_again += u64::from(chunks.gone.contains(id) && !chunks.found.contains(id));

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Paths that a report names at most.
+/// The most paths that a report names.
 const NAMED: usize = 1000;
 
 /// How the metadata database was found.
@@ -15,7 +15,7 @@ pub enum Database {
     Damaged,
     /// It cannot be opened.
     Unreadable,
-    /// It is not there, or nothing is in it.
+    /// It does not exist, or it is empty.
     #[default]
     Missing,
 }
@@ -38,7 +38,7 @@ impl Paths {
     }
 }
 
-/// The result of a repair, or what it would be.
+/// The result of a repair, or the expected result.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RepairReport {
     /// True if the store was changed.
@@ -63,7 +63,8 @@ pub struct RepairReport {
     pub packs: u64,
     /// Packs, or parts of them, that cannot be read, each with the reason.
     pub damaged_packs: Paths,
-    /// Of these, what the host could not read: it may be there, and the next cycle frees what was found nowhere else.
+    /// Of these, parts that the host could not read: their bytes may still exist, and the next cycle frees what was
+    /// found nowhere else.
     pub unread_parts: u64,
     /// Chunks that are there.
     pub chunks: u64,
@@ -71,7 +72,7 @@ pub struct RepairReport {
     pub chunks_found: u64,
     /// Chunks that files need and that are in no pack.
     pub chunks_missing: u64,
-    /// Files of which something is missing; they are moved, and read as far as they are there.
+    /// Files of which something is missing; they are moved, and their remaining bytes can be read.
     pub hurt_files: Paths,
     /// Of these, files that an earlier repair has moved already.
     pub hurt_before: u64,

@@ -1,9 +1,9 @@
 //! Names, attributes and extents: from the old database as far as it can be read, the rest from the newest whole backup.
 //!
-//! A row of the database wins over that of the backup, which is older. Where the database has rows that are damaged, or
-//! pages that cannot be read, the backup's rows between the sound ones stand in; but extents only for files that
-//! have not changed since the backup, so that old bytes are never taken for new ones. What the backup has and the
-//! database, being readable there, has not, was removed since.
+//! A row of the database has priority over that of the backup, which is older. If the database has damaged rows, or
+//! pages that cannot be read, the backup's rows between the sound ones replace them. Extents are replaced only for
+//! files that have not changed since the backup, so that old bytes are never taken for new ones. If the backup has a
+//! row and the database is readable there and has none, the row was removed since.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub(super) struct Old {
     _kv: Kv,
 }
 
-/// What there is to rebuild from, beside packs.
+/// The sources of a rebuild, beside the packs.
 pub(super) struct Found {
     pub old: Option<Old>,
     pub backup: Option<Backup>,
@@ -51,7 +51,7 @@ pub(super) fn aside(number: u64) -> String {
     format!("{META_FILE}.damaged-{number}")
 }
 
-/// Looks for the newest whole backup and for the old database: in its place, or where an interrupted repair has left it.
+/// Finds the newest complete backup, and the old database in its place or where an interrupted repair has left it.
 pub(super) fn find(
     (media, packs): (&dyn Media, &dyn PackStore),
     store: [u8; 16],
@@ -74,9 +74,9 @@ fn are_leftovers_read() -> bool {
     !out(Protection::LeftoversAreRead)
 }
 
-/// What an interrupted repair has left where no database is in its place: the new one, if it is whole; or the last one that
-/// was put aside and is not older than the newest backup, whose state is `newest`. An older one is of an earlier damage,
-/// and what it says was true then.
+/// The database that an interrupted repair has left, if none is in its place: the new one, if it is complete; or the
+/// last one that was put aside, if it is not older than the newest backup, whose state is `newest`. An older one was
+/// put aside after an earlier damage and is out of date.
 fn open_left(media: &dyn Media, newest: Option<&State>) -> Result<Option<Old>> {
     let failed = |error| Error::io("looking for what a repair has left", error);
     if !media.exists("meta").map_err(failed)? {
@@ -107,7 +107,7 @@ fn open_left(media: &dyn Media, newest: Option<&State>) -> Result<Option<Old>> {
     Ok(None)
 }
 
-/// Is what a database says older than this state? Numbers only grow, and each opening of a store skips many.
+/// Is a database older than this state? Numbers only grow, and each opening of a store skips many.
 fn is_older(view: &ReadView, than: &State) -> bool {
     match state_of(view) {
         Some(state) => {
@@ -133,12 +133,12 @@ fn open(media: &dyn Media, name: &str) -> Result<Old> {
     Ok(Old { name: name.to_owned(), view, _kv: kv })
 }
 
-/// Reads every page that is in use. No view may be held meanwhile, and what was found bad is not read from any more.
+/// Reads every used page. No view may be held meanwhile, and a bad database is not read from afterwards.
 fn check_all(media: &dyn Media, name: &str) -> Result<()> {
     open_kv(media, name)?.check_all()
 }
 
-/// Damage is something to be repaired. Where the host would not look, nothing is known, and nothing is repaired.
+/// Damage can be repaired. But if the host refuses access, nothing is known, and nothing is repaired.
 fn looked<T>(found: Result<T>) -> Result<Result<T>> {
     match found {
         Err(error) if error.is_refusal() => Err(error),
@@ -162,10 +162,10 @@ fn open_old(media: &dyn Media, packs: &dyn PackStore, report: &mut RepairReport)
     if file.is_empty().map_err(failed)? {
         return Ok(None);
     }
-    // What no row needs, the next commit may.
+    // Even if no row needs the page, the next commit may.
     let pages = looked(check_all(media, META_FILE))?;
     match looked(open(media, META_FILE))? {
-        // A program that found none may have made one and left it at that.
+        // A program that found no database may have made an empty one.
         Ok(old) if is_new(&old.view) => {
             if pages.is_ok() && packs.list()?.is_empty() && list_backups(media)?.is_empty() {
                 // As mkfs left it: nothing was ever stored.
@@ -265,7 +265,7 @@ impl Older {
     }
 }
 
-/// What came of the copying, beside rows.
+/// The result of the copying, beside rows.
 #[derive(Default)]
 pub(super) struct Copied {
     /// The state row of the database, if it could be read.
@@ -276,7 +276,7 @@ pub(super) struct Copied {
     changed: HashSet<u64>,
 }
 
-/// Copies everything that packs cannot tell into the new database.
+/// Copies everything that packs do not contain into the new database.
 pub(super) fn copy(
     old: Option<&ReadView>,
     backup: Option<Backup>,
@@ -309,8 +309,8 @@ fn copy_table(
         report.tables_with_gaps.push(table.name().to_owned());
         return take_rest(table, older, sink, report, copied);
     }
-    // Damaged rows since the last one that was not, and whether rows cannot be read there at all: what the backup has up
-    // to the next one may be theirs. The keys of damaged rows are not to be relied on.
+    // Counts the damaged rows since the last sound one, and whether pages cannot be read there: rows of the backup up
+    // to the next sound one may replace them. The keys of damaged rows are not reliable.
     let (mut damaged, mut gap) = (0, false);
     for row in view.readable_rows(table, b"") {
         let (key, value) = match row {
@@ -355,7 +355,7 @@ fn copy_table(
     Ok(())
 }
 
-/// Is a table empty that should have rows by what the state row says? Damage at the root of a table looks like that.
+/// Is a table empty that has rows by the state row? Damage at the root of a table looks like that.
 pub(super) fn lost_whole(view: &ReadView, table: Table) -> bool {
     let counter = match table {
         Table::Inodes | Table::Dirents => Counter::Inodes,
@@ -365,7 +365,7 @@ pub(super) fn lost_whole(view: &ReadView, table: Table) -> bool {
         Table::Xattrs | Table::State | Table::Bad | Table::Links | Table::Held => return false,
     };
     let state = state_of(view);
-    // The root has no name, nor has what waits in the deletion queue.
+    // The root has no name, and neither have inodes in the deletion queue.
     let nameless = |state: &State| match table {
         Table::Dirents => state.counter(Counter::Orphans) + 1,
         _ => 0,
@@ -374,17 +374,17 @@ pub(super) fn lost_whole(view: &ReadView, table: Table) -> bool {
         && view.rows(table).is_ok_and(|mut rows| rows.next().is_none())
 }
 
-/// So many rows were damaged, so many of the backup stand in.
+/// Counts damaged rows, and rows of the backup that replace them.
 fn settle(report: &mut RepairReport, damaged: u64, saved: u64) {
     report.rows_from_backup += saved;
     report.rows_lost += damaged.saturating_sub(saved);
 }
 
-/// Notes what the backup says of a row that the database has, too.
+/// Compares a row of the database with that of the backup.
 fn compare(table: Table, key: &[u8], value: &[u8], old: Option<Row>, copied: &mut Copied) {
     match table {
         Table::Inodes => {
-            // Whoever sets mtime back changes ctime.
+            // Setting mtime back changes ctime.
             let times = |row: InodeRow| (row.mtime, row.ctime, row.size, row.allocated);
             let of = |row: &[u8]| InodeRow::decode(row).map(times).ok();
             if old.is_none_or(|(_, old)| of(&old) != of(value))

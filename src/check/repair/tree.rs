@@ -1,8 +1,8 @@
 //! Makes names, inodes and extents fit together again.
 //!
-//! Keeps true: no byte of a file becomes zero because something was lost. Where a file had chunks and it is not known
-//! any more which, an extent that names chunk 0, which is never given, makes reads fail with EIO; a file that has lost
-//! anything is moved below `lost+found`, under its old path where that is known, and keeps its sound ranges.
+//! Keeps true: no byte of a file becomes zero because something was lost. If a file had chunks that are no longer
+//! known, an extent that names chunk 0, which is never used, makes reads fail with EIO. A file that has lost anything
+//! is moved below `lost+found`, under its old path if that is known, and keeps its sound ranges.
 //!
 //! Memory: about 100 bytes an inode, and 100 more a directory.
 
@@ -24,11 +24,11 @@ use super::packs::Chunks;
 use super::report::RepairReport;
 use super::sink::Sink;
 
-/// The chunk that stands for what is lost: the first id that is given is 1.
+/// The chunk that stands for lost data; real ids begin at 1.
 const LOST: ChunkId = ChunkId(0);
 /// Bytes that one such extent stands for at most.
 const LOST_LEN: u64 = 1 << 30;
-/// More directories than this are above none.
+/// No directory is deeper than this.
 const DEEPEST: usize = 4096;
 
 /// What is known of an inode.
@@ -43,7 +43,7 @@ struct Node {
     /// For a directory: entries and directories in it.
     entries: u64,
     subdirs: u32,
-    /// Its row is lost; this one was made up.
+    /// Its row is lost; this one is a substitute.
     made_up: bool,
     /// Some of its data is lost.
     hurt: bool,
@@ -53,7 +53,7 @@ struct Node {
 /// The extents of one file so far.
 struct Seen {
     ino: u64,
-    /// The stretches of the file that have extents.
+    /// The ranges of the file that have extents.
     covered: Vec<(u64, u64)>,
     hurt: bool,
 }
@@ -77,7 +77,7 @@ pub(super) struct Mend<'a, 's> {
     /// Directory and name of each directory.
     dirs: HashMap<u64, (u64, Box<[u8]>)>,
     moves: Vec<Move>,
-    /// Inodes above this were never met.
+    /// No inode at or above this number was found.
     pub next_ino: u64,
 }
 
@@ -94,7 +94,7 @@ impl<'a, 's> Mend<'a, 's> {
         Self { kv, sink, report, hash, generation, nodes, dirs, moves, next_ino }
     }
 
-    /// Does all of it; the sums that only the tree knows are added to `sums`.
+    /// Runs all steps; adds the sums that only the tree knows to `sums`.
     pub fn run(mut self, chunks: &Chunks, sums: &mut [i64; Counter::ALL.len()]) -> Result<u64> {
         self.inodes()?;
         self.extents(chunks)?;
@@ -132,7 +132,7 @@ impl<'a, 's> Mend<'a, 's> {
         self.nodes.entry(ino).or_insert_with(|| Node { kind, parent, made_up: true, ..Node::default() })
     }
 
-    /// Looks whether every file has all its chunks, and puts something that cannot be read where one has not.
+    /// Checks that every file has all its chunks, and puts unreadable extents where chunks are lost.
     fn extents(&mut self, chunks: &Chunks) -> Result<()> {
         let mut missing = RoaringTreemap::new();
         let mut file: Option<Seen> = None;
@@ -171,7 +171,7 @@ impl<'a, 's> Mend<'a, 's> {
         Ok(())
     }
 
-    /// All extents of a file were met: those that are lost are replaced by what cannot be read.
+    /// Ends a file whose extents were all seen: lost extents are replaced by unreadable ones.
     fn end_file(&mut self, ino: u64, covered: &[(u64, u64)], hurt: bool) -> Result<()> {
         let end = covered.last().map_or(0, |last| last.1);
         let sum: u64 = covered.iter().map(|(from, to)| to.saturating_sub(*from)).sum();
@@ -185,7 +185,7 @@ impl<'a, 's> Mend<'a, 's> {
         if node.allocated == sum {
             return Ok(());
         }
-        // What no extent covers may be a hole or may be lost; zeros would be a guess.
+        // A range without an extent may be a hole or may be lost; zeros would be a guess.
         node.hurt = true;
         node.allocated = node.size;
         let size = node.size;
@@ -202,7 +202,7 @@ impl<'a, 's> Mend<'a, 's> {
         Ok(())
     }
 
-    /// Goes through all names; returns those of files that are hurt or made up.
+    /// Goes through all names; returns those of incomplete files and of substitutes.
     fn names(&mut self) -> Result<Vec<(u64, Vec<u8>, u64)>> {
         let (mut of_hurt, mut dropped) = (Vec::new(), Vec::new());
         self.kv.read()?.scan(Table::Dirents, Bound::Unbounded, Bound::Unbounded, |key, row| {
@@ -259,7 +259,7 @@ impl<'a, 's> Mend<'a, 's> {
         Ok(())
     }
 
-    /// The names of a path, from the root; what is above a directory that has lost its name is its number.
+    /// The names of a path, from the root. If a directory has lost its name, the path begins with its number.
     fn path(&self, mut dir: u64, name: &[u8]) -> Vec<Vec<u8>> {
         let mut parts = vec![name.to_vec()];
         while dir != ROOT_INO && parts.len() < DEEPEST {
@@ -374,7 +374,7 @@ impl<'a, 's> Mend<'a, 's> {
         Ok(())
     }
 
-    /// Notes where the names of all inodes are: what these rows say is in the names, so they are made anew.
+    /// Rebuilds the rows that say where the names of inodes are, from the names.
     fn places(&mut self) -> Result<()> {
         self.sink.settle()?;
         self.kv.read()?.scan(Table::Dirents, Bound::Unbounded, Bound::Unbounded, |key, row| {
@@ -393,7 +393,7 @@ impl<'a, 's> Mend<'a, 's> {
         })
     }
 
-    /// Brings the rows of all inodes in line with what was found.
+    /// Corrects the rows of all inodes by what was found.
     fn write_inodes(&mut self, sums: &mut [i64; Counter::ALL.len()]) -> Result<()> {
         let (view, now) = (self.kv.read()?, Timestamp::now());
         for (ino, node) in std::mem::take(&mut self.nodes) {
@@ -429,7 +429,7 @@ impl<'a, 's> Mend<'a, 's> {
         Ok(())
     }
 
-    /// Removes extended attributes of inodes that are not there.
+    /// Removes extended attributes of inodes that do not exist.
     fn attributes(&mut self) -> Result<()> {
         self.sink.settle()?;
         let view = self.kv.read()?;

@@ -1,8 +1,7 @@
 //! `cairnfs demo`: everything a user does with cairnfs, on real files, in a place of its own.
 //!
-//! Each step runs the command that a user would run (this program, cp, rm), and the end is a comparison byte by byte
-//! in this process. Nothing outside the demo's own directory is changed, and that directory is removed on every way
-//! out.
+//! Each step runs the command that a user would run (this program, cp, rm). At the end, this process compares all files
+//! byte by byte. The demo changes nothing outside its own directory, and removes that directory however it ends.
 
 mod compare;
 mod place;
@@ -25,8 +24,8 @@ use place::Place;
 use run::Runner;
 use source::Tree;
 
-/// The store may grow to the size of the source if nothing in it can be compressed; a copy to change and a restored
-/// copy come beside it, and a little is needed for the reserve.
+/// The store may grow to the size of the source if nothing can be compressed. Beside it there are a copy to change and
+/// a restored copy, and the reserve needs a little.
 const COPIES: u64 = 3;
 const BESIDE: u64 = 256 << 20;
 
@@ -68,7 +67,7 @@ struct Demo<'a> {
     tree: &'a Tree,
 }
 
-/// What a step took and what the store held after it.
+/// The time of a step, and the status of the store after it.
 struct Step {
     took: Duration,
     after: StoreStatus,

@@ -1,4 +1,4 @@
-//! The demo's own directory: made empty, removed on every way out, never while something is mounted in it.
+//! The demo's own directory: made empty, and removed however the demo ends, but never while something is mounted in it.
 
 use std::cell::Cell;
 use std::env;
@@ -81,7 +81,7 @@ impl Place {
         Ok(())
     }
 
-    /// After this the mount point is free. A daemon that does not end is left to itself.
+    /// Frees the mount point. A daemon that does not end is left alone.
     fn unmount(&self, runner: &Runner) {
         if !self.is_mounted() {
             return;
@@ -115,7 +115,7 @@ impl Place {
 }
 
 impl Drop for Place {
-    /// For the ways out that did not come by `leave`: an error before the first step, a panic.
+    /// If `leave` was not called: after an error before the first step, or a panic.
     fn drop(&mut self) {
         if self.left.get() {
             return;
@@ -129,7 +129,7 @@ impl Drop for Place {
     }
 }
 
-/// Removes a tree of ours, also where a plain user's copy has directories that its owner may not write.
+/// Removes a tree of ours, even if a plain user's copy has directories that its owner may not write.
 fn remove_tree(dir: &Path) -> Result<()> {
     let removed = match fs::remove_dir_all(dir) {
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
@@ -144,7 +144,7 @@ fn remove_tree(dir: &Path) -> Result<()> {
     }
 }
 
-/// Gives the owner all rights on every directory of a tree of ours. What does not work shows when it is needed.
+/// Gives the owner all rights on every directory of a tree of ours. Failures show up later, when a right is needed.
 pub(super) fn make_writable(dir: &Path) {
     let _ = fs::symlink_metadata(dir).and_then(|meta| {
         let mode = meta.permissions().mode();

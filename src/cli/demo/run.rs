@@ -1,4 +1,4 @@
-//! Running programs for the demo, in a way that a signal can end at any time.
+//! Runs programs for the demo, so that a signal can end them at any time.
 
 use std::ffi::OsStr;
 use std::io::{self, Read};
@@ -20,7 +20,7 @@ use crate::gc::CycleRecord;
 /// How often a running program is looked at.
 const POLL: Duration = Duration::from_millis(20);
 
-/// Every how many looks the progress is told.
+/// The progress is reported at every so many looks.
 const TELL_EVERY: u32 = 10;
 
 /// Runs programs until one fails or a signal came.
@@ -38,7 +38,7 @@ impl Runner {
         Ok(Self { stop })
     }
 
-    /// An error once a signal came.
+    /// An error after a signal came.
     pub(super) fn go_on(&self) -> Result<()> {
         if self.stop.load(Ordering::SeqCst) {
             return Err(Error::io(
@@ -92,7 +92,7 @@ impl Runner {
             .spawn()
             .map_err(failed)?;
         let complaints = child.stderr.take().map(|pipe| {
-            // Read beside the program, so that one that complains a lot does not wait for us.
+            // Read while the program runs, so that one with much output does not block.
             thread::spawn(move || {
                 let mut text = String::new();
                 let _ = pipe.take(1 << 16).read_to_string(&mut text);

@@ -11,11 +11,11 @@ use super::run::Runner;
 use crate::cli::show;
 use crate::error::{Error, Result};
 
-/// The default selection is bounded by these, so that the demo takes well under two minutes on a small machine.
+/// These bound the default selection, so that the demo takes well under two minutes on a small machine.
 const MOST_BYTES: u64 = 200 << 20;
 const MOST_FILES: u64 = 12_000;
 
-/// One directory larger than this would crowd out the variety that makes the example a real one.
+/// One larger directory would leave no room for different kinds of files.
 const MOST_BYTES_OF_ONE: u64 = MOST_BYTES / 4;
 
 /// Where the default selection is taken from.
@@ -104,7 +104,7 @@ impl Tree {
             let copied = runner.finish(&mut command, &mut || {});
             runner.go_on()?;
             if let Err(e) = copied {
-                // A plain user may not read everything; the demo goes on with what there is.
+                // A plain user may not be able to read everything; the demo uses the rest.
                 eprintln!("cairnfs: {e}; going on with what could be copied");
             }
         }
@@ -159,8 +159,8 @@ pub(super) struct Changes {
     pub removed: u64,
 }
 
-/// Changes a few files as days of work would: some grow, some have something put in at their beginning, one is new,
-/// and the last of them, directory by directory, are gone, so that the first snapshot has something of its own.
+/// Changes a few files as days of work would. Some grow, some get bytes inserted at their beginning, one is new. The
+/// last files, directory by directory, are removed, so that the first snapshot has content of its own.
 pub(super) fn change_some(dir: &Path) -> Result<Changes> {
     let mut files = Vec::new();
     regular_files(dir, &mut files).map_err(|e| Error::io(format!("reading {}", show(dir)), e))?;
@@ -187,7 +187,7 @@ fn append(file: &Path) -> io::Result<()> {
     fs::File::options().append(true).open(file)?.write_all(b"a line more\n")
 }
 
-/// Everything after it moves, which is what chunks cut by content are for.
+/// All later bytes move; cutting by content handles that.
 fn put_in_front(file: &Path) -> io::Result<()> {
     writable(file)?;
     let mut content = b"a line before\n".to_vec();

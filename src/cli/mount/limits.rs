@@ -1,10 +1,10 @@
-//! What a mount may use of the machine, by the limits of its process: raised as far as they may be, and refused where that
-//! is not enough, since a mount that runs into one later would fail its users.
+//! The resource limits of a mount. They are raised as far as possible. If that is not enough, the mount is refused,
+//! since it would fail later.
 
 use crate::error::{Error, Result};
 use crate::media::{Limit, raise};
 
-/// Files that must be able to be open: those of the store, its directories, connections of commands.
+/// Files that must be open at the same time: those of the store, its directories, connections of commands.
 const OPEN_FILES: u64 = 128;
 /// Addresses beside the caches: code, stacks of threads, arenas of the allocator and buffers.
 const ADDRESSES: u64 = 1 << 30;
@@ -25,22 +25,23 @@ fn enough(files: Option<u64>, size: Option<u64>, addresses: Option<u64>, cache: 
     }
     if let Some(size) = size {
         return refused(format!(
-            "a process may write files of {size} bytes at most here, and those of a store grow beyond any limit; \
-             `ulimit -f unlimited` as root takes it away"
+            "a process may write files of {size} bytes at most here, and those of a store grow beyond any \
+             limit; `ulimit -f unlimited` as root removes the limit"
         ));
     }
     let needed = ADDRESSES + cache;
     if let Some(addresses) = addresses.filter(|addresses| *addresses < needed) {
         return refused(format!(
-            "a process may use {addresses} bytes of addresses here, and a mount with these caches needs {needed}; \
-             `ulimit -v unlimited` as root takes the limit away, and -o cache= makes the caches smaller"
+            "a process may use {addresses} bytes of addresses here, and a mount with these caches needs \
+             {needed}; `ulimit -v unlimited` as root removes the limit, and -o cache= makes the caches \
+             smaller"
         ));
     }
     Ok(())
 }
 
-/// A thread that could not be started says what has run out. How many a mount takes depends on the machine, so it is not
-/// asked for before.
+/// If a thread cannot be started, says which limit was reached. The number of threads depends on the machine, so it is
+/// not checked before.
 pub(super) fn explained(error: Error) -> Error {
     match error {
         Error::Io { what, source } if source.raw_os_error() == Some(libc::EAGAIN) => {

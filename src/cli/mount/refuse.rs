@@ -1,4 +1,4 @@
-//! What a mount refuses before anything is opened, each with a sentence that names the way out.
+//! The checks before anything is opened. Each refusal is a sentence that says what to do.
 
 use std::fs;
 use std::io;
@@ -20,7 +20,7 @@ pub(super) struct Places {
 }
 
 pub(super) fn checked(store: &Path, mountpoint: &Path) -> Result<Places> {
-    // Says itself what is wrong with a directory that is not there or not a store.
+    // It reports itself if the directory does not exist or is not a store.
     let dir = open_dir(store)?;
     StoreConfig::read(&dir)?;
     if let Some(why) = dir.kind().refusal() {
@@ -33,12 +33,12 @@ pub(super) fn checked(store: &Path, mountpoint: &Path) -> Result<Places> {
     Ok(Places { store, mountpoint })
 }
 
-/// The mount point as a directory that answers; a mount of ours whose daemon is gone is cleared away.
+/// The mount point, as a directory that answers. A stale mount of ours, whose daemon is gone, is removed first.
 fn usable_mountpoint(path: &Path) -> Result<PathBuf> {
     let real = loop {
         let found = ask(path, TO_ASK)?.ok_or_else(|| {
             Error::Busy(format!(
-                "{0} is a mount whose daemon does not answer; `cairnfs umount -f {0}` takes it away",
+                "{0} is a mount whose daemon does not answer; `cairnfs umount -f {0}` unmounts it by force",
                 show(path)
             ))
         })?;
@@ -51,7 +51,7 @@ fn usable_mountpoint(path: &Path) -> Result<PathBuf> {
                 )));
             }
             Heard::NotThere(errno) => return Err(looked_at(path, io::Error::from_raw_os_error(errno))),
-            // Several, if one was mounted over the other.
+            // There may be several, one over the other.
             Heard::Dead if MountTable::read()?.by_id(found.mount).is_some_and(|m| m.mountpoint == real) => {
                 detach(&real, Detach::Lazily)?;
                 eprintln!("cairnfs: {} was a mount whose daemon is gone; it was unmounted", show(&real));
@@ -69,9 +69,9 @@ fn looked_at(path: &Path, error: io::Error) -> Error {
     Error::io(format!("looking at the mount point {}", show(path)), error)
 }
 
-/// A store below its own mount would have to answer the kernel's questions about itself.
+/// Refuses a store below its own mount: the daemon would wait for itself.
 ///
-/// Directories are compared by what they are and not by their paths, so that a bind mount does not hide the case.
+/// Directories are compared by device and inode and not by their paths, so that a bind mount cannot hide the case.
 fn refuse_self(store: &Path, mountpoint: &Path) -> Result<()> {
     let relation = if identity(store)? == identity(mountpoint)? {
         "is the store itself"
@@ -95,7 +95,7 @@ fn identity(path: &Path) -> Result<(u64, u64)> {
 
 fn is_below(path: &Path, dir: &Path) -> Result<bool> {
     let wanted = identity(dir)?;
-    // A parent that may not be looked at cannot be a directory that could be.
+    // A parent that cannot be read cannot be the directory in question.
     Ok(path.ancestors().skip(1).any(|parent| identity(parent).is_ok_and(|found| found == wanted)))
 }
 
@@ -115,7 +115,8 @@ fn refuse_mounted(store: &Path, mountpoint: &Path) -> Result<()> {
     refuse_open(store, &table)
 }
 
-/// A store that a process has open and serves. One that does not listen is dead or about to end: then the lock decides.
+/// Refuses a store that a running process has open. If nobody listens, that process is dead or about to end, and the
+/// lock decides.
 fn refuse_open(store: &Path, table: &MountTable) -> Result<()> {
     let silent = |error: Error| {
         let text = format!("the store {} is in use: {error}", show(store));
@@ -131,7 +132,7 @@ fn refuse_open(store: &Path, table: &MountTable) -> Result<()> {
             show(&entry.mountpoint)
         )));
     }
-    // It goes on without being in sight here.
+    // It is still used, but not visible here.
     let place = mounted.map(|(major, minor)| Entry::of_device(major, minor));
     if place.as_ref().is_some_and(|place| is_held(place) == Some(true)) && client.hello(None)?.serving {
         return Err(Error::Busy(still_open(store, client.presence(), place.as_ref())));

@@ -1,8 +1,8 @@
-//! `-o remount`: what the kernel can change of a mount that is there: read-only or not, and whether set-id programs,
-//! devices and programs at all count. Everything else the daemon was told when it began, and it stays.
+//! `-o remount` changes what the kernel can change in an existing mount: whether it is read-only, and whether set-id
+//! bits, device nodes and programs work. All other options keep the values that the daemon got at its start.
 //!
-//! mount(8) hands over what it finds in `/etc/fstab` and in the table of mounts as well, so words that change nothing
-//! are no reason to refuse.
+//! mount(8) also passes the options from `/etc/fstab` and from the table of mounts, so options without effect are
+//! accepted.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::fuse::{self, MountTable, Remount, ask};
 use crate::store::real_path;
 
-/// Changes the mount at the mount point. When it is read-only, everything is durable.
+/// Changes the mount at the mount point. If it becomes read-only, everything is durable when this returns.
 pub(super) fn run(args: &MountArgs, wanted: &Wanted) -> Result<()> {
     let Some(found) = ask(&args.mountpoint, TO_ASK)? else {
         return Err(Error::Environment(format!(
@@ -59,7 +59,7 @@ fn refuse_what_is_not_ours(store: &Path, mountpoint: &Path) -> Result<()> {
             show(mountpoint)
         )));
     };
-    // A store that was moved meanwhile has another name in the table.
+    // If the store was moved meanwhile, it has another name in the table.
     if real_path(store).is_ok_and(|store| store != entry.source) {
         return Err(Error::Usage(format!(
             "at {} the store {} is mounted, and not {}; name that one",

@@ -58,9 +58,9 @@ impl Wanted {
 
     /// What follows from several words together.
     pub(super) fn settle(&mut self) {
-        // A kernel that applies ACLs checks modes as well, whatever the mount table says.
+        // If the kernel applies ACLs, it checks modes as well, whatever the mount table says.
         self.fuse.posix_acl &= self.fuse.default_permissions;
-        // Who reads a file anew has to be heard of, though the kernel has its pages.
+        // With strictatime the daemon must learn of each open, even if the kernel has the pages cached.
         self.fuse.no_open &= self.fs.atime != AccessTimes::Always;
         if self.open.read_only {
             self.collect = false;

@@ -1,4 +1,4 @@
-//! A panic anywhere below a flush ends that flush or that commit, and nobody waits for ever. The disk's hook is what
+//! A panic anywhere below a flush ends that flush or that commit, and nobody waits for ever. The hook of the disk
 //! panics.
 
 use super::*;
@@ -29,7 +29,7 @@ fn what_a_flush_had_when_it_panicked_is_staged_again() {
     let fs = open(&disk, &config);
     fs.write(ino, 70_000, b"acknowledged", false).unwrap();
     bytes[70_000..70_012].copy_from_slice(b"acknowledged");
-    // What stands around the change is read, to be cut again with it.
+    // The bytes around the change are read, to be cut again with it.
     panic_at(&disk, OpKind::Read);
     assert_eq!(errno(fs.fsync(ino)), libc::EIO);
     assert_eq!(errno(fs.sync()), libc::EIO, "by whichever thread");

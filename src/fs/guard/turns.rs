@@ -12,7 +12,7 @@ pub struct Guard {
     pub directories: AtomicU64,
     /// Raised whenever an answer may have changed; begins at 1.
     turn: AtomicU64,
-    /// The directory made last in an append-only directory, as of this turn.
+    /// The newest directory of each append-only directory, valid for this sequence number.
     pub newest: Mutex<(u64, HashMap<u64, u64>)>,
 }
 

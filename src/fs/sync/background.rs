@@ -12,11 +12,11 @@ use crate::sync::thread::JoinHandle;
 /// How long the deletion queue waits after it failed, at first and at most.
 const REAP_AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
 
-/// The threads of the background, how they are woken, and what they fail at.
+/// The background threads, how they are woken, and their failures.
 #[derive(Debug)]
 pub struct Background {
     pub threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Gone once the background is to end, as is `stop`.
+    /// None once the background threads have to end; the same holds for `stop`.
     pub commit: Mutex<Option<Sender<()>>>,
     pub stop: Mutex<Option<Sender<()>>>,
     pub committing: Mutex<Retry>,
@@ -39,13 +39,13 @@ impl Default for Background {
 }
 
 impl Background {
-    /// Notes how writing a file out went; true if a failure is worth a line in the log.
+    /// Notes the result of flushing a file; true if a failure is worth a line in the log.
     pub fn wrote_out(&self, result: &Result<()>) -> bool {
         note(&self.writing_out, Instant::now(), result)
     }
 }
 
-/// Notes how something of the background went; true if a failure is worth a line in the log.
+/// Notes the result of a background task; true if a failure is worth a line in the log.
 pub(in crate::fs) fn note(retry: &Mutex<Retry>, now: Instant, result: &Result<()>) -> bool {
     let mut retry = retry.lock();
     match result {

@@ -1,6 +1,6 @@
 //! The structures of requests and replies, byte for byte as `linux/fuse.h` has them (protocol 7.42).
 //!
-//! Only those that this side has to look into. Fields that nothing reads are named `_pad`.
+//! Only those structures that this program reads or writes. Unused fields are named `_pad`.
 
 use fuser::FopenFlags;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -198,13 +198,13 @@ impl From<&FsAttr> for EntryOut {
 }
 
 impl EntryOut {
-    /// Number and type alone, which is all that the kernel takes of "." and ".." in a listing.
+    /// Number and type only, which is all that the kernel uses of "." and ".." in a listing.
     pub fn bare(entry: &DirEntry<'_>) -> Self {
         let attr = AttrFields { ino: entry.ino, mode: entry.mode, ..AttrFields::default() };
         Self { nodeid: entry.ino, attr, ..Self::default() }
     }
 
-    /// The answer for a missing name: inode 0, which the kernel keeps as "there is no such name".
+    /// The reply for a missing name: inode 0, which the kernel caches as a negative entry.
     pub fn nothing() -> Self {
         Self { entry_valid: KEEP.as_secs(), attr_valid: KEEP.as_secs(), ..Self::default() }
     }

@@ -1,7 +1,7 @@
-//! One entry of a queue: the memory through which one request at a time comes and goes, and the io_uring that says when.
+//! One entry of a queue: the memory for one request and its reply at a time, and the io_uring that signals them.
 //!
-//! What it keeps true: between the completion that brings a request and the submission of its reply the memory is ours;
-//! at all other times it is the kernel's and nothing here touches it. The memory lives longer than the ring that names it.
+//! Keeps true: from the completion of a request to the submission of its reply, the memory is ours. At all other times
+//! it belongs to the kernel, and nothing here touches it. The memory outlives the ring that refers to it.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -35,7 +35,7 @@ pub(super) struct Entry {
     /// The connection.
     connection: Arc<OwnedFd>,
     queue: u16,
-    /// What was submitted last, to be submitted again if a signal came between.
+    /// The last submission, which is repeated after an interruption by a signal.
     last: (u32, u64),
     /// The addresses that REGISTER hands over: header and payload.
     vectors: Box<[libc::iovec; 2]>,
@@ -43,11 +43,11 @@ pub(super) struct Entry {
     memory: Vec<u8>,
 }
 
-/// What came.
+/// A request.
 pub(super) struct Request {
     /// The header.
     pub header: InHeader,
-    /// The operation's own header; what it does not fill is old.
+    /// The header of the operation; bytes that it does not fill are from earlier requests.
     pub operation: [u8; OPERATION_AT],
     /// Bytes of the payload that belong to it.
     pub payload: usize,
@@ -76,7 +76,7 @@ impl Entry {
         Ok(Self { ring: new_ring()?, connection, queue, last: (REGISTER, 0), vectors, memory })
     }
 
-    /// Offers the entry to the kernel.
+    /// Registers the entry with the kernel.
     pub(super) fn register(&mut self) -> io::Result<()> {
         self.push(REGISTER, 0)?;
         self.ring.submit().map(drop)
@@ -102,13 +102,13 @@ impl Entry {
         }
     }
 
-    /// The payload: what came with the request, and the place for what goes with the reply.
+    /// The payload: that of the request, and the space for that of the reply.
     pub(super) fn payload(&mut self) -> &mut [u8] {
         let at = self.offset(1);
         &mut self.memory[at..at + MAX_WRITE as usize]
     }
 
-    /// Prepares the reply, of which the payload has `size` bytes, or an errno. The next `wait` hands it over.
+    /// Prepares the reply: a payload of so many bytes, or an errno. The next `wait` submits it.
     pub(super) fn commit(&mut self, request: &Request, outcome: Result<usize, i32>) -> io::Result<()> {
         let (size, error) = match outcome {
             Ok(size) => (size as u32, 0),

@@ -1,14 +1,14 @@
 //! Requests over io_uring: the second transport, beside `/dev/fuse`, where the kernel offers it (Linux 6.14).
 //!
-//! The kernel has a queue for each processor and puts a request into that of the processor it was made on. Each queue
-//! is served by threads that stay on its processor, so a request and its reply wake nobody on another one, which is what
-//! a small request mostly costs; and a thread hands a reply over and waits for the next request in one system call.
+//! The kernel has a queue for each processor, and puts a request into the queue of the processor on which it was made.
+//! The threads of a queue stay on its processor. So a request and its reply wake no thread on another processor, which
+//! is the main cost of a small request. A thread submits a reply and waits for the next request in one system call.
 //!
-//! Each thread has one entry, that is, memory for one request. A thread that waits for the disk holds nobody up while
-//! others of its queue are free; the kernel takes the one that was used last.
+//! Each thread has one entry, that is, memory for one request. While a thread waits for the disk, the other threads of
+//! its queue serve requests; the kernel prefers the entry that was used last.
 //!
-//! The beginning of the protocol, FORGET, interrupts and notifications keep going over `/dev/fuse`, where fuser serves
-//! them. The protocol: `Documentation/filesystems/fuse-io-uring.rst` of Linux.
+//! The start of the protocol, FORGET, interrupts and notifications still go over `/dev/fuse`, where fuser serves them.
+//! The protocol: `Documentation/filesystems/fuse-io-uring.rst` of Linux.
 
 mod abi;
 mod entry;
@@ -36,8 +36,8 @@ const SWITCH: &str = "/sys/module/fuse/parameters/enable_uring";
 const THREADS_PER_QUEUE: usize = 4;
 const MANY_QUEUES: usize = 8;
 
-/// Whether a new mount is to take its requests over io_uring. Where that is wanted, but switched off in the kernel, it
-/// is switched on, for all FUSE filesystems that ask for it.
+/// Whether a new mount should take its requests over io_uring. If that is wanted but switched off in the kernel, this
+/// switches it on, for all FUSE filesystems that ask for it.
 pub(super) fn wanted(wish: IoUring) -> Result<bool> {
     match wish {
         IoUring::Off => Ok(false),
@@ -66,7 +66,7 @@ fn depth(queues: usize) -> usize {
     if queues > MANY_QUEUES { 2 } else { THREADS_PER_QUEUE }
 }
 
-/// Whether a descriptor for each thread leaves at least as many for everything else.
+/// Whether a descriptor for each thread leaves at least as many descriptors for everything else.
 fn has_descriptors() -> bool {
     let queues = possible_processors();
     most_open_files() / 2 >= (queues * depth(queues)) as u64
@@ -84,8 +84,8 @@ pub(super) struct Rings {
 }
 
 impl Rings {
-    /// Offers entries for every queue; from then on requests come. `failed` is called if a thread cannot go on, and has
-    /// to end the connection, whose requests would wait for ever.
+    /// Registers entries for every queue; from then on requests arrive. If a thread cannot go on, it calls `failed`,
+    /// which has to end the connection, since its requests would wait for ever.
     pub(super) fn start(
         adapter: &Arc<Adapter>,
         connection: &OwnedFd,
@@ -115,7 +115,7 @@ impl Rings {
                     .map_err(not_started)?,
             );
         }
-        // Each thread says exactly one thing.
+        // Each thread sends exactly one message.
         for outcome in answers.iter().take(threads.len()) {
             outcome.map_err(not_started)?;
         }
@@ -141,7 +141,7 @@ fn not_started(error: io::Error) -> Error {
     Error::io("starting to serve requests over io_uring (-o io_uring=off does without)", error)
 }
 
-/// One thread: offers its entry, says so, and serves what comes until the connection ends.
+/// One thread: registers its entry, reports that, and serves requests until the connection ends.
 fn serve(
     adapter: &Adapter,
     connection: Arc<OwnedFd>,
@@ -166,7 +166,7 @@ fn serve(
     Ok(())
 }
 
-/// Where the processor is not there or may not be used, the thread runs anywhere.
+/// If the processor does not exist or may not be used, the thread runs anywhere.
 fn stay_on(processor: u16) {
     let mut only = CpuSet::new();
     if usize::from(processor) < CpuSet::MAX_CPU {

@@ -1,6 +1,6 @@
 //! From the bytes of a request to the bytes of its reply, by way of the [`Adapter`].
 //!
-//! Requests are the kernel's, but nothing here trusts them: what does not decode is answered EIO.
+//! Requests come from the kernel, but nothing here trusts them: one that does not decode gets EIO.
 
 use std::ffi::CStr;
 
@@ -16,7 +16,7 @@ use crate::fuse::asker::Asker;
 use crate::fuse::xattr::Fitted;
 use fuser::{FopenFlags, WriteFlags};
 
-/// Serves one request. The payload holds what came and takes what goes; the result is how many bytes go, or an errno.
+/// Serves one request. The payload has the input and takes the output; returns the length of the output, or an errno.
 pub(super) fn answer(adapter: &Adapter, request: &Request, payload: &mut [u8]) -> Result<usize, i32> {
     let header = &request.header;
     let what = op::name(header.opcode).ok_or(libc::ENOSYS)?;
@@ -111,7 +111,7 @@ impl Call<'_> {
         Asker { caller: self.caller, pid: self.request.header.pid }
     }
 
-    /// What came in the payload.
+    /// The input in the payload.
     fn came<'p>(&self, payload: &'p [u8]) -> &'p [u8] {
         &payload[..self.request.payload.min(payload.len())]
     }
@@ -127,8 +127,8 @@ impl Call<'_> {
         put(payload, &abi::AttrOut::from(&self.adapter.getattr_of(self.ino)?))
     }
 
-    /// All there is, whatever was asked for. The kernel asks in this way where somebody wants the time of birth; over
-    /// `/dev/fuse`, where fuser does not know the request, it does without.
+    /// Returns all attributes, whatever was asked for. The kernel sends this request if a program wants the time of
+    /// birth. Over `/dev/fuse` fuser does not know the request, and the kernel does without.
     fn statx(&self, payload: &mut [u8]) -> Result<usize> {
         put(payload, &abi::StatxOut::from(&self.adapter.getattr_of(self.ino)?))
     }

@@ -1,5 +1,5 @@
-//! The mark as it must not be, for negative controls: the files are listed once, and each one's extents are read when it
-//! is reached. What vanished meanwhile is skipped, what came meanwhile is not seen.
+//! A wrong mark, for negative controls: it lists the files once, and reads the extents of each when it reaches it.
+//! Files that vanished meanwhile are skipped, and new ones are not seen.
 
 use std::ops::Bound;
 
@@ -10,7 +10,7 @@ use crate::meta::{ReadView, Table};
 use crate::store::Store;
 use crate::store::barrier::cells::Cells;
 
-/// Marks what the files in `listed` refer to by the time that they are reached; `go_on` is asked before each.
+/// Marks what the files in `listed` refer to when they are reached; `go_on` is asked before each.
 pub(in crate::gc) fn mark(
     store: &Store,
     listed: &ReadView,

@@ -1,12 +1,12 @@
 //! Removes the rows of condemned chunks: their digests first, then the chunks themselves.
 //!
-//! Keeps true: while a digest names a chunk, the chunk has its row; so a chunk that is found is there, also after a power
-//! cut between two transactions, and what is left over then is a chunk that nobody finds or refers to, which the next
-//! cycle removes. A digest's row loses the condemned chunk only, and goes when it names no other: the same bytes may
-//! have been stored anew.
+//! Keeps true: while a digest names a chunk, the chunk has its row. So a chunk that is found exists, also after a power
+//! cut between two transactions. What may be left over then is a chunk that no digest and no extent names, and the next
+//! cycle removes it. Only the condemned chunk is removed from a digest's row, and the row only if it names no other
+//! chunk: the same bytes may have been stored again.
 //!
-//! Both go in the order of their own table. Digests stand in no order that has to do with chunks: removed chunk by
-//! chunk, each would be a page of its own to be read, copied and written.
+//! Both are removed in the order of their own table. The order of digests is unrelated to that of chunks: removed chunk
+//! by chunk, each digest would be a page of its own to read, copy and write.
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -21,10 +21,10 @@ use crate::store::Store;
 use crate::store::barrier::cells::{Cell, Cells};
 use crate::sync::Arc;
 
-/// One transaction in so many is durable: pages that a transaction replaced can be used again only after a durable one,
-/// and until then the database keeps account of them in memory.
+/// One transaction in so many is durable: the pages that a transaction replaced can be reused only after a durable one,
+/// and until then the database tracks them in memory.
 const DURABLE_EVERY: u64 = 8;
-/// Digests looked at in one view, for each that a transaction may remove.
+/// Digests read in one view, for each that a transaction may remove.
 const LOOK: usize = 64;
 
 type Sums = [i64; Counter::ALL.len()];
@@ -50,7 +50,7 @@ fn is_condemned(cells: &Cells, id: ChunkId) -> bool {
     id < cells.watermark() && cells.look(id) == Cell::Condemned
 }
 
-/// Takes what was condemned out of the rows of its digests; `listed` has all of it, if there is a list.
+/// Removes condemned chunks from the rows of their digests; `listed` has all of them, if there is a list.
 pub(super) fn digests(
     store: &Arc<Store>,
     cells: &Cells,
@@ -75,7 +75,7 @@ pub(super) fn digests(
     Ok(())
 }
 
-/// Digests with chunks, and the digest that was looked at last, if others follow.
+/// Digests with chunks, and the last digest that was read, if others follow.
 type SomeDigests = (Vec<(Digest, ChunkId)>, Option<Digest>);
 
 /// The next condemned chunks in the order of the digests.
@@ -106,7 +106,7 @@ fn unname(txn: &mut WriteTxn, some: &[(Digest, ChunkId)]) -> Result<()> {
     txn.change(Table::Digests, gone, |id, row| digest::without(row, id))
 }
 
-/// Takes what was condemned in these stretches out of its regions' rows.
+/// Removes the condemned chunks in these stretches from the rows of their regions.
 pub(super) fn chunks(
     store: &Arc<Store>,
     cells: &Cells,
@@ -130,7 +130,7 @@ pub(super) fn chunks(
                     let row = RegionRow::decode(ChunkId(chunk_of(key)?), row)?;
                     let goes = row.live().filter(|(id, _)| is_condemned(cells, *id)).count();
                     count += goes;
-                    // Not the next key: a row that is split meanwhile leaves a part behind this one.
+                    // Not the next key: if a row is split meanwhile, a part of it comes after this key.
                     next = (count >= step).then(|| row.end().0);
                     if goes > 0 {
                         seen.push(row);
@@ -157,8 +157,8 @@ fn rows_by_now(txn: &WriteTxn, seen: &RegionRow) -> Result<Vec<(Vec<u8>, Vec<u8>
     txn.rows(Table::Regions, &id_key(seen.first.0), &id_key(seen.end().0))
 }
 
-/// Takes the condemned chunks out of their rows; those that were bad. The rows are read again here: since they were
-/// looked at, chunks of them that were bad may have been stored anew, and have rows of their own by now.
+/// Removes the condemned chunks from their rows; returns those that were bad. The rows are read again here: bad chunks
+/// may have been stored again since the scan, and have rows of their own by now.
 fn remove_chunks(
     store: &Store,
     cells: &Cells,

@@ -1,8 +1,8 @@
-//! The rows of a damaged table, also those behind pages that cannot be read.
+//! The rows of a damaged table, also those after pages that cannot be read.
 //!
-//! Keeps true: the rows come in key order, each once; of each stretch that cannot be read there is one error, between
-//! the last row before it and the first behind it. Simpler ways fail: the engine ends a walk at the first page it cannot
-//! read, and does not tell at which key the next one begins.
+//! Keeps true: the rows come in key order, each once. For each unreadable range of keys there is one error, between the
+//! last row before it and the first row after it. Simpler ways fail: the engine ends a walk at the first page that it
+//! cannot read, and does not say at which key the next page begins.
 
 use std::ops::Bound;
 
@@ -10,15 +10,15 @@ use redb::ReadableDatabase;
 
 use super::{CheckedRow, Kv, ReadView, Result, Table, db_error, guarded};
 
-/// Keys are looked for as numbers of so many bytes.
+/// Keys are searched as numbers of this many bytes.
 const WIDTH: usize = 16;
 
 /// Rows from some key on, up to the first error.
 type Walk = Box<dyn Iterator<Item = Result<CheckedRow>>>;
 
 impl Kv {
-    /// The present state, also where some tables cannot be opened: each read of these is an error. For a repair; a table
-    /// cannot be opened if the page above all others of it is damaged.
+    /// A view of the present state in which some tables may be missing: each read of these is an error. It is for a
+    /// repair; a table cannot be opened if its root page is damaged.
     pub fn read_what_is_there(&self) -> Result<ReadView> {
         self.with_db(|db| {
             let txn = db.begin_read().map_err(db_error)?;
@@ -41,8 +41,8 @@ impl Kv {
 }
 
 impl ReadView {
-    /// All rows of a table from a key on, in key order: as [`rows`](Self::rows), but an error outside a row is followed by
-    /// the rows behind what could not be read.
+    /// All rows of a table from a key on, in key order: as [`rows`](Self::rows), but the rows after an unreadable range
+    /// follow its error.
     pub fn readable_rows(
         &self,
         table: Table,
@@ -54,7 +54,7 @@ impl ReadView {
             let row = walk.as_mut()?.next();
             match &row {
                 None => walk = None,
-                // Never back, whatever the key of a damaged row is.
+                // Never backwards, whatever the key of a damaged row is.
                 Some(Ok((key, _))) if *key > last => last.clone_from(key),
                 Some(Ok(_)) => {}
                 Some(Err(_)) => {
@@ -66,7 +66,7 @@ impl ReadView {
         })
     }
 
-    /// As [`walk`](Self::walk), with the error as its one item where there is none.
+    /// As [`walk`](Self::walk); if that fails, its error is the only item.
     fn walk_from(&self, table: Table, from: Bound<&[u8]>) -> Walk {
         match self.walk(table, from) {
             Ok(walk) => Box::new(walk),
@@ -74,9 +74,9 @@ impl ReadView {
         }
     }
 
-    /// The least key from which reading goes on, where it does not behind `last`: found by steps that grow, then by
-    /// halving the last one. They grow slowly, so that no stretch that can be read is stepped over, unless it is much
-    /// shorter than the one before it that cannot. `None` if the table cannot be read to its end from anywhere.
+    /// Finds the least key from which rows can be read again, if the rows after `last` cannot: by growing steps, then
+    /// by halving the last step. The steps grow slowly, so that they skip no readable range, unless it is much shorter
+    /// than the unreadable one before it. `None` if there is no such key up to the end of the table.
     fn behind(&self, table: Table, last: &[u8]) -> Option<Vec<u8>> {
         let reads =
             |from: &[u8]| !matches!(self.walk_from(table, Bound::Included(from)).next(), Some(Err(_)));
@@ -94,7 +94,7 @@ impl ReadView {
             let middle = fails + (goes - fails) / 2;
             *(if reads(&middle.to_be_bytes()) { &mut goes } else { &mut fails }) = middle;
         }
-        // Zeros at its end may be more than the first key has, which then comes before it.
+        // The number may have more zeros at its end than the first key, which then comes before it.
         let bytes = goes.to_be_bytes();
         let least = WIDTH - (goes.trailing_zeros() / u8::BITS) as usize;
         (least..=WIDTH).map(|len| &bytes[..len]).find(|from| reads(from)).map(<[u8]>::to_vec)

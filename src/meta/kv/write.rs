@@ -52,9 +52,9 @@ impl WriteTxn<'_> {
         guarded(work).map_err(|error| first_of(&self.pages, error))
     }
 
-    /// Where the engine could not end a transaction, neither as a whole nor not at all, nothing is written after it: it
-    /// would begin with going through all pages when it is opened next, and one that cannot be read would keep the store
-    /// shut. So it goes on from the last durable commit.
+    /// If the engine can neither commit nor abort a transaction, nothing is written after it. Otherwise the engine
+    /// would go through all pages at the next opening, and an unreadable page would keep the store closed. So the next
+    /// opening starts from the last durable commit.
     fn ended(&self, how: Result<()>) -> Result<()> {
         how.inspect_err(|error| self.pages.stop(error))
     }
@@ -166,8 +166,8 @@ impl WriteTxn<'_> {
         })
     }
 
-    /// Changes those rows that are there: `change` makes the new value of what is named with the key and the old value;
-    /// `None` removes the row.
+    /// Changes existing rows: `change` makes the new value from the item of the key and the old value; `None` removes
+    /// the row.
     pub fn change<K: AsRef<[u8]>, C: Copy>(
         &mut self,
         table: Table,
@@ -197,7 +197,7 @@ impl WriteTxn<'_> {
         })
     }
 
-    /// Makes the transaction visible; with `durable`, it and all before it have been synced when this returns.
+    /// Makes the transaction visible; with `durable`, it and all earlier ones have been synced when this returns.
     pub fn commit(mut self, durable: bool) -> Result<()> {
         let Some(mut txn) = self.txn.take() else { return Ok(()) };
         self.ended(self.within(|| {

@@ -1,4 +1,4 @@
-//! Rows of the table `bad`: a chunk that did not read back, and the pack in which it did not. The key is the ChunkId.
+//! Rows of the table `bad`: a chunk that could not be read, with its pack. The key is the ChunkId.
 
 use crate::error::{Error, Result};
 use crate::meta::varint;

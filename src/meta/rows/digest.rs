@@ -1,14 +1,14 @@
-//! Digest rows: the chunks that have these bytes.
+//! Digest rows: the chunks that have the bytes of a digest.
 //!
-//! Nearly always that is one. But while a batch waits for its last members, one of them can store bytes that a member
-//! of the next batch has stored a moment before: it must not use that chunk, whose rows may never come. Keeps true:
-//! every chunk that a region row has is named in the row of its digest. So whichever of them goes, the others are
-//! still found.
+//! Nearly always there is one. But while a batch waits for its last members, one of them can store bytes that a member
+//! of the next batch stored a moment before. It must not use that chunk, whose rows may never be committed. Keeps true:
+//! every chunk in a region row is named in the row of its digest. So if one of them is removed, the others are still
+//! found.
 
 use crate::chunk::{ChunkId, Digest};
 use crate::error::{Error, Result};
 
-/// The digest that a key is.
+/// The digest in a key.
 pub fn of_key(key: &[u8]) -> Result<Digest> {
     let wrong = |_| Error::damaged("a row of the table digests has a wrong length");
     key.try_into().map(Digest).map_err(wrong)
@@ -26,7 +26,7 @@ fn row(ids: impl IntoIterator<Item = ChunkId>) -> Vec<u8> {
     ids.into_iter().flat_map(|id| id.0.to_be_bytes()).collect()
 }
 
-/// The row that names what `newer` names, and behind it what only `older` does.
+/// The row with the chunks of `newer`, followed by those that only `older` names.
 pub fn both(newer: &[u8], older: &[u8]) -> Result<Vec<u8>> {
     let mut ids: Vec<ChunkId> = named(newer)?.collect();
     for id in named(older)? {

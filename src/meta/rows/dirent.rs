@@ -1,7 +1,7 @@
-//! Directory entries: what a name stands for, and the order in which a directory is read.
+//! Directory entries: the inode of a name, and the order in which a directory is read.
 //!
-//! Entries stand in the order of a keyed hash of their names, and the hash is the readdir cookie. A cookie therefore
-//! stays valid while entries come and go around it, as in ext4's hashed directories.
+//! Entries are in the order of a keyed hash of their names, and the hash is the readdir cookie. A cookie therefore
+//! stays valid while other entries are added and removed, as in ext4's hashed directories.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -32,7 +32,7 @@ impl NameHash {
     }
 }
 
-/// What a name stands for.
+/// The inode of a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DirentRow {
     /// The inode.
@@ -62,14 +62,14 @@ impl DirentRow {
     }
 }
 
-/// The row of a directory in which an inode has some of its several names: how many.
+/// A row of the table of links: how many names an inode has in one directory.
 pub fn link_row(count: u64) -> Vec<u8> {
     let mut out = Vec::with_capacity(1);
     varint::put(&mut out, count);
     out
 }
 
-/// How many names a row of the table of links stands for.
+/// The number of names in a row of the table of links.
 pub fn link_count(mut row: &[u8]) -> Result<u64> {
     let count = varint::take(&mut row)?;
     if count == 0 || !row.is_empty() {

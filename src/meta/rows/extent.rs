@@ -1,7 +1,7 @@
-//! Extent rows: a stretch of a file as a run of consecutive ChunkIds.
+//! Extent rows: a range of a file as a run of consecutive ChunkIds.
 //!
-//! A row carries the length of each of its chunks, so that an offset is found, and a row is split, without asking the
-//! chunk table; the price is two to three bytes a chunk.
+//! A row has the length of each of its chunks, so that finding an offset and splitting a row need no access to the
+//! chunk table. This costs two to three bytes a chunk.
 
 use crate::chunk::ChunkId;
 use crate::error::{Error, Result};
@@ -71,7 +71,7 @@ impl Extent {
         })
     }
 
-    /// Takes `piece` in if it goes on where this ends; otherwise leaves it.
+    /// Appends `piece` if it begins where this extent ends; false otherwise.
     pub fn extend(&mut self, piece: Piece) -> bool {
         let ends_whole = self.pieces().last().is_some_and(|last| last.start + last.len == last.chunk_len);
         let follows = piece.offset == self.end()
@@ -98,7 +98,7 @@ impl Extent {
         extents
     }
 
-    /// What of this lies in `[from, to)` of the file, or `None`.
+    /// The part of this extent in `[from, to)` of the file, or `None`.
     pub fn clip(&self, from: u64, to: u64) -> Option<Extent> {
         let mut clipped: Option<Extent> = None;
         for mut piece in self.pieces() {
@@ -150,7 +150,7 @@ impl Extent {
             return Err(bad());
         };
         let reach = total.checked_sub(skip.into()).ok_or_else(bad)?;
-        // Every chunk must give at least one byte, or the row would name chunks the file does not have.
+        // Every chunk must contribute at least one byte, or the row would name chunks that the file does not have.
         let needed = len > 0 && len <= reach && skip < head && reach - len < u64::from(tail);
         let fits = offset.checked_add(len).is_some() && first.0.checked_add(lens.len() as u64).is_some();
         if !needed || !fits || lens.len() > MAX_EXTENT_CHUNKS || lens.contains(&0) {

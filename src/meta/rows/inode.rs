@@ -29,7 +29,7 @@ pub struct Timestamp {
 }
 
 impl Timestamp {
-    /// The clock's time. For the times of files and for display; no safety rests on it (I10).
+    /// The time of the clock. For the times of files and for display; safety does not depend on it (I10).
     pub fn now() -> Self {
         match SystemTime::now().duration_since(UNIX_EPOCH) {
             Ok(since) => Self { sec: since.as_secs() as i64, nsec: since.subsec_nanos() },
@@ -46,7 +46,7 @@ impl Timestamp {
     }
 }
 
-/// All that is known of a file, directory, symlink or special file, but for its data, names and attributes.
+/// Everything about a file, directory, symlink or special file, except its data, names and attributes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct InodeRow {
     /// Type and permissions.
@@ -67,8 +67,8 @@ pub struct InodeRow {
     pub allocated: u64,
     /// For a directory: entries in it.
     pub entries: u64,
-    /// The directory it is in; the root's is itself. 0 for what has several names, or had when only one was left of
-    /// them that nobody knew the place of: those stand in the table of links.
+    /// Its parent directory; the root is its own parent. 0 for an inode with several names, whose parents are in the
+    /// table of links, or with one name left whose parent is not known.
     pub parent: u64,
     /// The store's generation when it was made.
     pub generation: u64,
@@ -85,7 +85,7 @@ pub struct InodeRow {
 }
 
 impl InodeRow {
-    /// A flag of ours: there are extended attributes. Saves the look where there are none.
+    /// A flag of ours: there are extended attributes. It saves lookups if there are none.
     pub const HAS_XATTRS: u32 = 1 << 31;
     /// A flag of ours: there is a default ACL to inherit.
     pub const HAS_DEFAULT_ACL: u32 = 1 << 30;

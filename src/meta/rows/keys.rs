@@ -1,4 +1,4 @@
-//! Keys: big-endian numbers, so that the database's byte order is the numbers' order.
+//! Keys: big-endian numbers, so that the byte order of the database is the order of the numbers.
 
 use crate::error::{Error, Result};
 
@@ -19,7 +19,7 @@ pub fn ino_of(key: &[u8]) -> Result<u64> {
     number(key, 0)
 }
 
-/// The ChunkId a region's key is.
+/// The ChunkId in the key of a region.
 pub fn chunk_of(key: &[u8]) -> Result<u64> {
     number(key, 0)
 }

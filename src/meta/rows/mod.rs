@@ -1,5 +1,5 @@
-//! Keys and rows of each table, one file a table. Encoding and decoding are pure; decoding accepts any bytes and
-//! answers [`Error::Damaged`](crate::Error::Damaged) where they make no sense.
+//! Keys and rows of each table, one file for each table. Encoding and decoding are pure. Decoding accepts any bytes and
+//! returns [`Error::Damaged`](crate::Error::Damaged) if they are invalid.
 
 mod bad;
 pub mod digest;

@@ -1,7 +1,7 @@
-//! Region rows: where some consecutive chunks are, and what they are.
+//! Region rows: the place of some consecutive chunks, and their lengths and digests.
 //!
-//! The key is the ChunkId of the first entry. Entries stand for consecutive ids; one whose chunk was swept stays as an
-//! absent entry, so that the others keep their places.
+//! The key is the ChunkId of the first entry. Entries have consecutive ids. The entry of a swept chunk stays as an
+//! absent entry, so that the others keep their positions.
 
 use crate::chunk::{ChunkId, Digest};
 use crate::error::{Error, Result};

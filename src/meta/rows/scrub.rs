@@ -1,11 +1,11 @@
-//! How far the scrub is: a row of the table `state`. Times are for pacing and display only (I10).
+//! The position of the scrub: a row of the table `state`. Times are for pacing and display only (I10).
 
 use crate::error::{Error, Result};
 
 /// Its key.
 pub const SCRUB_KEY: &[u8] = b"scrub";
 
-/// The present pass over all data, and the last whole one.
+/// The present pass over all data, and the last complete one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ScrubRow {
     /// Regions below this ChunkId were read in the present pass; 0 while none is under way.

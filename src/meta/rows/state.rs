@@ -6,7 +6,7 @@ use crate::meta::memtable::Counter;
 /// Its key.
 pub const STATE_KEY: &[u8] = b"state";
 
-/// What the store knows about itself; written with every commit.
+/// The state of the store; written with every commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
     /// The generation.
@@ -23,7 +23,7 @@ pub struct State {
 
 /// Numbers before the counters.
 const OTHERS: usize = 4;
-/// Counters that a row has had from the first: one that was added later reads as nothing where it is not there.
+/// Counters of the first version of the row; a later one is 0 if it is missing.
 const FIRST_COUNTERS: usize = 6;
 
 impl State {
@@ -59,7 +59,7 @@ impl State {
         })
     }
 
-    /// One of the sums; a sum below nothing, which only damage can make, reads as nothing.
+    /// One of the sums; a negative sum, which only damage can make, counts as 0.
     pub fn counter(&self, counter: Counter) -> u64 {
         self.counters[counter as usize].max(0) as u64
     }

@@ -4,7 +4,7 @@
 pub const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
 /// The attribute of a directory that new entries inherit. Its presence has a flag of its own in the inode's row.
 pub const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
-/// Where the rights of a program are.
+/// The attribute with the capabilities of a program.
 pub const CAPABILITY: &[u8] = b"security.capability";
 
 const TRUSTED: &[u8] = b"trusted.";

@@ -34,10 +34,10 @@ impl PackId {
         format!("{}/{:012x}.pack", self.dir(), self.0)
     }
 
-    /// The pack a file is by its name without directories; none for a name no pack has.
+    /// The pack with this file name, without directories; none if it is not the name of a pack.
     pub fn from_name(name: &str) -> Option<Self> {
         let id = u64::from_str_radix(name.strip_suffix(".pack")?, 16).ok()?;
-        // The way back refuses signs, capitals and missing zeros.
+        // The comparison with the formatted name refuses signs, capitals and missing zeros.
         (format!("{id:012x}.pack") == name).then_some(Self(id))
     }
 }
@@ -54,7 +54,8 @@ pub struct LocalPacks {
 #[derive(Debug)]
 struct Files {
     open: LruCache<PackId, Arc<LocalFile>>,
-    /// How often a pack was forgotten. A file opened before the last time may be one that was forgotten meanwhile.
+    /// How often a pack was forgotten. A file that was opened before the last time may be one that was forgotten
+    /// meanwhile.
     forgotten: u64,
 }
 
@@ -102,7 +103,7 @@ impl PackStore for LocalPacks {
             names.dirs.insert(String::new());
             names.top_noted = true;
         }
-        // Noted even if the directory was there: a process that was killed may have made it and not synced it.
+        // Noted even if the directory existed: a killed process may have made it without syncing it.
         self.media.mkdir(&pack.dir())?;
         self.names.lock().dirs.insert(PACKS.to_owned());
         let file = match self.media.create(&pack.path()) {
@@ -134,7 +135,7 @@ impl PackStore for LocalPacks {
     fn list(&self) -> Result<Vec<PackId>> {
         let mut packs = Vec::new();
         for name in self.list_dir(PACKS)? {
-            // A file that someone left between the directories is none of ours to read.
+            // Ignore other files between the directories.
             if name.len() != 3 || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
                 continue;
             }

@@ -1,8 +1,8 @@
 //! The map of cells: for each ChunkId below a watermark two bits, `white`, `marked` or `condemned`.
 //!
-//! Keeps true (I6): a cell leaves `white` once, by compare-and-swap, and never changes again. Whoever comes second sees
-//! what the first decided. Pages of cells exist only where a cell was ever touched, so ids that were given out long ago
-//! and never reused cost nothing.
+//! Keeps true (I6): a cell leaves `white` once, by compare-and-swap, and never changes again. The second caller sees
+//! what the first one decided. A page of cells exists only if one of its cells was touched, so old ids that are never
+//! reused cost nothing.
 
 use crate::chunk::ChunkId;
 use crate::sabotage::{Protection, out};
@@ -21,7 +21,7 @@ const CONDEMNED: u64 = 0b10;
 /// The low bit of every cell of a word.
 const LOW_BITS: u64 = 0x5555_5555_5555_5555;
 
-/// What was decided about a chunk.
+/// The decision about a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cell {
     /// Nothing yet.
@@ -48,7 +48,7 @@ impl Cells {
         Self { watermark, pages: (0..pages).map(|_| OnceLock::new()).collect() }
     }
 
-    /// Ids at or above this have no cell: they are live by birth.
+    /// Ids at or above this have no cell: they are live.
     pub fn watermark(&self) -> ChunkId {
         self.watermark
     }
@@ -64,7 +64,7 @@ impl Cells {
         &page[(id % PER_PAGE / PER_WORD) as usize]
     }
 
-    /// Decides a white cell; returns what stands in it afterwards.
+    /// Decides a white cell; returns its state afterwards.
     fn decide(&self, id: ChunkId, decision: u64) -> Cell {
         let word = self.word(id.0);
         let shift = id.0 % PER_WORD * 2;
@@ -84,17 +84,17 @@ impl Cells {
         }
     }
 
-    /// white -> marked. Returns what stands there afterwards.
+    /// White becomes marked. Returns the state afterwards.
     pub fn mark(&self, id: ChunkId) -> Cell {
         self.decide(id, MARKED)
     }
 
-    /// white -> condemned. Returns what stands there afterwards.
+    /// White becomes condemned. Returns the state afterwards.
     pub fn condemn(&self, id: ChunkId) -> Cell {
         self.decide(id, CONDEMNED)
     }
 
-    /// What stands in a cell now.
+    /// The present state of a cell.
     pub fn look(&self, id: ChunkId) -> Cell {
         match self.word(id.0).load(Ordering::Acquire) >> (id.0 % PER_WORD * 2) & 0b11 {
             WHITE => Cell::White,
@@ -139,7 +139,7 @@ impl Cells {
     }
 }
 
-/// Writes `wanted` where `seen` still stands (I6); else what stands there.
+/// Replaces `seen` by `wanted` if the word still has it (I6); otherwise returns the present word.
 fn replace(word: &AtomicU64, seen: u64, wanted: u64) -> Result<u64, u64> {
     if out(Protection::OneDecision) {
         return Ok(word.swap(wanted, Ordering::AcqRel));

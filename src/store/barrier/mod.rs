@@ -1,16 +1,16 @@
-//! The barrier: what stands between "the store already has this chunk" and a new reference to it.
+//! The barrier: decides whether an existing chunk may get a new reference.
 //!
-//! Keeps true (I4, I6): while a cycle runs, a chunk from before its flip is referred to anew only after its cell was
-//! won for "stays"; if the collector won it for "goes", the caller is told to store the bytes again. While no cycle
-//! runs nothing is decided, because nothing is freed.
+//! Keeps true (I4, I6): while a cycle runs, a chunk from before its flip gets a new reference only after its cell was
+//! marked. If the collector condemned it first, the caller has to store the bytes again. While no cycle runs, nothing
+//! is decided, because nothing is freed.
 //!
-//! What it leans on, and `batches/` and `gc/` owe it: whoever asks is a member of an open batch from before it looked
-//! the chunk up until its reference is in that batch. The flip waits for those who asked before it was armed, and the
-//! end of the cycle waits for those who may hold an answer from before the sweep (I9).
+//! It relies on `batches/` and `gc/` for this: a caller is a member of an open batch from before it looked the chunk up
+//! until its reference is in that batch. The flip waits for members that asked before the barrier was armed. The end of
+//! the cycle waits for members that may hold an answer from before the sweep (I9).
 //!
-//! Simpler ways that fail: a clock ("chunks younger than a day stay") guesses at the longest backup; a list of
-//! snapshots taken at the start misses the one made after it from a base that is pruned before it is reached; marking
-//! what is newly written, but not what is reused, loses what is reused.
+//! Simpler ways fail. A clock ("chunks younger than a day stay") guesses the length of the longest backup. A list of
+//! snapshots, made at the start, misses a later snapshot whose base is pruned before the list reaches it. Marking only
+//! newly written chunks loses reused ones.
 
 pub mod cells;
 
@@ -23,17 +23,17 @@ use cells::{Cell, Cells};
 /// The barrier of one store.
 #[derive(Debug, Default)]
 pub struct Barrier {
-    /// The running cycle's cells. Held only to clone or to replace.
+    /// The cells of the running cycle. Locked only to clone or to replace them.
     cells: RwLock<Option<Arc<Cells>>>,
 }
 
-/// May a chunk that was found be referred to again?
+/// May an existing chunk get a new reference?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum Verdict {
     /// Yes, and it will stay.
     Reuse,
-    /// No, it is going: store the bytes as a new chunk.
+    /// No, it is condemned: store the bytes as a new chunk.
     StoreAnew,
 }
 
@@ -51,26 +51,26 @@ impl Barrier {
                 Cell::Condemned => Verdict::StoreAnew,
                 Cell::Marked | Cell::White => Verdict::Reuse,
             },
-            // No cycle, or live by birth.
+            // No cycle, or an id above the watermark.
             _ => Verdict::Reuse,
         }
     }
 
-    /// Asks for a run that a live extent already refers to (a clone). Such a run cannot be condemned, since the
-    /// mark saw its extent or its extent passed this barrier; the id returned is one that is, and proves damage.
+    /// Asks for a run that a live extent already refers to (a clone). Such a run cannot be condemned, since the mark
+    /// saw its extent or its extent passed this barrier. If an id is returned, it is condemned, which proves damage.
     pub fn reuse_run(&self, first: ChunkId, count: u64) -> Option<ChunkId> {
         let cells = self.cells.read();
         cells.as_ref().and_then(|cells| cells.mark_run(first, count).1)
     }
 
-    /// Begins a cycle. From here on every reuse of an id below the cells' watermark is decided in them.
+    /// Begins a cycle. From here on the cells decide every reuse of an id below their watermark.
     pub fn arm(&self, cells: Arc<Cells>) {
         let mut slot = self.cells.write();
         debug_assert!(slot.is_none(), "one cycle at a time");
         *slot = Some(cells);
     }
 
-    /// Ends a cycle. Only after everything that remembers a condemned id has forgotten it (I9).
+    /// Ends a cycle. Call this only after every cache of condemned ids was cleared (I9).
     pub fn disarm(&self) {
         *self.cells.write() = None;
     }

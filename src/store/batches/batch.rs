@@ -1,10 +1,10 @@
-//! Batches and their members: who may still add to the batch that is about to be committed.
+//! Batches and their members: which operations may still add to the batch that is about to be committed.
 //!
-//! Keeps true: an operation is a member of one batch from before its first lookup until its last row; a batch is
-//! committed only after its last member has left; and new members are held only for the moment in which one batch
-//! replaces the other, never for the commit itself. A batch that a panic has ended a member of may have half an operation,
-//! and is never committed. The lock order is: locks of inodes, then membership. A member
-//! therefore never waits for an inode, and a batch drains in bounded time.
+//! Keeps true: an operation is a member of one batch from before its first lookup until its last row. A batch is
+//! committed only after its last member has left. New members wait only for the moment in which one batch replaces the
+//! other, never for the commit itself. If a member panicked, its batch may have half an operation and is never
+//! committed. The lock order is: locks of inodes, then membership. A member therefore never waits for an inode, and a
+//! batch drains in bounded time.
 
 use std::time::{Duration, Instant};
 
@@ -48,7 +48,7 @@ impl Batch {
         })
     }
 
-    /// Waits until the last member has left, and fails if one of them panicked. Nobody may be able to join any more.
+    /// Waits until the last member has left, and fails if one of them panicked. Nobody can join any more by then.
     pub fn wait_until_empty(&self) -> Result<()> {
         let mut members = self.members.lock();
         while *members > 0 {
@@ -69,7 +69,7 @@ pub struct Member {
 }
 
 impl Member {
-    /// The batch itself, for work that outlives the membership but not the batch's commit.
+    /// The batch, for work that outlives the membership but not the commit of the batch.
     pub fn batch(&self) -> Arc<Batch> {
         self.batch.clone()
     }
@@ -99,7 +99,7 @@ impl Drop for Member {
 /// The way into the open batch.
 #[derive(Debug)]
 pub struct Gate {
-    /// The open batch. Readers are those who join; the writer is who swaps.
+    /// The open batch. Joining takes the read lock, swapping the write lock.
     open: RwLock<Arc<Batch>>,
 }
 
@@ -122,8 +122,8 @@ impl Gate {
         self.open.read().clone()
     }
 
-    /// Puts a new batch in the place of the open one, calls `at_swap` with the old and the new one in the moment in which
-    /// nobody can join, and returns the old batch and how long joining was held up.
+    /// Replaces the open batch by a new one. Calls `at_swap` with both in the moment in which nobody can join. Returns
+    /// the old batch and how long joining was blocked.
     pub fn swap(&self, at_swap: impl FnOnce(&Arc<Batch>, &Arc<Batch>)) -> (Arc<Batch>, Duration) {
         let since = Instant::now();
         let mut open = self.open.write();

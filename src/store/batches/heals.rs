@@ -6,7 +6,7 @@ use crate::chunk::{ChunkId, Digest};
 use crate::pack::{Location, RegionChunk};
 use crate::sync::{Mutex, MutexGuard};
 
-/// A chunk whose new bytes are in a pack, and whose region row does not say so yet.
+/// A chunk whose new bytes are in a pack, but whose region row is not changed yet.
 #[derive(Debug, Clone, Copy)]
 pub struct Healed {
     /// Of its bytes.
@@ -17,18 +17,18 @@ pub struct Healed {
     pub plain: u32,
 }
 
-/// What a batch has for bad chunks.
+/// The bytes of a batch for bad chunks.
 #[derive(Debug, Default)]
 pub struct Waiting {
     /// Bytes that are in no pack yet.
     open: BTreeMap<ChunkId, (Digest, Vec<u8>)>,
     open_bytes: usize,
-    /// Where the others are.
+    /// The places of the others.
     pub written: BTreeMap<ChunkId, Healed>,
 }
 
 impl Waiting {
-    /// Takes the bytes of a bad chunk, unless they are there; true if `full` of them wait to be written.
+    /// Adds the bytes of a bad chunk, unless it has them already; true if at least `full` bytes wait to be written.
     pub fn add(&mut self, id: ChunkId, digest: Digest, bytes: &[u8], full: usize) -> bool {
         if self.written.contains_key(&id) || self.open.contains_key(&id) {
             return false;
@@ -43,7 +43,7 @@ impl Waiting {
         self.open.get(&id).map(|(_, bytes)| bytes.as_slice())
     }
 
-    /// What is in no pack yet, as one region.
+    /// The bytes that are in no pack yet, as one region.
     pub fn region(&self) -> (Vec<RegionChunk>, Vec<u8>) {
         let mut chunks = Vec::with_capacity(self.open.len());
         let mut plain = Vec::with_capacity(self.open_bytes);
@@ -67,12 +67,12 @@ impl Waiting {
 /// The bytes that one batch brings for chunks that are bad.
 #[derive(Debug, Default)]
 pub struct Heals {
-    /// Everything here; held while a region is appended.
+    /// All of it; locked while a region is appended.
     inner: Mutex<Waiting>,
 }
 
 impl Heals {
-    /// What there is, and nobody else's hands on it.
+    /// Locks it.
     pub fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.inner.lock()
     }

@@ -1,12 +1,12 @@
-//! Whether the store takes changes.
+//! Whether the store accepts changes.
 //!
-//! Keeps true (I8): the first failure of a sync or a commit is final. It is kept, every later change is refused with it,
-//! and nothing takes it back until the store is opened again.
+//! Keeps true (I8): the first failure of a sync or a commit is final. It is kept, and every later change is refused
+//! with it until the store is opened again.
 
 use crate::error::{Error, Result};
 use crate::sync::OnceLock;
 
-/// Why the store takes no more changes, if it does not.
+/// The reason why the store refuses changes, if it does.
 #[derive(Debug)]
 pub struct Latch {
     read_only: bool,
@@ -20,7 +20,7 @@ enum Reason {
 }
 
 impl Latch {
-    /// Of a store that is opened to be read only, or for changes as well.
+    /// For a store that is opened read-only, or for changes as well.
     pub fn new(read_only: bool) -> Self {
         Self { read_only, why: OnceLock::new() }
     }
@@ -37,20 +37,20 @@ impl Latch {
         }
     }
 
-    /// Takes no more changes from here on (I8).
+    /// Refuses changes from here on (I8).
     pub fn set(&self, why: &Error) {
         if self.why.set(Reason::Failed(why.to_string())).is_ok() {
             tracing::error!("the store is read-only from now on: {why}");
         }
     }
 
-    /// Takes no more changes, since the store is closed.
+    /// Refuses changes from here on, since the store is closed.
     pub fn close(&self) {
-        // A failure before is what others are to be told.
+        // An earlier failure stays the reason.
         let _ = self.why.set(Reason::Closed);
     }
 
-    /// True if it was opened to be read only.
+    /// True if it was opened read-only.
     pub fn is_read_only(&self) -> bool {
         self.read_only
     }

@@ -1,7 +1,7 @@
 //! The batches of a store: the open one, the one that is being committed, and which of them are durable.
 //!
-//! Keeps true: a reader who looks into the open batch first and then into the sealed one misses nothing, since a batch
-//! is put down as sealed before another takes its place as the open one.
+//! Keeps true: a reader that looks into the open batch first and then into the sealed one misses nothing, since a batch
+//! is noted as sealed before another one becomes the open batch.
 
 mod batch;
 mod heals;
@@ -57,7 +57,7 @@ impl Batches {
         self.latch.check()
     }
 
-    /// Whether changes are taken.
+    /// Whether changes are accepted.
     pub fn latch(&self) -> &Latch {
         &self.latch
     }
@@ -77,8 +77,8 @@ impl Batches {
         self.open().rows.bytes()
     }
 
-    /// The batches that are not durable. The open one first: a batch that is sealed in between is then met twice, and
-    /// never missed.
+    /// The batches that are not durable. The open one comes first: a batch that is sealed in between may come twice,
+    /// but is never missed.
     pub fn undurable(&self) -> impl Iterator<Item = Arc<Batch>> {
         let open = Some(self.gate.open());
         [open, self.sealed.read().clone()].into_iter().flatten()
@@ -89,8 +89,8 @@ impl Batches {
         self.sealed.read().is_some()
     }
 
-    /// Seals the open batch. `at_swap` is called with it and the next one in the moment in which nobody can join.
-    /// Returns the sealed one and how long joining was held.
+    /// Seals the open batch. Calls `at_swap` with it and the next one in the moment in which nobody can join. Returns
+    /// the sealed batch and how long joining was blocked.
     pub fn seal(&self, at_swap: impl FnOnce(&Arc<Batch>, &Arc<Batch>)) -> (Arc<Batch>, Duration) {
         self.gate.swap(|old, next| {
             // Before the new batch is the open one: see above.
@@ -99,13 +99,13 @@ impl Batches {
         })
     }
 
-    /// The sealed batch is durable, and so is the row of every chunk below `settled`.
+    /// Notes that the sealed batch is durable, and so is the row of every chunk below `settled`.
     pub fn is_durable(&self, batch: &Batch, settled: u64) {
         self.settled.store(settled, Ordering::Release);
         self.committed.store(batch.number, Ordering::Release);
     }
 
-    /// Lets go of the sealed batch, which is durable.
+    /// Drops the sealed batch, which is durable.
     pub fn forget_sealed(&self) {
         *self.sealed.write() = None;
     }
@@ -120,8 +120,8 @@ impl Batches {
         id.0 < self.settled.load(Ordering::Acquire)
     }
 
-    /// The number of the last batch all of whose rows are durable: that of the open one while there are none in it.
-    /// Who is inside the open one may still add some, so ask after those who matter have left.
+    /// The number of the last batch all of whose rows are durable: that of the open batch while it is empty. Its
+    /// members may still add rows, so ask after the relevant members have left.
     pub fn settled_number(&self) -> u64 {
         let open = self.gate.open();
         let committed = self.committed();

@@ -1,7 +1,7 @@
 //! The numbers that a store gives out, each only once.
 //!
-//! Keeps true: what a commit records is above every number that its rows name, and a crash does not make the store
-//! forget a number that it gave out: each opening skips more than the batches that a crash can lose may have taken
+//! Keeps true: the next numbers in a commit are above every number in its rows. A number is not given out twice after a
+//! crash: each opening skips more numbers than the batches that a crash can lose may have used
 //! (`docs/decisions/0007-id-gaps.md`).
 
 use crate::chunk::ChunkId;
@@ -25,11 +25,11 @@ pub struct Numbers {
 }
 
 impl Numbers {
-    /// Goes on behind what `state` has recorded.
+    /// Continues after the numbers in `state`.
     pub fn after(state: &State) -> Self {
         let fresh = state.next_ino == FIRST_INO;
         Self {
-            // A crash may have left bytes or handles with numbers that no commit recorded; those are not given again.
+            // A crash may have left bytes or handles with numbers that no commit recorded; those are not reused.
             chunk: AtomicU64::new(state.next_chunk + NUMBER_GAP),
             ino: AtomicU64::new(state.next_ino + if fresh { 0 } else { NUMBER_GAP }),
             generation: AtomicU64::new(state.generation),

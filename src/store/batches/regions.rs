@@ -1,8 +1,7 @@
 //! Gathers the new chunks of one batch into regions.
 //!
-//! Keeps true: a chunk of the batch can be read at every moment from its birth on: first in the open region, then in a
-//! closed one, then by its row; each step makes the new place before it leaves the old one. The ids in one region are
-//! consecutive.
+//! Keeps true: a chunk of the batch can be read at every moment: first in the open region, then in a closed one, then
+//! by its row. Each step adds the new place before it removes the old one. The ids in one region are consecutive.
 
 use std::collections::BTreeMap;
 
@@ -40,21 +39,21 @@ impl PendingRegion {
 #[derive(Debug, Default)]
 struct Inner {
     open: PendingRegion,
-    /// Closed regions by first id, until their rows stand.
+    /// Closed regions by first id, until they have their rows.
     closed: BTreeMap<u64, Arc<PendingRegion>>,
-    /// Closed regions that nobody is writing: the last attempt failed.
+    /// Closed regions whose last attempt to write failed.
     failed: Vec<(Arc<PendingRegion>, Error)>,
 }
 
 /// The regions of one batch.
 #[derive(Debug, Default)]
 pub struct RegionBuilder {
-    /// Everything here. Held for a copy of one chunk at most.
+    /// All of it. Locked for the copy of one chunk at most.
     inner: Mutex<Inner>,
     changed: Condvar,
 }
 
-/// What a new chunk led to.
+/// The result of adding a chunk.
 pub struct Added {
     /// Its id.
     pub id: ChunkId,
@@ -63,7 +62,7 @@ pub struct Added {
 }
 
 impl RegionBuilder {
-    /// Adds a chunk under the next id, unless `known` (asked under the lock) says that it is there by now.
+    /// Adds a chunk under the next id, unless `known` (called under the lock) finds that it exists by now.
     pub fn add(
         &self,
         next_chunk: &AtomicU64,
@@ -76,7 +75,7 @@ impl RegionBuilder {
         if let Some(id) = known() {
             return Err(id);
         }
-        // Relaxed: ids need to be distinct; who learns of an id learns of it through a lock.
+        // Relaxed: ids only need to be distinct; others learn of an id through a lock.
         let id = ChunkId(next_chunk.fetch_add(1, Ordering::Relaxed));
         let mut full = Vec::new();
         let follows = inner.open.chunks.last().is_none_or(|last| last.id.offset(1) == id);
@@ -113,7 +112,7 @@ impl RegionBuilder {
         region.find(id).map(use_them)
     }
 
-    /// The row of this region stands now.
+    /// The row of this region exists now.
     pub fn written(&self, first: ChunkId) {
         self.inner.lock().closed.remove(&first.0);
         self.changed.notify_all();

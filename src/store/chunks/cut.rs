@@ -1,10 +1,10 @@
 //! Cutting and hashing, on as many threads as are free.
 //!
-//! Keeps true: the cuts are those of one thread alone, in the order of the data; nobody waits for a worker that is busy
-//! with something else ([`Pool::together`](super::super::workers::Pool::together)).
+//! Keeps true: the cuts are those that a single thread would make, in the order of the data. Nobody waits for a worker
+//! that is busy with something else ([`Pool::together`](super::super::workers::Pool::together)).
 //!
-//! One large file is one stream, and its next flush waits for this one. On one thread, cutting and hashing would be all
-//! that a fast copy waits for.
+//! One large file is one stream, and its next flush waits for this one. With one thread, cutting and hashing would
+//! limit the speed of a copy.
 
 use std::ops::Range;
 
@@ -14,9 +14,9 @@ use crate::sync::Arc;
 use super::super::workers::Turn;
 use super::{Chunks, Cut};
 
-/// Less than this is hashed sooner than another thread is awake.
+/// Hashing less than this is faster than waking another thread.
 const ALONE: usize = 512 << 10;
-/// For each helper there is this much to do at least.
+/// Each helper gets at least this many bytes.
 const EACH: usize = 1 << 20;
 
 fn hashed(piece: &[u8]) -> Cut {
@@ -29,7 +29,7 @@ impl Chunks {
         self.cutter.cut(data).map(hashed).collect()
     }
 
-    /// The same with the help of workers that have nothing else to do.
+    /// The same with the help of idle workers.
     pub fn cut_together(&self, data: &Arc<Vec<u8>>) -> Vec<Cut> {
         let threads = data.len().div_ceil(EACH).min(self.workers.workers());
         if data.len() < ALONE || threads < 2 {

@@ -1,8 +1,8 @@
 //! Reading chunks.
 //!
-//! Keeps true: bytes are handed out only from a region that matched its checksum, and only with the length the extent
-//! says. A read that meets a place that is gone or does not match looks the chunk up once more: the collector may have
-//! moved it. A second failure is damage.
+//! Keeps true: bytes come only from a region that matched its checksum, and only with the length in the extent. If a
+//! place is gone or does not match, the chunk is looked up once more, since the collector may have moved it. A second
+//! failure is damage.
 
 use crate::chunk::ChunkId;
 use crate::error::{Error, Result};
@@ -19,8 +19,9 @@ fn looks_again() -> bool {
 }
 
 impl Chunks {
-    /// Fills `out`, which begins at `start` of a file, with the bytes of `pieces`, which come in the file's order; zeros
-    /// where there are none. It is a `small` file if what is read next is likely to stand behind it.
+    /// Fills `out`, which begins at `start` of a file, with the bytes of `pieces`, which are in file order; ranges
+    /// without pieces become zeros. `small` marks a small file, after which the reader probably reads the next stored
+    /// file.
     pub fn read_pieces(
         self: &Arc<Self>,
         pieces: &[Piece],
@@ -56,16 +57,16 @@ impl Chunks {
         Ok(())
     }
 
-    /// Reads the region of a chunk into the cache, if it is not there yet; where its ids end. Failures are left to the
-    /// read that follows.
+    /// Reads the region of a chunk into the cache, if it is not cached; returns the end of its ids. Errors are left to
+    /// the later read.
     pub fn prefetch(&self, id: ChunkId) -> Option<ChunkId> {
         let row = find_region(&self.meta.now(), id).ok()??;
         self.packs.load(&row.at).ok()?;
         Some(row.end())
     }
 
-    /// Notes that `row` was read for a small file, and has the next regions brought in if it looks as if somebody will
-    /// come to them.
+    /// Notes that `row` was read for a small file, and has the next regions read ahead if a reader seems to read in
+    /// order.
     fn look_ahead(self: &Arc<Self>, row: &RegionRow) {
         if !self.trails.leads_on(row.first, row.end()) {
             return;
@@ -80,7 +81,7 @@ impl Chunks {
         });
     }
 
-    /// Takes a piece of a chunk that has no row yet, or whose bytes were brought again, from its batch.
+    /// Reads a piece of a chunk from a batch, if the chunk has no row yet or the batch has new bytes for it.
     fn read_unwritten(&self, piece: &Piece, out: &mut [u8]) -> Result<bool> {
         let is_settled = self.batches.is_settled(piece.id);
         if is_settled && !self.healing.is_bad(piece.id) {
@@ -116,11 +117,11 @@ impl Chunks {
     pub fn region_of(&self, id: ChunkId) -> Result<(RegionRow, Arc<Region>)> {
         match self.try_region_of(id) {
             Ok(found) => Ok(found),
-            // Moved between the look at its row and the read of its pack: the row by now says where to.
+            // It was moved between reading its row and reading its pack: the row has the new place by now.
             Err(error) if !looks_again() => Err(error),
             Err(_) => self.try_region_of(id).inspect_err(|error| {
                 tracing::error!("chunk {} cannot be read: {error}", id.0);
-                // A chunk without a row was swept after its file let go of it: nothing is bad.
+                // A chunk without a row was swept after its file stopped using it: that is no damage.
                 if let Ok(Some(row)) = find_region(&self.meta.now(), id) {
                     self.healing.note_unread(&row, error);
                 }
@@ -136,7 +137,7 @@ impl Chunks {
     }
 }
 
-/// The first `len` bytes and what follows them. Pieces come from rows: where these say what cannot be, that is damage.
+/// Splits `out` after `len` bytes. Pieces come from rows: an impossible length is damage.
 fn split<'a>(out: &'a mut [u8], len: Option<u64>, piece: &Piece) -> Result<(&'a mut [u8], &'a mut [u8])> {
     let wrong = || Error::damaged(format!("the extent at {} of a file overlaps another", piece.offset));
     out.split_at_mut_checked(len.ok_or_else(wrong)? as usize).ok_or_else(wrong)

@@ -1,10 +1,10 @@
-//! Remembers the digests of chunks that stand near one that was just found.
+//! Caches the digests of chunks that are stored near one that was just found.
 //!
-//! Data that was stored together comes again together. So one look into the database brings in the digests of the
-//! regions that follow, and the next few hundred chunks are found without it.
+//! Data that was stored together is usually written together again. So one lookup in the database loads the digests of
+//! the following regions, and the next few hundred chunks are found without the database.
 //!
-//! Keeps true (I9): it holds only what stood in the database, and it is emptied between a sweep and the end of its
-//! cycle. Members that took an answer before are waited for; see `barrier.rs`.
+//! Keeps true (I9): it has only digests that were in the database, and it is emptied between a sweep and the end of its
+//! cycle. The end of the cycle waits for members that took an answer before; see `barrier/`.
 
 use std::num::NonZeroUsize;
 use std::ops::Bound;
@@ -19,13 +19,13 @@ use crate::sync::Mutex;
 
 /// Digests remembered: about 12 MiB.
 const CAPACITY: NonZeroUsize = NonZeroUsize::new(128 * 1024).expect("more than 0");
-/// Chunks to bring in around one that was found.
+/// Chunks to load after one that was found.
 const PRELOAD: usize = 512;
 
-/// The memory of recent digests.
+/// The cache of recent digests.
 #[derive(Debug)]
 pub struct Locality {
-    /// Counts up with every [`Self::forget_all`], so that a preload that began before adds nothing after.
+    /// Counts every [`Self::forget_all`], so that a preload that began before it adds nothing afterwards.
     inner: Mutex<(u64, LruCache<Digest, ChunkId>)>,
 }
 
@@ -36,17 +36,17 @@ impl Default for Locality {
 }
 
 impl Locality {
-    /// The chunk with this digest, if it is remembered.
+    /// The chunk with this digest, if it is cached.
     pub fn get(&self, digest: &Digest) -> Option<ChunkId> {
         self.inner.lock().1.get(digest).copied()
     }
 
-    /// Where a later [`Self::preload`] stands in time.
+    /// The number for a later [`Self::preload`].
     pub fn epoch(&self) -> u64 {
         self.inner.lock().0
     }
 
-    /// Brings in the chunks from `id` on, as `view` has them, unless everything was forgotten since `epoch`.
+    /// Loads the chunks from `id` on from `view`, unless the cache was cleared since `epoch`.
     pub fn preload(&self, epoch: u64, view: &ReadView, id: ChunkId) -> Result<()> {
         let first = match view.last(Table::Regions, &id_key(0), &id_key(id.0))? {
             Some((key, _)) => chunk_of(&key)?,
@@ -67,7 +67,7 @@ impl Locality {
         Ok(())
     }
 
-    /// Forgets everything (I9).
+    /// Empties the cache (I9).
     pub fn forget_all(&self) {
         let mut inner = self.inner.lock();
         inner.0 += 1;

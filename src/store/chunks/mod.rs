@@ -1,9 +1,9 @@
 //! Chunks: cut, stored once, and read back.
 //!
-//! What stands where: `cut` makes chunks of bytes, `put` stores them or finds them, `get` reads them; `locality` remembers
-//! digests and `trails` guesses what is read next.
+//! The files: `cut` cuts bytes into chunks, `put` stores or finds them, `get` reads them; `locality` caches digests,
+//! and `trails` predicts what is read next.
 //!
-//! Keeps true (I4): a chunk that is found is referred to only after the barrier allowed it.
+//! Keeps true (I4): an existing chunk gets a new reference only after the barrier allowed it.
 
 mod cut;
 mod get;
@@ -30,7 +30,7 @@ use trails::Trails;
 pub struct Cut {
     /// Its length.
     pub len: u32,
-    /// Its digest; `None` if all its bytes are zero, which a hole says as well.
+    /// Its digest; `None` if all its bytes are zero, so that it becomes a hole.
     pub digest: Option<Digest>,
 }
 
@@ -52,7 +52,7 @@ pub struct Chunks {
     pending_bytes: AtomicU64,
 }
 
-/// The parts of a store that its chunks need.
+/// The parts of a store that its chunks use.
 pub struct Parts {
     /// The rows.
     pub meta: Arc<Meta>,
@@ -62,9 +62,9 @@ pub struct Parts {
     pub batches: Arc<Batches>,
     /// Where regions go.
     pub packs: Arc<Packs>,
-    /// What is known to be bad.
+    /// The known bad chunks.
     pub healing: Arc<Healing>,
-    /// Who compresses and reads ahead.
+    /// The workers that compress and read ahead.
     pub workers: Arc<Pool>,
     /// Where ids come from.
     pub numbers: Arc<Numbers>,
@@ -100,7 +100,7 @@ impl Chunks {
         self.pending_bytes.load(Ordering::Relaxed)
     }
 
-    /// Forgets which digests were found (I9).
+    /// Empties the cache of digests (I9).
     pub fn forget_remembered(&self) {
         self.locality.forget_all();
     }

@@ -1,8 +1,8 @@
 //! Storing chunks.
 //!
-//! Keeps true (I4): a chunk that is found is referred to only after the barrier allowed it, and the caller is a member
-//! of its batch all the while. A member uses what its own batch or an earlier one names, never what a later one does:
-//! its batch is committed first and must not depend on rows that may never come.
+//! Keeps true (I4): an existing chunk gets a new reference only after the barrier allowed it, and the caller is a
+//! member of its batch all the time. A member uses only chunks that its own batch or an earlier one names, never those
+//! of a later batch: its batch is committed first and must not depend on rows that may never be committed.
 
 use crate::chunk::{ChunkId, Digest};
 use crate::error::{Error, Result};
@@ -17,14 +17,14 @@ use super::super::barrier::Verdict;
 use super::super::batches::{Batch, Member, PendingRegion};
 use super::{Chunks, find_region};
 
-/// Plain bytes in unwritten regions above which whoever adds helps to write them.
+/// If unwritten regions have more plain bytes than this, a writer helps to write them.
 const PENDING_LIMIT: u64 = 32 << 20;
-/// Files from this size on are read at random, as disk images are. Their regions are shorter, so that less has to be
-/// decompressed for a few bytes (`docs/decisions/0012-region-lengths.md`).
+/// Files from this size on may be read at random, like disk images. Their regions are shorter, so that a small read
+/// decompresses less (`docs/decisions/0012-region-lengths.md`).
 const LARGE_FILE: u64 = 4 << 20;
 
 impl Chunks {
-    /// Stores a chunk of a file of `file_size` bytes, or finds it. `bytes` are what `digest` was made of.
+    /// Stores a chunk of a file of `file_size` bytes, or finds it. `digest` is that of `bytes`.
     pub fn put(
         self: &Arc<Self>,
         member: &Member,
@@ -32,7 +32,7 @@ impl Chunks {
         bytes: &[u8],
         file_size: u64,
     ) -> Result<ChunkId> {
-        // The epoch first: what is remembered later comes from layers that are at least as new (I9).
+        // The epoch first: cached digests then come from layers that are at least as new (I9).
         let epoch = self.locality.epoch();
         let layers = self.meta.now();
         let usable = |id: ChunkId| self.may_reuse(member, id, digest, bytes);
@@ -59,12 +59,13 @@ impl Chunks {
         }
     }
 
-    /// Lets the caller write regions while too many wait. Not for members: they must not be held up.
+    /// The caller helps to write regions while too many wait. Not for members, which must not wait.
     pub fn relieve(&self) {
         while self.pending_bytes.load(Ordering::Relaxed) > PENDING_LIMIT && self.workers.help() {}
     }
 
-    /// Asks the barrier for a chunk that was found. If it may be used and is known to be bad, `member` brings its bytes.
+    /// Asks the barrier about a chunk that was found. If it may be used and is known to be bad, `member` supplies its
+    /// bytes.
     fn may_reuse(&self, member: &Member, id: ChunkId, digest: Digest, bytes: &[u8]) -> bool {
         if self.barrier.reuse(id) != Verdict::Reuse {
             return false;
@@ -80,8 +81,8 @@ impl Chunks {
         self.healing.is_bad(id) && !out(Protection::NeverReuseBad)
     }
 
-    /// Reads the region of a chunk that is about to be referred to anew, where others of its pack were found bad: damage
-    /// seldom comes alone.
+    /// If bad chunks were found in its pack, reads the region of a chunk before it gets a new reference: damage seldom
+    /// comes alone.
     fn look_before_reuse(&self, id: ChunkId) {
         if !self.healing.has_any() || self.healing.is_bad(id) {
             return;
@@ -89,17 +90,18 @@ impl Chunks {
         if let Ok(Some(row)) = find_region(&self.meta.now(), id)
             && self.healing.suspects(row.at.pack)
         {
-            // What does not read back is noted in there; and this is the other moment.
+            // A read error is noted there; this read is the second attempt.
             if self.region_of(id).is_err_and(|error| error.is_unread()) {
                 self.healing.distrust(row.live().map(|(id, _)| id), row.at.pack);
             }
         }
     }
 
-    /// A chunk with this digest that is `usable`, as far as `member` may know of it.
+    /// A chunk with this digest that is `usable`, from the places that `member` may use.
     ///
-    /// One that is not is going, and may have been stored anew: then a later place knows. With the first answer alone,
-    /// what is remembered from before a cycle would have the same bytes stored again and again while it runs.
+    /// A chunk that is not usable is condemned and may have been stored again; then a later place has the new id. With
+    /// only the first answer, an old cached digest would make the same bytes be stored again and again while the cycle
+    /// runs.
     fn find(
         &self,
         member: &Member,
@@ -142,7 +144,7 @@ impl Chunks {
         // Whoever commits the batch waits for this region.
         let outcome = caught(|| self.store_region(batch, &region));
         if let Err(error) = outcome.unwrap_or_else(|| Err(Error::panicked("writing a region"))) {
-            // At once, and not with the commit: until then others would go on writing into memory (I8).
+            // At once, and not at the commit: until then others would go on writing into memory (I8).
             if !error.is_no_space() {
                 self.batches.latch().set(&error);
             }

@@ -1,25 +1,25 @@
-//! Who reads many small files in the order in which they were written reads one region after the other.
+//! Detects readers of many small files in their stored order, which read one region after the other.
 //!
-//! Keeps true: only guesses come from here. In the worst case a region is decoded that nobody asks for.
+//! Keeps true: it only predicts. In the worst case a region is decoded that nobody needs.
 //!
-//! The reader of one file looks ahead in that file, and that is no help where a region has thirty files: each region
-//! would be waited for, once for the disk and once for the decoder.
+//! Read-ahead within one file does not help if a region has thirty files: the reader would wait for each region, once
+//! for the disk and once for the decoder.
 
 use crate::chunk::ChunkId;
 use crate::sync::Mutex;
 
-/// Readers at different places that are told apart.
+/// Readers at different places that are distinguished.
 const READERS: usize = 8;
-/// Regions that are brought in ahead of a reader, if they take no more than half of the cache.
+/// Regions that are read ahead, if they take no more than half of the cache.
 pub(super) const AHEAD: u64 = 4;
 
-/// Where the regions end that were read last, the latest last.
+/// The ends of the regions that were read last, the latest last.
 #[derive(Debug, Default)]
 pub(super) struct Trails(Mutex<Vec<ChunkId>>);
 
 impl Trails {
-    /// Notes that a region with these ids was read. True if somebody came to it from the one before, for the first time
-    /// in a while.
+    /// Notes that a region with these ids was read. True if the previous region was read shortly before, and this one
+    /// was not.
     pub fn leads_on(&self, first: ChunkId, end: ChunkId) -> bool {
         let mut ends = self.0.lock();
         let (from_before, is_known) = (ends.contains(&first), ends.contains(&end));

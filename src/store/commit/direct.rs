@@ -1,7 +1,7 @@
-//! Changes that go around the batches, directly into the database.
+//! Changes that bypass the batches and go directly into the database.
 //!
-//! Keeps true: whoever changes rows here reads them in the same transaction, since what batches hold above them may be on
-//! its way into the database; and the sums follow in the same transaction.
+//! Keeps true: rows are read and changed in the same transaction, since a batch with newer rows may be committed
+//! meanwhile. The sums change in the same transaction.
 
 use crate::error::Result;
 use crate::meta::rows::{STATE_KEY, State};

@@ -1,9 +1,9 @@
 //! Group commit.
 //!
-//! Keeps true: a batch enters the database in one durable transaction, after the last of its members has left (I5),
-//! after its regions were appended and synced (I1), and after the batch before it. A sync or a transaction that fails
-//! is final: the store is latched (I8). A disk that is full when a region is appended is not a failure of that kind:
-//! nothing is lost that is not still in memory, so the batch waits, sealed, and the next commit goes on with it.
+//! Keeps true: a batch enters the database in one durable transaction, after its last member has left (I5), after its
+//! regions were appended and synced (I1), and after the previous batch. A failed sync or transaction is final: the
+//! store is latched (I8). A full disk while a region is appended is no such failure: everything is still in memory, so
+//! the batch stays sealed, and the next commit continues with it.
 
 mod direct;
 
@@ -35,7 +35,7 @@ pub struct Commits {
     workers: Arc<Pool>,
     /// One commit at a time.
     committing: Mutex<CommitState>,
-    /// The sums as they stand in the database.
+    /// The sums in the database.
     counters: Mutex<Sums>,
     /// Bytes of rows committed since the last metadata backup.
     changed: AtomicU64,
@@ -44,7 +44,7 @@ pub struct Commits {
 /// A sum over the whole store for each [`Counter`].
 pub type Sums = [i64; Counter::ALL.len()];
 
-/// The parts of a store that its commits need.
+/// The parts of a store that its commits use.
 pub struct Parts {
     /// Where rows become durable.
     pub meta: Arc<Meta>,
@@ -52,29 +52,29 @@ pub struct Parts {
     pub batches: Arc<Batches>,
     /// Synced before rows point to them.
     pub packs: Arc<Packs>,
-    /// What batches bring for bad chunks.
+    /// The bytes that batches supply for bad chunks.
     pub healing: Arc<Healing>,
-    /// Who writes the regions of a batch.
+    /// Write the regions of a batch.
     pub chunks: Arc<Chunks>,
     /// Recorded with each commit.
     pub numbers: Arc<Numbers>,
-    /// Gives way on a full disk.
+    /// Gives up its reserve on a full disk.
     pub space: Arc<SpaceKeeper>,
-    /// Helped while regions wait.
+    /// Their urgent jobs are done while waiting for regions.
     pub workers: Arc<Pool>,
 }
 
 /// Guarded by the lock of commits.
 #[derive(Debug, Default)]
 struct CommitState {
-    /// A sealed batch whose commit has not come to its end: it failed on a full disk.
+    /// A sealed batch whose commit did not finish, because the disk was full.
     unfinished: Option<Arc<Batch>>,
     /// ChunkIds below this belong to the sealed batch or to earlier ones.
     sealed_below: u64,
 }
 
 impl Commits {
-    /// Goes on with the sums that the database has.
+    /// Begins with the sums in the database.
     pub fn new(sums: Sums, parts: Parts) -> Self {
         let Parts { meta, batches, packs, healing, chunks, numbers, space, workers } = parts;
         Self {
@@ -92,7 +92,7 @@ impl Commits {
         }
     }
 
-    /// Makes everything durable that was in a batch when this was called. Callers at the same time share the work.
+    /// Makes everything durable that is in a batch when this is called. Concurrent callers share a commit.
     pub fn commit(&self) -> Result<()> {
         let wanted = self.batches.open();
         if wanted.rows.is_empty() && self.batches.committed() + 1 == wanted.number {
@@ -111,7 +111,8 @@ impl Commits {
         self.finish(&mut state)
     }
 
-    /// Seals the open batch. `at_swap` runs in the moment in which nobody can join. Returns how long joining was held.
+    /// Seals the open batch. `at_swap` runs in the moment in which nobody can join. Returns how long joining was
+    /// blocked.
     fn swap_batch(&self, state: &mut CommitState, at_swap: impl FnOnce()) -> Duration {
         let (old, held) = self.batches.seal(|_, next| {
             at_swap();
@@ -122,7 +123,7 @@ impl Commits {
         held
     }
 
-    /// Swaps batches with `at_swap` in the moment between them, and commits everything before it; for the flip.
+    /// Swaps batches, with `at_swap` in the moment between them, and commits everything before it; for the flip.
     pub fn commit_with(&self, at_swap: impl FnOnce()) -> Result<Duration> {
         let mut state = self.committing.lock();
         self.batches.writable()?;
@@ -132,7 +133,7 @@ impl Commits {
         Ok(held)
     }
 
-    /// Brings the sealed batch, if there is one, to its end.
+    /// Finishes the commit of the sealed batch, if there is one.
     fn finish(&self, state: &mut CommitState) -> Result<()> {
         let Some(batch) = state.unfinished.clone() else {
             return Ok(());
@@ -147,7 +148,7 @@ impl Commits {
     fn finish_batch(&self, state: &mut CommitState, batch: &Arc<Batch>) -> Result<()> {
         batch.wait_until_empty().inspect_err(|error| self.batches.latch().set(error))?;
         for (region, _) in batch.regions.take_failed() {
-            // The disk was full the last time; it may have room now.
+            // The disk was full the last time; it may have space now.
             self.chunks.write_region(batch, region);
         }
         self.write_open_regions(batch)?;
@@ -215,7 +216,7 @@ impl Commits {
             batch.rows.with_changes(table, |changes| {
                 let changes = changes.iter().map(|(key, value)| (key, value.as_ref()));
                 if table == Table::Digests {
-                    // Batches name chunks and take none away. The batch before may have stored the same bytes.
+                    // Batches only add chunks to digests. The previous batch may have stored the same bytes.
                     let named = changes.filter_map(|(key, value)| Some((key, value?)));
                     return txn.merge(table, named, digest::both);
                 }
@@ -231,13 +232,13 @@ impl Commits {
         txn.put(Table::State, STATE_KEY, &self.state(sums).encode())?;
         txn.commit(true)?;
         *counters = sums;
-        // With the counters' lock still held, a sum is never taken with the batch counted twice or not at all.
+        // The lock of the counters is still held, so that no sum counts the batch twice or not at all.
         self.meta.publish(true)?;
         self.healing.are_healed(&healed);
         Ok(())
     }
 
-    /// The state row with these sums. Numbers may be ahead of the batch that is committed, never behind it.
+    /// The state row with these sums. Its next numbers may be higher than the batch needs, never lower.
     fn state(&self, counters: Sums) -> State {
         State {
             generation: self.numbers.generation(),
@@ -256,17 +257,17 @@ impl Commits {
         (base + sealed + layers.active.counted(counter)).max(0) as u64
     }
 
-    /// Bytes of rows that were committed since this was last asked to [`Self::begin_changes`].
+    /// Bytes of rows committed since the last [`Self::begin_changes`].
     pub fn changed(&self) -> u64 {
         self.changed.load(Ordering::Relaxed)
     }
 
-    /// Counts changed bytes from 0 again; how many there were.
+    /// Resets the changed bytes to 0; returns how many there were.
     pub fn begin_changes(&self) -> u64 {
         self.changed.swap(0, Ordering::Relaxed)
     }
 
-    /// Counts `bytes` as changed once more: what was to be done with them was not done.
+    /// Adds `bytes` back to the changed bytes, after a failed backup.
     pub fn still_changed(&self, bytes: u64) {
         self.changed.fetch_add(bytes, Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! Which chunks did not read back.
+//! The known bad chunks.
 
 use std::collections::HashSet;
 
@@ -9,7 +9,7 @@ use crate::meta::{Kv, Table};
 use crate::pack::PackId;
 use crate::sync::RwLock;
 
-/// The chunks that did not read back, of the whole store: some 20 bytes each.
+/// The known bad chunks of the whole store: some 20 bytes each.
 #[derive(Debug, Default)]
 pub struct BadChunks {
     inner: RwLock<Known>,
@@ -18,18 +18,18 @@ pub struct BadChunks {
 #[derive(Debug, Default)]
 struct Known {
     ids: HashSet<u64>,
-    /// Packs in which bad chunks were found since the store was opened, and those of the ones known before.
+    /// Packs with bad chunks, and packs that are suspected since the store was opened.
     packs: HashSet<PackId>,
 }
 
 impl BadChunks {
-    /// Those that are in the database.
+    /// Loads the bad chunks from the database.
     pub fn load(kv: &Kv) -> Result<Self> {
         let mut known = Known::default();
         let rows = kv.read()?.rows(Table::Bad)?;
-        let told = |error: &Error| tracing::error!("which chunks are bad cannot be read to the end: {error}");
+        let told = |error: &Error| tracing::error!("the bad chunks cannot be read to the end: {error}");
         for (key, row) in rows.map_while(|row| row.inspect_err(told).ok()) {
-            // What cannot be read here is found bad once more by whoever reads the chunk.
+            // If a row cannot be read here, the next reader of the chunk finds out again.
             let Ok(id) = chunk_of(&key) else { continue };
             if let Ok(pack) = row.and_then(|row| bad_pack(&row)) {
                 known.ids.insert(id);
@@ -59,7 +59,7 @@ impl BadChunks {
         self.inner.read().packs.is_empty()
     }
 
-    /// What is found in this pack is read before it is used again.
+    /// Chunks of this pack are read before they are reused.
     pub fn suspect(&self, pack: PackId) {
         if !self.has_pack(pack) {
             self.inner.write().packs.insert(pack);

@@ -1,18 +1,18 @@
 //! Bad chunks, and how the files that refer to them become whole again.
 //!
-//! A chunk that did not read back is remembered, in memory and in the table `bad`, together with the others of its
-//! region; and what is found by its digest in a pack with such chunks is read before it is used again. When content comes whose digest names
-//! a bad chunk, its bytes are stored once more **under the old ChunkId**: every file that refers to the chunk reads the
-//! new bytes from then on, since ids do not change and the region rows say where an id is.
+//! A chunk that could not be read is recorded as bad, in memory and in the table `bad`, together with the other chunks
+//! of its region. Other chunks of a pack with bad chunks are read before they are reused. If content is written whose
+//! digest names a bad chunk, its bytes are stored again **under the old ChunkId**. Then every file that refers to the
+//! chunk reads the new bytes, since ids do not change and the region rows say where an id is.
 //!
-//! Keeps true: whoever refers anew to a chunk that is known to be bad has its bytes in his own batch, so nothing that
-//! becomes durable depends on a healing that does not (I1, I4); the bytes are synced before a row points to them (I1);
-//! rows are pointed inside the transaction of the batch, after reading them in it, and the collector reads the rows that
-//! it changes in its transactions too, so neither overwrites what the other did. The barrier is asked as for any other
-//! hit: a chunk that the sweep condemned is stored as a new one and its old id is not healed (I6).
+//! Keeps true: a writer that refers to a known bad chunk has its bytes in its own batch, so nothing durable depends on
+//! a healing that is not durable (I1, I4). The bytes are synced before a row points to them (I1). Rows are read and
+//! changed inside the transaction of the batch, and the collector does the same in its transactions, so neither
+//! overwrites changes of the other. The barrier is asked as for any other hit: a chunk that the sweep condemned is
+//! stored as a new one, and its old id is not healed (I6).
 //!
-//! A simpler way, a new id with a row that says "the old one is this", fails: the mark would have to follow such rows,
-//! and the new chunk would be needed by files that do not name it.
+//! A simpler way, a new id and a row that maps the old id to it, fails: the mark would have to follow such rows, and
+//! files would need a chunk that they do not name.
 
 mod bad;
 mod presence;
@@ -35,7 +35,7 @@ use rows::point_row;
 
 pub use rows::split;
 
-/// What a store knows of its bad chunks, and how they are mended.
+/// The bad chunks of a store, and how they are healed.
 pub struct Healing {
     bad: BadChunks,
     meta: Arc<Meta>,
@@ -55,7 +55,7 @@ fn keeps_old_ids() -> bool {
 }
 
 impl Healing {
-    /// Knows the chunks that the database says are bad.
+    /// Loads the bad chunks from the database.
     pub fn new(
         meta: Arc<Meta>,
         batches: Arc<Batches>,
@@ -65,17 +65,17 @@ impl Healing {
         Ok(Self { bad: BadChunks::load(meta.kv())?, meta, batches, packs, region_size })
     }
 
-    /// Is this chunk known not to read back?
+    /// Is this chunk known to be bad?
     pub fn is_bad(&self, id: ChunkId) -> bool {
         self.bad.has(id)
     }
 
-    /// How many chunks are known not to read back.
+    /// How many chunks are known to be bad.
     pub fn count(&self) -> u64 {
         self.bad.count()
     }
 
-    /// True if any chunk was found bad since the store was opened, or is known from before.
+    /// True if any chunk is known to be bad, or any pack is suspected.
     pub fn has_any(&self) -> bool {
         !self.bad.is_empty()
     }
@@ -85,8 +85,8 @@ impl Healing {
         self.bad.has_pack(pack)
     }
 
-    /// Chunks of this pack did not read back: they are reused only by a writer that supplies their bytes. Remembered with
-    /// the next commit; where nothing can be written, until the store is closed.
+    /// Records chunks of this pack as bad: they are reused only by a writer that supplies their bytes. The record is
+    /// durable with the next commit; if nothing can be written, it is kept until the store is closed.
     pub fn distrust(&self, ids: impl IntoIterator<Item = ChunkId>, pack: PackId) {
         let new: Vec<ChunkId> = ids.into_iter().filter(|id| self.bad.add(*id, pack)).collect();
         if !new.is_empty()
@@ -98,9 +98,9 @@ impl Healing {
         }
     }
 
-    /// Chunks of a row did not read back, and `why`. Bytes that are wrong or not there are remembered as bad. What the host
-    /// could not read is bad only once it could not be read at another moment either: until then its pack is suspected, and
-    /// read before anything in it is used again. That the host would not look says nothing.
+    /// Notes that the chunks of a row could not be read, and `why`. Wrong or missing bytes are recorded as bad. If the
+    /// host could not read them, they are bad only if a second attempt fails too: until then their pack is suspected,
+    /// and its chunks are read before they are reused. If the host refused access, nothing is noted.
     pub fn note_unread(&self, row: &RegionRow, why: &Error) {
         if why.is_unread() && may_pass() {
             self.bad.suspect(row.at.pack);
@@ -109,12 +109,12 @@ impl Healing {
         }
     }
 
-    /// What is found in this pack is read before it is used again, until the store is closed.
+    /// Suspects a pack: until the store is closed, its chunks are read before they are reused.
     pub fn suspect(&self, pack: PackId) {
         self.bad.suspect(pack);
     }
 
-    /// A chunk that was known to be bad reads back: what failed was not its bytes.
+    /// A known bad chunk can be read: its bytes are good.
     pub fn trust(&self, id: ChunkId) {
         if self.bad.has(id)
             && let Ok(member) = self.batches.join()
@@ -130,18 +130,18 @@ impl Healing {
         self.bad.forget(ids);
     }
 
-    /// Takes the bytes of a bad chunk into a batch, of which the caller is a member.
+    /// Adds the bytes of a bad chunk to a batch, of which the caller is a member.
     pub fn bring(&self, batch: &Batch, id: ChunkId, digest: Digest, bytes: &[u8]) {
         let mut waiting = batch.heals.lock();
         if waiting.add(id, digest, bytes, self.region_size)
             && let Err(error) = self.write(&mut waiting)
         {
-            // They stay where they are; the commit tries once more and fails in its own way.
+            // The bytes stay in memory; the commit tries once more and reports the failure.
             tracing::warn!("the bytes of damaged chunks are not stored yet: {error}");
         }
     }
 
-    /// Appends what waits to a pack, as one region.
+    /// Appends the waiting bytes to a pack, as one region.
     fn write(&self, waiting: &mut Waiting) -> Result<()> {
         let (chunks, plain) = waiting.region();
         if chunks.is_empty() {
@@ -152,12 +152,12 @@ impl Healing {
         Ok(())
     }
 
-    /// Brings all bytes for bad chunks into packs; for the commit, before it syncs them.
+    /// Appends all bytes for bad chunks to packs; for the commit, before it syncs them.
     pub fn append(&self, batch: &Batch) -> Result<()> {
         self.write(&mut batch.heals.lock())
     }
 
-    /// The bytes that a batch brings for a bad chunk.
+    /// The bytes that a batch has for a bad chunk.
     pub fn bytes(&self, batch: &Batch, id: ChunkId) -> Option<Vec<u8>> {
         let waiting = batch.heals.lock();
         if let Some(bytes) = waiting.bytes(id) {
@@ -169,8 +169,8 @@ impl Healing {
         region.chunk(id).map(<[u8]>::to_vec)
     }
 
-    /// Points the region rows of healed chunks to their new bytes, and forgets in the database that they were bad.
-    /// Returns the ids. Their bytes were synced (I1).
+    /// Changes the region rows of healed chunks to their new places, and removes their rows from the table `bad`.
+    /// Returns the ids. Their bytes were synced before (I1).
     pub fn point_rows(
         &self,
         batch: &Batch,
@@ -207,7 +207,7 @@ impl Healing {
         Ok(ids)
     }
 
-    /// The healing of these chunks is in the database.
+    /// Notes that the healing of these chunks is in the database.
     pub fn are_healed(&self, ids: &[ChunkId]) {
         if !ids.is_empty() {
             tracing::info!(

@@ -1,9 +1,9 @@
-//! Packs that are gone, noticed without reading a row of all that are there.
+//! Finds missing packs without reading the rows of all existing ones.
 //!
-//! A row names the packs that there were when the store was closed, or a cycle ended. What it names and no file is there
-//! for is only suspected: a cycle that was cut off may have removed it rightly. So the rows of regions decide, and they are
-//! read only where there is a suspicion. Chunks that were in what is gone count as bad from then on: the status tells of
-//! them, and the same content heals them.
+//! A row has the packs that existed when the store was closed or a cycle ended. If one of them has no file, it is only
+//! suspected to be missing: an interrupted cycle may have removed it rightly. So the rows of regions decide, and they
+//! are read only if there is a suspicion. The chunks of a missing pack are recorded as bad: the status shows them, and
+//! the same content heals them.
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -18,10 +18,10 @@ use super::Healing;
 
 /// The key of the row in the table `state`.
 const PACKS_KEY: &[u8] = b"packs";
-/// Region rows that are looked at in one view.
+/// Region rows that are read in one view.
 const AT_A_TIME: usize = 4096;
 
-/// Lengths of runs of ids that are there and that are not, in turn, beginning with those that are not, from 0 on.
+/// The lengths of runs of missing and existing ids, in turn, beginning with missing ones at 0.
 fn encode(packs: &[PackId]) -> Vec<u8> {
     let (mut row, mut next, mut packs) = (Vec::new(), 0, packs.iter().map(|pack| pack.0).peekable());
     while let Some(first) = packs.next() {
@@ -36,7 +36,7 @@ fn encode(packs: &[PackId]) -> Vec<u8> {
     row
 }
 
-/// Which of the packs in `row` are not in `there`; none where the row does not decode.
+/// The packs in `row` that are not in `there`; none if the row does not decode.
 fn missing(mut row: &[u8], there: &BTreeSet<PackId>) -> BTreeSet<PackId> {
     let (mut gone, mut next, mut left) = (BTreeSet::new(), 0u64, there.len() as u64);
     while let (Ok(gap), Ok(run)) = (varint::take(&mut row), varint::take(&mut row)) {
@@ -44,7 +44,7 @@ fn missing(mut row: &[u8], there: &BTreeSet<PackId>) -> BTreeSet<PackId> {
         next = first.saturating_add(run);
         let present = there.range(PackId(first)..PackId(next)).count() as u64;
         left = left.saturating_sub(present);
-        // Only damage makes a run that is much longer than all packs; it tells nothing then.
+        // Only damage makes a run that is much longer than all packs; then the row is ignored.
         if run - present.min(run) > 1 << 24 {
             return BTreeSet::new();
         }
@@ -54,7 +54,7 @@ fn missing(mut row: &[u8], there: &BTreeSet<PackId>) -> BTreeSet<PackId> {
 }
 
 impl Healing {
-    /// Puts the names of all packs that there are into the open batch, if they are others than the row has.
+    /// Puts a row with all existing packs into the open batch, if it differs from the old row.
     pub fn note_packs(&self) -> Result<()> {
         let row = encode(&self.packs.list()?);
         if self.meta.now().get(Table::State, PACKS_KEY)?.as_deref() != Some(&row) {
@@ -63,15 +63,15 @@ impl Healing {
         Ok(())
     }
 
-    /// Looks whether all packs are there that the store had. Chunks of those that are gone are bad from now on, and the log
-    /// names the packs. Returns how many chunks that are; `go_on` is asked now and then.
+    /// Checks that all packs of the store exist. Chunks of missing packs are recorded as bad, and the log names the
+    /// packs. Returns the number of these chunks; `go_on` is asked from time to time.
     pub fn look_for_packs(&self, go_on: &mut dyn FnMut() -> Result<()>) -> Result<u64> {
         let Some(row) = self.meta.now().get(Table::State, PACKS_KEY)? else { return Ok(0) };
         let gone = missing(&row, &self.packs.list()?.into_iter().collect());
         if gone.is_empty() {
             return Ok(0);
         }
-        // In views that are newer than the look: what a row names there although it was gone before is lost.
+        // In views that are newer than the listing: a pack that was missing then and is named in such a view is lost.
         let (mut from, mut chunks, mut named) = (0, 0, BTreeSet::new());
         while let Some(next) = self.look_at_regions(from, &gone, &mut |row| {
             let ids: Vec<ChunkId> = row.live().map(|(id, _)| id).collect();
@@ -89,7 +89,8 @@ impl Healing {
         Ok(chunks)
     }
 
-    /// Hands the rows of some regions from `from` on that are in one of these packs to `each`; where to go on.
+    /// Passes the rows of some regions from `from` on that are in one of these packs to `each`; returns where to
+    /// continue.
     fn look_at_regions(
         &self,
         from: u64,

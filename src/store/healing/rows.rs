@@ -1,4 +1,4 @@
-//! Region rows whose chunks part: some stay where they are, others are elsewhere.
+//! Splitting region rows: some chunks stay where they are, others are elsewhere.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +10,8 @@ use crate::pack::Location;
 
 use super::super::batches::Healed;
 
-/// Writes one region row anew with its healed chunks in their new places; it becomes several rows where its chunks are
-/// in several places now, since the row of an id is the last one that begins at or before it.
+/// Rewrites one region row with its healed chunks in their new places. If its chunks are in several places now, it
+/// becomes several rows, since the row of an id is the last one that begins at or before it.
 pub(super) fn point_row(
     row: &RegionRow,
     healed: &BTreeMap<ChunkId, Healed>,
@@ -28,8 +28,8 @@ pub(super) fn point_row(
     txn.apply(Table::Regions, gone.chain(rows))
 }
 
-/// The rows that a row becomes when some of its chunks are elsewhere: `place` says where a chunk is now, with the plain
-/// bytes of the record there; none if it stays. Chunks that were swept are left out at the ends of rows.
+/// Splits a row if some of its chunks are elsewhere. `place` returns the new place of a chunk, with the plain bytes of
+/// the record there; none if the chunk stays. Swept chunks are left out at the ends of the new rows.
 pub fn split(row: &RegionRow, place: impl Fn(ChunkId, &Digest) -> Option<(Location, u32)>) -> Vec<RegionRow> {
     let mut parts: Vec<RegionRow> = Vec::new();
     for (id, entry) in row.live() {

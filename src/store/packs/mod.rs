@@ -1,7 +1,7 @@
 //! The packs of a store: records of regions made, appended, read, moved and freed.
 //!
-//! Keeps true: a region that is handed out matched its checksums; and a record that cannot be appended on a full disk is
-//! tried once more without the reserve, since what is appended was acknowledged long ago.
+//! Keeps true: a returned region matched its checksums. If a record cannot be appended on a full disk, the reserve is
+//! given up and the append is retried, since the data was acknowledged long ago.
 
 mod cache;
 
@@ -36,7 +36,7 @@ pub struct Packs {
     latch: Arc<Latch>,
 }
 
-/// What the packs of a store are made with.
+/// The parameters of the packs of a store.
 pub struct PackOptions {
     /// The store's uuid, which stands in each pack.
     pub store: [u8; 16],
@@ -102,9 +102,9 @@ impl Packs {
         self.writer.seal()
     }
 
-    /// Packs below this are sealed, and stay so.
+    /// Packs below this are sealed.
     pub fn sealed_below(&self) -> PackId {
-        // In this order: whatever opens or rolls over meanwhile, no pack below the result is still written to.
+        // In this order: whichever pack is opened or sealed meanwhile, no pack below the result is still written.
         let next = self.writer.next_pack();
         match self.writer.open_pack() {
             _ if !stays_unsealed() => PackId(u64::MAX),
@@ -118,7 +118,7 @@ impl Packs {
         self.writer.next_pack()
     }
 
-    /// Pack and offset before which nothing is written any more, neither by writers nor by a cycle.
+    /// The pack and offset of the next append: nothing before it is written any more.
     pub fn frontier(&self) -> (PackId, u64) {
         self.writer.frontier()
     }
@@ -133,7 +133,7 @@ impl Packs {
         Ok(region)
     }
 
-    /// How many plain bytes of regions are kept.
+    /// How many plain bytes of regions are cached.
     pub fn cache_bytes(&self) -> u64 {
         self.cache.limit()
     }
@@ -178,7 +178,8 @@ impl Packs {
         self.reader.records_end(pack)
     }
 
-    /// Removes a pack nothing refers to. Only after the batch that removed its last name is durable (I3).
+    /// Removes a pack that nothing refers to. Call this only after the batch that removed its last name is durable
+    /// (I3).
     pub fn remove(&self, pack: PackId) -> Result<()> {
         self.packs
             .remove(pack)

@@ -1,8 +1,8 @@
 //! The workers that cut, hash and compress beside the threads that answer requests.
 //!
-//! Keeps true: regions that wait to be written come before everything else, so what is pending drains; a worker never
-//! waits for work that is queued, so the pool cannot lock itself up; and a job that panics takes no worker along. Who waits
-//! for a job has to hear of that from the job itself.
+//! Keeps true: regions that wait to be written come first, so the pending bytes drain. A worker never waits for queued
+//! work, so the pool cannot deadlock. A panic in a job does not end its worker; the job itself has to notify those who
+//! wait for it.
 
 mod together;
 
@@ -13,7 +13,7 @@ use crate::sync::{Arc, Condvar, Mutex};
 
 pub use together::Turn;
 
-/// How far workers stand back; see nice(2).
+/// The priority of the workers; see nice(2).
 const NICE: i32 = 5;
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -66,7 +66,7 @@ impl Pool {
         self.shared.more.notify_one();
     }
 
-    /// Queues help for work that somebody is at, before other work that is not urgent.
+    /// Queues help for running work, before other work that is not urgent.
     pub fn assist<J: FnOnce() + Send + 'static>(&self, job: J) {
         self.shared.queues.lock().ordinary.push_front(Box::new(job));
         self.shared.more.notify_one();
@@ -89,18 +89,18 @@ impl Pool {
         }
     }
 
-    /// Lets the workers finish what is queued, and ends them.
+    /// Lets the workers finish the queued work, and ends them.
     pub fn close(&self) {
         self.shared.queues.lock().closed = true;
         self.shared.more.notify_all();
         for thread in self.threads.lock().drain(..) {
-            // A worker that panicked has said so; the others are still waited for.
+            // A panic in a worker was reported; the others are still waited for.
             let _ = thread.join();
         }
     }
 }
 
-/// Lets the threads that answer requests go first. Where that is not allowed, everything works all the same.
+/// Lowers the priority below the threads that answer requests. If that is not allowed, everything still works.
 fn step_back() {
     let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
 }

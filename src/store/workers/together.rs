@@ -1,8 +1,8 @@
-//! Independent pieces of work, done by the calling thread and whichever workers are free.
+//! Runs independent pieces of work on the calling thread and on idle workers.
 //!
-//! Keeps true: whoever asked is never held up by work that waits in a queue, only by a piece that another thread has
-//! begun; a helper that comes too late finds nothing and keeps nothing in memory; and if the work panics on any thread, so
-//! does the call, so that nobody goes on without what is missing.
+//! Keeps true: the caller never waits for queued work, only for pieces that another thread has begun. A late helper
+//! finds nothing and keeps nothing in memory. If the work panics on any thread, the call panics too, so that nobody
+//! continues without the missing results.
 
 use std::collections::VecDeque;
 
@@ -10,7 +10,7 @@ use crate::sync::{Arc, Condvar, Mutex};
 
 use super::Pool;
 
-/// When helpers have their turn.
+/// The priority of the helpers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
     /// Before other work that is not urgent: somebody waits for it.
@@ -26,18 +26,18 @@ struct Shared<T, R> {
 }
 
 struct Progress<T, R> {
-    /// What nobody has begun, with its number.
+    /// Pieces that nobody has begun, with their numbers.
     left: VecDeque<(usize, T)>,
-    /// Begun and not done.
+    /// Pieces that are begun and not done.
     busy: usize,
     done: Vec<(usize, T, R)>,
-    /// Nothing more comes.
+    /// There are no more pieces.
     complete: bool,
 }
 
 impl Pool {
-    /// Does `work` on each of `items`, on at most `threads` threads, while the calling one still finds out what the items
-    /// are; returns them with what came of them, in their order.
+    /// Runs `work` on each of `items`, on at most `threads` threads, while the calling thread still produces the items.
+    /// Returns the items with their results, in order.
     pub fn together<T: Send + 'static, R: Send + 'static>(
         &self,
         items: impl IntoIterator<Item = T>,
@@ -73,7 +73,7 @@ impl Pool {
     }
 }
 
-/// Dropped when the last item has come, or if finding one out panicked: no helper waits for more then.
+/// Dropped after the last item, or if producing an item panicked, so that no helper waits for more.
 struct Complete<'a, T, R>(&'a Shared<T, R>);
 
 impl<T, R> Drop for Complete<'_, T, R> {
@@ -83,7 +83,7 @@ impl<T, R> Drop for Complete<'_, T, R> {
     }
 }
 
-/// Dropped if the work on a piece panicked: nobody waits for it then.
+/// Dropped if the work on a piece panicked, so that nobody waits for it.
 struct Busy<'a, T, R>(&'a Shared<T, R>);
 
 impl<T, R> Drop for Busy<'_, T, R> {
@@ -94,7 +94,7 @@ impl<T, R> Drop for Busy<'_, T, R> {
 }
 
 impl<T, R> Shared<T, R> {
-    /// Works until nothing is left that nobody has begun. Waits for more only while there may be some.
+    /// Works until all pieces are begun. Waits for more pieces only while there may be some.
     fn work(&self) {
         let mut progress = self.progress.lock();
         loop {
