@@ -92,8 +92,8 @@ fn leave(unmounter: &Unmounter, filesystem: &Arc<Fs>) {
              it, and a second signal disconnects the programs"
         ),
         Left::Covered(places) => tracing::warn!(
-            "the mount at {} cannot be unmounted, because something else is mounted over it; \
-             {durable}unmount that first, or send a second signal, which ends the mount all the same",
+            "the mount cannot be unmounted at {}, where something else is mounted over it; {durable}unmount \
+             that first, or send a second signal, which ends the mount all the same",
             places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", ")
         ),
     }
