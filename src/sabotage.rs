@@ -25,8 +25,17 @@ pub enum Protection {
     ErrorEndsCycle,
     /// Remembered digests are forgotten before the barrier is disarmed (I9).
     ForgetRemembered,
-    /// Packs are synced before the rows that name their bytes are committed (I1), backups before they get their names.
+    /// Packs are synced, or their records carried, before the rows that name their bytes are committed (I1), backups before
+    /// they get their names.
     BytesBeforeNames,
+    /// An entry of the log is synced before its commit is answered.
+    LogIsSynced,
+    /// Packs whose records entries carry are synced before these entries go.
+    PacksBeforeFold,
+    /// The database is durable before the log is begun anew.
+    FoldBeforeCut,
+    /// An entry is taken only if it follows the one before it.
+    LogIsChained,
     /// A cell is decided by compare-and-swap (I6).
     OneDecision,
     /// The end of a cycle waits for members that may hold an answer from before its sweep (I9).
@@ -113,6 +122,10 @@ mod switches {
         ("error-ends-cycle", Protection::ErrorEndsCycle),
         ("forget-remembered", Protection::ForgetRemembered),
         ("bytes-before-names", Protection::BytesBeforeNames),
+        ("log-is-synced", Protection::LogIsSynced),
+        ("packs-before-fold", Protection::PacksBeforeFold),
+        ("fold-before-cut", Protection::FoldBeforeCut),
+        ("log-is-chained", Protection::LogIsChained),
         ("one-decision", Protection::OneDecision),
         ("grace", Protection::Grace),
         ("second-look", Protection::SecondLook),

@@ -194,7 +194,7 @@ pub(super) fn next_regions(
     mut enough: impl FnMut(&RegionRow) -> bool,
     mut unreadable: impl FnMut(u64, Error),
 ) -> (Vec<RegionRow>, Option<u64>) {
-    let view = store.now().view.clone();
+    let view = store.now().view.base().clone();
     let (mut regions, mut behind) = (Vec::new(), from);
     for row in view.readable_rows(Table::Regions, &id_key(from)) {
         let (key, value) = match row.and_then(|(key, value)| Ok((key, value?))) {

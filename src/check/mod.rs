@@ -36,6 +36,8 @@ mod tree;
 mod tests;
 
 use crate::error::Result;
+use crate::meta::kv::CheckedRow;
+use crate::meta::log::FOLDED_KEY;
 use crate::meta::rows::{STATE_KEY, State};
 use crate::meta::{Counter, Table};
 use crate::store::Store;
@@ -51,7 +53,7 @@ use run::Run;
 /// Checks what is durable in the store at this moment.
 pub fn check(store: &Arc<Store>, options: &Options<'_>) -> Result<CheckReport> {
     if store.batches.writable().is_ok()
-        && let Err(error) = store.commits.commit()
+        && let Err(error) = store.commits.commit().and_then(|()| store.commits.fold())
     {
         // On a full disk, say: what is in the database can be checked all the same.
         tracing::warn!("what is not durable yet could not be made so and is not checked: {error}");
@@ -100,7 +102,8 @@ fn state(run: &mut Run<'_>) -> Option<State> {
         Ok(None) => {
             // The first batch of all wrote it; only a store without any row has none.
             for table in Table::ALL {
-                if run.view().rows(table).is_ok_and(|mut rows| rows.next().is_some()) {
+                let is_any = |row: Result<CheckedRow>| row.map_or(true, |(key, _)| key != FOLDED_KEY);
+                if run.view().rows(table).is_ok_and(|mut rows| rows.any(is_any)) {
                     let what = format!("the state row is missing, and the table {} has rows", table.name());
                     run.findings.add(Kind::Counter, what, Victims::default());
                     break;

@@ -57,7 +57,7 @@ impl<'a> Run<'a> {
         Self {
             store,
             frontier,
-            view: Some(store.now().view.clone()),
+            view: Some(store.now().view.base().clone()),
             refused: None,
             report: CheckReport { data: options.data, ..CheckReport::default() },
             findings: Findings::new(if options.all_names { usize::MAX } else { NAMED }),
@@ -75,7 +75,7 @@ impl<'a> Run<'a> {
 
     /// The view that is judged; if none is held, the newest one.
     pub fn view(&self) -> Arc<ReadView> {
-        self.view.clone().unwrap_or_else(|| self.store.now().view.clone())
+        self.view.clone().unwrap_or_else(|| self.store.now().view.base().clone())
     }
 
     /// Releases the view. While one is held, the database cannot reuse its pages and grows by everything that is
@@ -86,7 +86,7 @@ impl<'a> Run<'a> {
 
     /// Goes on with the newest state.
     pub fn look_at_newest(&mut self) {
-        self.view = Some(self.store.now().view.clone());
+        self.view = Some(self.store.now().view.base().clone());
     }
 
     /// Takes the expected sums and numbers from the state row.

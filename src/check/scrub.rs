@@ -87,6 +87,10 @@ impl Scrub {
         if row.position == 0 {
             return Ok(Vec::new());
         }
+        if row.position == 1 {
+            // The pass reads what is in the database.
+            self.store.commits.fold()?;
+        }
         let (regions, mut ended) = self.next_regions(row.position, budget);
         let (mut faults, mut refused) = (Vec::new(), None);
         let before = row.bytes;

@@ -15,7 +15,7 @@ use std::ops::Bound;
 
 use crate::error::Result;
 use crate::meta::rows::{Extent, extent_key, id_key, ino_of, split_extent_key, xattr_end, xattr_key};
-use crate::meta::{Counter, Layers, Table, WriteTxn};
+use crate::meta::{Counter, Layers, Table, Txn};
 use crate::sabotage::{Protection, out};
 use crate::store::Member;
 use crate::sync::Arc;
@@ -186,7 +186,7 @@ impl Fs {
 }
 
 /// Removes up to `budget` rows of an inode; true once its last is gone, and the bytes it referred to.
-fn remove_rows(txn: &mut WriteTxn<'_>, ino: u64, budget: &mut usize) -> Result<(bool, u64)> {
+fn remove_rows(txn: &mut Txn<'_>, ino: u64, budget: &mut usize) -> Result<(bool, u64)> {
     let mut bytes = 0;
     let removed = txn.remove_range(Table::Extents, &extent_key(ino, 0), &id_key(ino + 1), *budget)?;
     for (key, row) in &removed {
@@ -199,8 +199,8 @@ fn remove_rows(txn: &mut WriteTxn<'_>, ino: u64, budget: &mut usize) -> Result<(
     }
     let attributes = txn.remove_range(Table::Xattrs, &xattr_key(ino, b""), &xattr_end(ino), usize::MAX)?;
     *budget = budget.saturating_sub(attributes.len() + 2);
-    txn.apply(Table::Inodes, [(id_key(ino), None::<&[u8]>)])?;
-    txn.apply(Table::Orphans, [(id_key(ino), None::<&[u8]>)])?;
+    txn.apply(Table::Inodes, [(id_key(ino), None::<&[u8]>)]);
+    txn.apply(Table::Orphans, [(id_key(ino), None::<&[u8]>)]);
     Ok((true, bytes))
 }
 

@@ -246,7 +246,8 @@ impl Collector {
 
     fn look(&self, record: &mut CycleRecord) -> Result<()> {
         (self.options.drain)()?;
-        let view = self.store.now().view.clone();
+        self.store.commits.fold()?;
+        let view = self.store.now().view.base().clone();
         let cells = Cells::new(self.store.next_chunk());
         record.generation = self.store.generation();
         record.watermark = cells.watermark().0;
@@ -317,13 +318,10 @@ impl Collector {
         mark::mark(view, &flip.cells, self.options.step, record, go_on)
     }
 
-    /// I3: no byte is freed before the removal of its last name is durable.
+    /// I3: no byte is freed before the removal of its last name is durable, and in the database: damage of the log must not
+    /// bring the name back.
     fn make_removal_durable(&self) -> Result<()> {
-        if out(Protection::DurableBeforeFree) {
-            Ok(())
-        } else {
-            self.store.commits.rewrite(true, |_, _| Ok(()))
-        }
+        if out(Protection::DurableBeforeFree) { Ok(()) } else { self.store.commits.fold() }
     }
 
     fn enter(&self, stage: Stage) -> Instant {

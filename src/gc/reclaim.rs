@@ -46,6 +46,8 @@ pub(super) fn reclaim(
     }
     let kept = move_regions(store, &plan, below, record)?;
     moved()?;
+    // Durable in the database before an old place is freed (I3).
+    store.commits.fold()?;
     for pack in &plan.compact {
         if !kept.contains(&pack.id) {
             remove(store, pack, record)?;
@@ -189,11 +191,13 @@ fn settle(store: &Arc<Store>, moves: Vec<Move>) -> Result<()> {
         return Ok(());
     }
     store.packs.sync()?;
-    store.commits.rewrite(true, |txn, sums| {
+    store.commits.rewrite(false, |txn, sums| {
         let mut rows = Vec::new();
         for step in &moves {
             // One row may have become several; healed chunks are elsewhere.
-            for (key, row) in txn.rows(Table::Regions, &id_key(step.first.0), &id_key(step.end.0))? {
+            for (key, row) in
+                txn.rows(Table::Regions, &id_key(step.first.0), &id_key(step.end.0), usize::MAX)?
+            {
                 let mut row = RegionRow::decode(ChunkId(chunk_of(&key)?), &row)?;
                 if row.at == step.from {
                     (row.at, row.plain) = (step.to, step.plain);
@@ -202,7 +206,8 @@ fn settle(store: &Arc<Store>, moves: Vec<Move>) -> Result<()> {
                 }
             }
         }
-        txn.apply(Table::Regions, rows)
+        txn.apply(Table::Regions, rows);
+        Ok(())
     })
 }
 

@@ -300,7 +300,7 @@ mod tests {
 
     fn written(rows: u64) -> (SimMedia, Size) {
         let media = SimMedia::new();
-        Kv::create(media.create("db").unwrap()).unwrap();
+        Kv::create(media.create("db").unwrap(), &[]).unwrap();
         let kv = Kv::open(media.open("db", true).unwrap(), 1 << 20).unwrap();
         let mut txn = kv.write().unwrap();
         for n in 0..rows {

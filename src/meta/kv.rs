@@ -218,14 +218,20 @@ impl Drop for Kv {
 }
 
 impl Kv {
-    /// Makes the database in an empty file and closes it, durable.
-    pub fn create(file: Arc<dyn MediaFile>) -> Result<()> {
+    /// Makes the database in an empty file, with these rows, and closes it, durable.
+    pub fn create(file: Arc<dyn MediaFile>, rows: &[(Table, &[u8], &[u8])]) -> Result<()> {
         let pages = Pages::create(file).map_err(file_error)?;
         let kv = Self::on_pages(pages, 1 << 20)?;
-        let txn = kv.write()?;
+        let mut txn = kv.write()?;
         guarded(|| Table::ALL.into_iter().try_for_each(|table| txn.open(table).map(drop)))?;
+        rows.iter().try_for_each(|(table, key, value)| txn.put(*table, key, value))?;
         txn.commit(true)?;
         kv.close()
+    }
+
+    /// True if it was found as it had been closed: whoever had it open before came to his end in order.
+    pub fn was_closed(&self) -> bool {
+        self.pages.found() == Found::Whole
     }
 
     /// Opens the database in a file. A missing database is never made: the store would look empty, and a cycle would

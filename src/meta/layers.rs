@@ -1,7 +1,7 @@
-//! The layers of metadata: the open batch, the batch being committed, the database.
+//! The layers of metadata: the open batch, the batch being committed, and what is committed.
 //!
 //! Keeps true: readers take all layers in one step, so a row never seems to vanish while its batch moves from memory
-//! into the database. An upper layer overrides the lower ones, also with removals.
+//! to what is committed; and a layer above wins over the ones below, removals included.
 //!
 //! A simpler way, to ask the layers one after the other, fails: if a batch is committed in between, a reader finds its
 //! rows neither in the sealed batch nor in its older view.
@@ -11,8 +11,13 @@ use std::ops::Bound;
 use crate::error::Result;
 use crate::sync::{Arc, RwLock};
 
-use super::kv::{Kv, ReadView, Row, Table};
-use super::memtable::{Known, Memtable};
+use super::kv::{Kv, Row, Table};
+use super::memtable::{Counter, Known, Memtable};
+use super::run::{Changes, Run};
+use super::view::{Stack, View};
+
+/// A sum over the whole store for each [`Counter`].
+pub type Sums = [i64; Counter::ALL.len()];
 
 /// All metadata at one moment.
 pub struct Layers {
@@ -20,60 +25,26 @@ pub struct Layers {
     pub active: Arc<Memtable>,
     /// The batch that is being committed, if one is.
     pub sealed: Option<Arc<Memtable>>,
-    /// The view of the database.
-    pub view: Arc<ReadView>,
+    /// What is committed.
+    pub view: Arc<View>,
+    /// The sums of what is committed.
+    sums: Sums,
 }
 
-/// A key with its value; `None` if it was removed.
-type Change = (Vec<u8>, Option<Vec<u8>>);
-
-/// How many rows a merged scan asks of each layer at a time.
-const SCAN_STEP: usize = 256;
-
 impl Layers {
-    fn memtables(&self) -> impl Iterator<Item = &Memtable> {
-        std::iter::once(self.active.as_ref()).chain(self.sealed.as_deref())
+    fn stack(&self) -> Stack<'_> {
+        let memtables = std::iter::once(&self.active).chain(&self.sealed);
+        self.view.stack(memtables.map(|memtable| memtable.as_ref() as &dyn Changes))
     }
 
     /// The value under `key`.
     pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        for memtable in self.memtables() {
-            match memtable.get(table, key) {
-                Known::Nothing => {}
-                Known::Removed => return Ok(None),
-                Known::Value(value) => return Ok(Some(value)),
-            }
-        }
-        self.view.get(table, key)
+        self.stack().get(table, key)
     }
 
-    /// The last row with a key in `from..=to`.
+    /// The last row with a key in `from..=to`; for tables whose keys have one length.
     pub fn last(&self, table: Table, from: &[u8], to: &[u8]) -> Result<Option<Row>> {
-        let mut to = to.to_vec();
-        loop {
-            let mut best: Option<Change> = None;
-            for memtable in self.memtables() {
-                let found = memtable.last(table, from, &to);
-                // On equal keys the upper layer, which comes first, counts.
-                if found.as_ref().map(|f| &f.0) > best.as_ref().map(|b| &b.0) {
-                    best = found;
-                }
-            }
-            if best.as_ref().is_none_or(|(key, _)| *key != to) {
-                let below = self.view.last(table, from, &to)?;
-                if below.as_ref().map(|f| &f.0) > best.as_ref().map(|b| &b.0) {
-                    best = below.map(|(key, value)| (key, Some(value)));
-                }
-            }
-            match best {
-                None => return Ok(None),
-                Some((key, Some(value))) => return Ok(Some((key, value))),
-                Some((key, None)) => match key_before(key) {
-                    Some(before) => to = before,
-                    None => return Ok(None),
-                },
-            }
-        }
+        self.stack().last(table, from, to)
     }
 
     /// Calls `each` for the rows of `from..to` in key order until it returns false.
@@ -82,83 +53,22 @@ impl Layers {
         table: Table,
         from: Bound<&[u8]>,
         to: Bound<&[u8]>,
-        mut each: impl FnMut(&[u8], &[u8]) -> Result<bool>,
+        each: impl FnMut(&[u8], &[u8]) -> Result<bool>,
     ) -> Result<()> {
-        let mut start: Bound<Vec<u8>> = from.map(<[u8]>::to_vec);
-        loop {
-            let (rows, next) = self.scan_step(table, as_slice(&start), to)?;
-            for (key, value) in rows {
-                if !each(&key, &value)? {
-                    return Ok(());
-                }
-            }
-            match next {
-                None => return Ok(()),
-                Some(key) => start = Bound::Excluded(key),
-            }
-        }
+        self.stack().scan(table, from, to, each)
     }
 
-    /// Some rows in key order, and the key after which to go on.
-    fn scan_step(
-        &self,
-        table: Table,
-        from: Bound<&[u8]>,
-        to: Bound<&[u8]>,
-    ) -> Result<(Vec<Row>, Option<Vec<u8>>)> {
-        let mut layers: Vec<Vec<Change>> =
-            self.memtables().map(|memtable| memtable.scan(table, from, to, SCAN_STEP)).collect();
-        let mut below = Vec::new();
-        self.view.scan(table, from, to, |key, value| {
-            below.push((key.to_vec(), Some(value.to_vec())));
-            Ok(below.len() < SCAN_STEP)
-        })?;
-        layers.push(below);
-
-        // If a layer had more rows than were asked for, it is known only up to its last key; later keys wait for the
-        // next step.
-        let horizon = layers
-            .iter()
-            .filter(|rows| rows.len() >= SCAN_STEP)
-            .filter_map(|rows| rows.last().map(|row| row.0.clone()))
-            .min();
-        if layers.iter().filter(|rows| !rows.is_empty()).count() <= 1 {
-            let rows = layers.into_iter().find(|rows| !rows.is_empty()).unwrap_or_default();
-            let rows = rows.into_iter().filter_map(|(key, value)| Some((key, value?)));
-            return Ok((rows.collect(), horizon));
-        }
-        let mut merged = std::collections::BTreeMap::new();
-        for rows in layers.into_iter().rev() {
-            for (key, value) in rows {
-                if horizon.as_ref().is_none_or(|horizon| key <= *horizon) {
-                    merged.insert(key, value);
-                }
-            }
-        }
-        let rows = merged.into_iter().filter_map(|(key, value)| Some((key, value?)));
-        Ok((rows.collect(), horizon))
+    /// True if no batch that is to be committed says anything of `key`.
+    pub fn is_committed(&self, table: Table, key: &[u8]) -> bool {
+        let mut batches = std::iter::once(&self.active).chain(&self.sealed);
+        batches.all(|batch| batch.get(table, key) == Known::Nothing)
     }
-}
 
-fn as_slice(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
-    match bound {
-        Bound::Included(key) => Bound::Included(key),
-        Bound::Excluded(key) => Bound::Excluded(key),
-        Bound::Unbounded => Bound::Unbounded,
+    /// A sum over the whole store, the open batches included; what only damage can make less than nothing is nothing.
+    pub fn counter(&self, counter: Counter) -> u64 {
+        let sealed = self.sealed.as_ref().map_or(0, |batch| batch.counted(counter));
+        (self.sums[counter as usize] + sealed + self.active.counted(counter)).max(0) as u64
     }
-}
-
-/// The greatest key of the same length below `key`. Enough for tables whose keys have one length, which are the only
-/// ones [`Layers::last`] is asked about.
-fn key_before(mut key: Vec<u8>) -> Option<Vec<u8>> {
-    for byte in key.iter_mut().rev() {
-        if *byte > 0 {
-            *byte -= 1;
-            return Some(key);
-        }
-        *byte = 0xff;
-    }
-    None
 }
 
 /// The database and the layers before it.
@@ -169,10 +79,11 @@ pub struct Meta {
 }
 
 impl Meta {
-    /// Starts with `active` as the open batch.
-    pub fn new(kv: Kv, active: Arc<Memtable>) -> Result<Self> {
-        let view = Arc::new(kv.read()?);
-        let layers = Layers { active, sealed: None, view };
+    /// Starts with `active` as the open batch, above the `runs` that were replayed (the oldest first) and the database;
+    /// `sums` are those of all of it.
+    pub fn new(kv: Kv, runs: Vec<Arc<Run>>, sums: Sums, active: Arc<Memtable>) -> Result<Self> {
+        let view = Arc::new(View::new(Arc::new(kv.read()?), runs));
+        let layers = Layers { active, sealed: None, view, sums };
         Ok(Self { kv, layers: RwLock::new(Arc::new(layers)) })
     }
 
@@ -181,7 +92,7 @@ impl Meta {
         self.layers.read().clone()
     }
 
-    /// The database itself, for the commit, the deletion queue and the collector.
+    /// The database itself, for the fold.
     pub fn kv(&self) -> &Kv {
         &self.kv
     }
@@ -190,20 +101,23 @@ impl Meta {
     pub fn seal(&self, next: Arc<Memtable>) {
         let mut layers = self.layers.write();
         debug_assert!(layers.sealed.is_none(), "one batch is committed at a time");
-        *layers =
-            Arc::new(Layers { active: next, sealed: Some(layers.active.clone()), view: layers.view.clone() });
+        *layers = Arc::new(Layers {
+            active: next,
+            sealed: Some(layers.active.clone()),
+            view: layers.view.clone(),
+            sums: layers.sums,
+        });
     }
 
-    /// Replaces the view by one of the present state, and drops the sealed batch if `committed`.
-    pub fn publish(&self, committed: bool) -> Result<()> {
+    /// Replaces what is committed, and drops the sealed batch if it is `with_sealed`. For the one who holds the queue of
+    /// commits: two of them could put an older view over a newer one.
+    pub fn publish(&self, view: View, sums: Sums, with_sealed: bool) {
         let mut layers = self.layers.write();
-        // Read inside the lock, so that no publisher replaces a newer view by an older one.
-        let view = Arc::new(self.kv.read()?);
         *layers = Arc::new(Layers {
             active: layers.active.clone(),
-            sealed: if committed { None } else { layers.sealed.clone() },
-            view,
+            sealed: if with_sealed { None } else { layers.sealed.clone() },
+            view: Arc::new(view),
+            sums,
         });
-        Ok(())
     }
 }

@@ -6,11 +6,18 @@
 pub mod backup;
 pub mod kv;
 pub mod layers;
+pub mod log;
 pub mod memtable;
 pub mod pages;
 pub mod rows;
+pub mod run;
+mod txn;
 pub(crate) mod varint;
+mod view;
 
 pub use kv::{Kv, ReadView, Table, WriteTxn};
-pub use layers::{Layers, Meta};
+pub use layers::{Layers, Meta, Sums};
 pub use memtable::{Counter, Memtable};
+pub use run::Run;
+pub use txn::Txn;
+pub use view::View;

@@ -21,7 +21,7 @@ pub use format::{HEADER_LEN, VERSION};
 pub use reader::{Damage, PackReader, PackScan};
 pub use region::{MAX_CHUNKS, MAX_PLAIN, Region, RegionChunk, RegionHeader};
 pub use store::{LocalPacks, PACKS, PackInfo, PackStore};
-pub use writer::PackWriter;
+pub use writer::{Appended, PackWriter, restore};
 
 /// The name of a pack: given once, in increasing order, never reused.
 #[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Debug)]

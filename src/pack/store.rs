@@ -34,6 +34,10 @@ pub trait PackStore: Send + Sync + Debug {
     /// Begins a pack; none where there is one of this name.
     fn create(&self, pack: PackId) -> io::Result<Option<Arc<dyn NewPack>>>;
 
+    /// Opens a pack that a power cut may have cut off, or lost, to append once more what had been appended to it before; one
+    /// that is not there is made. Only where [`Self::grows_after_sync`].
+    fn reopen(&self, pack: PackId) -> io::Result<Arc<dyn NewPack>>;
+
     /// Opens a pack for reading, also one that is still written to. Whoever has it open may read it to the end even if it
     /// is removed meanwhile, or fails with an error that is no damage.
     fn open(&self, pack: PackId) -> io::Result<Arc<dyn StoredPack>>;

@@ -13,6 +13,9 @@
 //!
 //! Lock order: `syncing` before `state`.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 use super::format::{self, IndexEntry};
 use super::store::{NewPack, PackStore};
 use super::{Codec, Location, PackId};
@@ -37,9 +40,17 @@ struct State {
     open: Option<OpenPack>,
     /// Packs with bytes that no sync covered, the open one included.
     dirty: Vec<(PackId, Arc<dyn NewPack>)>,
+    /// Records that no sync covered and nobody took; none once they are too many.
+    unsynced: Option<Vec<Appended>>,
     /// The first failure; nothing is written after it.
     failure: Option<String>,
 }
+
+/// A record, and where it was appended.
+pub type Appended = (Location, Arc<[u8]>);
+
+/// Bytes of records up to which those that are not synced are remembered.
+pub const FEW_BYTES: usize = 256 << 10;
 
 /// The pack that is written to.
 #[derive(Debug)]
@@ -61,7 +72,7 @@ impl PackWriter {
         size_limit: u64,
         next: PackId,
     ) -> Self {
-        let state = State { next, open: None, dirty: Vec::new(), failure: None };
+        let state = State { next, open: None, dirty: Vec::new(), unsynced: Some(Vec::new()), failure: None };
         Self { packs, codec, store, size_limit, syncing: Mutex::new(()), state: Mutex::new(state) }
     }
 
@@ -102,6 +113,7 @@ impl PackWriter {
         pack.index.push(IndexEntry { offset: location.offset, len: location.len, chunks });
         let written = (pack.id, Arc::clone(&pack.bytes));
         state.note_dirty(written);
+        state.remember(location, record);
         Ok(location)
     }
 
@@ -129,6 +141,7 @@ impl PackWriter {
                 let sealed = seal_open(&mut state);
                 state.latch(sealed)?;
             }
+            state.unsynced = Some(Vec::new());
             std::mem::take(&mut state.dirty)
         };
         let result = self.sync_all(&dirty);
@@ -141,6 +154,16 @@ impl PackWriter {
             bytes.sync().map_err(|error| Error::io(format!("syncing pack {id}"), error))?;
         }
         self.packs.sync_names()
+    }
+
+    /// The records appended since the last sync, or since they were last taken, if they are few: whoever makes them durable
+    /// elsewhere need not sync the packs for them. None if there are too many.
+    pub fn take_few(&self) -> Result<Option<Vec<Appended>>> {
+        let mut state = self.state.lock();
+        state.check()?;
+        let few = state.unsynced.as_mut().map(std::mem::take);
+        // What is put once and whole cannot be put back in parts.
+        Ok(few.filter(|_| self.packs.grows_after_sync()))
     }
 
     /// Seals the open pack, if there is one with a region in it. Its footer is durable after the next [`sync`](Self::sync).
@@ -206,6 +229,17 @@ impl State {
         }
     }
 
+    fn remember(&mut self, at: Location, record: &[u8]) {
+        if let Some(records) = &mut self.unsynced {
+            let bytes: usize = records.iter().map(|(_, record)| record.len()).sum();
+            if bytes + record.len() <= FEW_BYTES {
+                records.push((at, record.into()));
+            } else {
+                self.unsynced = None;
+            }
+        }
+    }
+
     fn check(&self) -> Result<()> {
         match &self.failure {
             Some(failure) => Err(Error::Latched(failure.clone())),
@@ -228,6 +262,32 @@ impl State {
         }
         result
     }
+}
+
+/// Puts records back to where they were appended, and syncs them: after a power cut their packs may have lost them. A pack
+/// that is not there is made.
+pub fn restore<'a>(
+    packs: &dyn PackStore,
+    store: [u8; 16],
+    records: impl IntoIterator<Item = (Location, &'a [u8])>,
+) -> Result<()> {
+    let mut open = BTreeMap::new();
+    for (at, record) in records {
+        let failed = |error| Error::io(format!("restoring {}", packs.name(at.pack)), error);
+        let bytes = match open.entry(at.pack) {
+            Entry::Occupied(bytes) => bytes.into_mut(),
+            Entry::Vacant(vacant) => {
+                let bytes = packs.reopen(at.pack).map_err(failed)?;
+                bytes.append(0, &format::encode_header(at.pack, store)).map_err(failed)?;
+                vacant.insert(bytes)
+            }
+        };
+        bytes.append(at.offset, record).map_err(failed)?;
+    }
+    for (id, bytes) in &open {
+        bytes.sync().map_err(|error| Error::io(format!("syncing pack {id}"), error))?;
+    }
+    packs.sync_names()
 }
 
 #[cfg(test)]

@@ -122,6 +122,7 @@ impl Backups {
             return Ok(None);
         }
         let changed = self.commits.begin_changes();
+        self.commits.fold()?;
         let written = self.write_backup(go_on);
         if written.is_err() {
             self.commits.still_changed(changed);
@@ -141,7 +142,7 @@ impl Backups {
         let new = format!("{name}.new");
         let file = create_anew(media, &new).map_err(failed)?;
         let head = Head { store: self.uuid, generation: self.numbers.generation() };
-        let view = self.meta.now().view.clone();
+        let view = self.meta.now().view.base().clone();
         let size = match backup::write(&view, head, file.as_ref(), go_on) {
             Ok(size) => size,
             Err(error) => {

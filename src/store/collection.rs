@@ -74,7 +74,10 @@ impl Collection {
         // I5: the batch of the previous generation has drained and is in the database.
         let view = match early {
             Some(view) => view,
-            None => self.meta.kv().read()?,
+            None => {
+                self.commits.fold()?;
+                self.meta.kv().read()?
+            }
         };
         let (generation, cells) =
             armed.ok_or_else(|| Error::CycleEnded("the flip did not happen".to_owned()))?;

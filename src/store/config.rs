@@ -16,7 +16,7 @@ use crate::pack::{Codec, Compression};
 /// The name of the file.
 pub const CONFIG_FILE: &str = "cairnfs.toml";
 /// The format this program writes and reads.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// The file that is given up when the disk is full.
 pub const RESERVE_FILE: &str = "reserve";
 /// The metadata database.
@@ -151,11 +151,16 @@ impl StoreConfig {
         let damaged = |error: toml::de::Error| is_damaged(error.message());
         let version: Version = toml::from_str(text).map_err(damaged)?;
         if version.format != FORMAT {
-            return Err(Error::Format(format!(
-                "{} has format {}, this program knows format {FORMAT}; use a cairnfs that is as new as the store",
-                path.display(),
-                version.format
-            )));
+            let (path, format) = (path.display(), version.format);
+            return Err(Error::Format(if format < FORMAT {
+                format!(
+                    "{path} has format {format}, which came before the first release; this program knows format {FORMAT}. Mount the store with the cairnfs that made it, and copy its files into a new store"
+                )
+            } else {
+                format!(
+                    "{path} has format {format}, this program knows format {FORMAT}; use a cairnfs that is as new as the store"
+                )
+            }));
         }
         let config: Self = toml::from_str(text).map_err(damaged)?;
         let sizes = config.region_size >= 4096

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::media::{HostMedia, Media, StoreLock, create_anew};
-use crate::meta::Kv;
+use crate::meta::log::{FOLDED_KEY, FoldedRow, LOG_FILE};
+use crate::meta::{Kv, Table};
 use crate::pack::PACKS;
 use crate::sync::Arc;
 
@@ -205,7 +206,9 @@ pub fn make_database(media: &dyn Media) -> Result<()> {
     for name in [META, PACKS] {
         media.mkdir(name).map_err(failed)?;
     }
-    Kv::create(media.create(META_FILE).map_err(failed)?)?;
+    let begin = FoldedRow::begin(uuid::Uuid::new_v4().into_bytes()).encode();
+    Kv::create(media.create(META_FILE).map_err(failed)?, &[(Table::State, FOLDED_KEY, &begin)])?;
+    media.create(LOG_FILE).map_err(failed)?;
     for name in [META, PACKS] {
         media.sync_dir(name).map_err(failed)?;
     }

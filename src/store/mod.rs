@@ -40,7 +40,7 @@ use crate::chunk::{ChunkId, CutParams, Cutter};
 use crate::error::{Error, Result};
 use crate::media::{HostMedia, Media, StoreLock};
 use crate::meta::rows::{NameHash, STATE_KEY, State};
-use crate::meta::{Counter, Kv, Layers, Meta, Table};
+use crate::meta::{Counter, Kv, Layers, Meta, Table, View};
 use crate::pack::{PackId, PackStore};
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
 
@@ -60,7 +60,7 @@ use barrier::Barrier;
 use batches::{Batch, Batches, Latch, Numbers};
 use chunks::Chunks;
 use collection::Collection;
-use commit::Commits;
+use commit::{Commits, Replay};
 use given_room::GivenRoom;
 use healing::Healing;
 use packs::{PackOptions, Packs, pack_store};
@@ -162,8 +162,13 @@ impl Store {
         }
         let space = Arc::new(SpaceKeeper::new(media.clone(), config.reserve));
         let kv = open_database(media.as_ref(), space.clone(), (options.cache_bytes / 3 * 2) as usize)?;
-        let state = kv.read().and_then(|view| view.get(Table::State, STATE_KEY)).map_err(unusable)?;
-        let state = match state {
+        let replay =
+            Replay::read((media.as_ref(), packs.as_ref()), &kv, *config.uuid.as_bytes(), config.reserve)
+                .map_err(unusable)?;
+        let found = kv
+            .read()
+            .and_then(|base| View::new(Arc::new(base), replay.runs.clone()).get(Table::State, STATE_KEY));
+        let state = match found.map_err(unusable)? {
             Some(row) => State::decode(&row).map_err(unusable)?,
             // If it were treated as a new store, its first cycle would free every pack.
             None if !packs.list()?.is_empty() => return Err(without_database(&path)),
@@ -175,8 +180,12 @@ impl Store {
                 counters: [0; Counter::ALL.len()],
             },
         };
-        let store = Self::assemble((media, packs, space), config, (path, lock), (kv, &state), options)?;
-        if !options.read_only {
+        let store =
+            Self::assemble((media, packs, space), config, (path, lock), (kv, replay, &state), options)?;
+        if options.read_only {
+            // Who only reads looks into the database alone, as a check does.
+            store.commits.fold()?;
+        } else {
             store.space.restore_reserve();
         }
         Ok(Arc::new(store))
@@ -187,11 +196,12 @@ impl Store {
         (media, packs, space): (Arc<dyn Media>, Arc<dyn PackStore>, Arc<SpaceKeeper>),
         config: StoreConfig,
         (path, lock): (PathBuf, Option<StoreLock>),
-        (kv, state): (Kv, &State),
+        (kv, replay, state): (Kv, Replay, &State),
         options: &OpenOptions,
     ) -> Result<Self> {
         let first = Batch::new(1);
-        let meta = Arc::new(Meta::new(kv, first.rows.clone())?);
+        let Replay { log, last, runs } = replay;
+        let meta = Arc::new(Meta::new(kv, runs, state.counters, first.rows.clone())?);
         let workers =
             Pool::new(options.workers.max(1)).map_err(|error| Error::io("starting workers", error))?;
         let workers = Arc::new(workers);
@@ -230,7 +240,7 @@ impl Store {
             space: space.clone(),
             workers: workers.clone(),
         };
-        let commits = Arc::new(Commits::new(state.counters, parts));
+        let commits = Arc::new(Commits::new((log, last), state.counters, parts));
         let collection = Collection {
             barrier,
             meta: meta.clone(),
@@ -298,7 +308,8 @@ impl Store {
         self.packs.sync()?;
         // If that fails, a missing pack is noticed later; everything important is durable.
         let noted = self.healing.note_packs().and_then(|()| self.commits.commit());
-        noted.or_else(|error| if self.batches.writable().is_err() { Err(error) } else { Ok(()) })
+        noted.or_else(|error| if self.batches.writable().is_err() { Err(error) } else { Ok(()) })?;
+        self.commits.end()
     }
 
     /// The metadata at one moment.

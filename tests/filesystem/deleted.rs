@@ -75,7 +75,14 @@ fn it_counts_after_a_cycle_that_was_cut_off_or_failed() {
     let world = World::open(&disk, &config()).unwrap();
     let ino = world.create(ROOT_INO, "g");
     let key = extent_key(ino, 0);
-    world.store.commits.rewrite(true, |txn, _| txn.put(Table::Extents, &key, b"\xff\xff")).unwrap();
+    world
+        .store
+        .commits
+        .rewrite(true, |txn, _| {
+            txn.put(Table::Extents, &key, b"\xff\xff");
+            Ok(())
+        })
+        .unwrap();
     assert!(world.collector.run_cycle(false).is_err());
     assert_eq!(deleted(&world), LEN as u64, "the cycle ended before its end");
     world.close().unwrap();

@@ -285,6 +285,7 @@ fn commit_while_promises_are_backed() -> Result<()> {
             (is_row && taken()).then_some(libc::EDQUOT)
         }));
         world.fs.sync()?;
+        world.store.commits.fold()?;
         assert!(!backing(&disk), "{name}: it was given up");
         disk.clear_faults();
     }

@@ -10,7 +10,7 @@ use cairnfs::gc::Point;
 use cairnfs::media::Media;
 use cairnfs::media::sim::SimMedia;
 use cairnfs::meta::rows::id_key;
-use cairnfs::meta::{Table, WriteTxn};
+use cairnfs::meta::{Sums, Table, Txn};
 use cairnfs::sabotage::Protection;
 use cairnfs::store::StoreConfig;
 
@@ -175,8 +175,11 @@ fn what_was_brought_again_is_read_beside_what_was_always_good() {
     let record = world.store.packs.encode(&region.chunks, &plain.concat());
     row.at = world.store.packs.append(&record).unwrap();
     world.store.packs.sync().unwrap();
-    let moved = |txn: &mut WriteTxn| txn.put(Table::Regions, &id_key(row.first.0), &row.encode());
-    world.store.commits.rewrite(true, |txn, _| moved(txn)).unwrap();
+    let moved = |txn: &mut Txn<'_>, _: &mut Sums| {
+        txn.put(Table::Regions, &id_key(row.first.0), &row.encode());
+        Ok(())
+    };
+    world.store.commits.rewrite(true, moved).unwrap();
     assert!(world.read(ino).unwrap() != bytes, "the test changed what is read");
 
     world.store.healing.distrust([bad.id], row.at.pack);

@@ -14,6 +14,7 @@ mod fuzz;
 mod golden;
 mod growth;
 mod heal;
+mod log;
 mod model;
 mod power;
 mod power_repair;

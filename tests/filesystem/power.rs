@@ -29,6 +29,13 @@ const TRASH: u64 = FILES;
 /// What is written again after each cut.
 const AGAIN: std::ops::RangeInclusive<u64> = 0..=TRASH;
 
+/// Files that are synced one by one.
+const SMALL: u64 = 6;
+
+fn small(number: u64) -> Vec<u8> {
+    random::content(1000 + number, 3_000 + 1_500 * number as usize)
+}
+
 fn content(kind: u64) -> Vec<u8> {
     random::content(kind, 32_000 + kind as usize * 100)
 }
@@ -99,6 +106,19 @@ fn script(disk: &SimMedia, seed: u64) -> Vec<Promise> {
     files.insert("s1/copied".to_owned(), content(1));
     files.insert("s1/cloned".to_owned(), content(2));
     promise(&files);
+
+    // Small commits: entries of the log that carry what they refer to, before and after a fold.
+    for number in 0..SMALL {
+        if number == SMALL / 2 {
+            world.store.commits.fold().unwrap();
+        }
+        let name = format!("small{number}");
+        let ino = world.create(ROOT_INO, &name);
+        world.fs.write(ino, 0, &small(number), false).unwrap();
+        world.fs.fsync(ino).unwrap();
+        files.insert(name, small(number));
+        promise(&files);
+    }
 
     world.fs.rename(ROOT_INO, b"s1", ROOT_INO, b"kept", RenameFlags::default()).unwrap();
     world.fs.sync().unwrap();
@@ -264,6 +284,21 @@ fn without_marking_the_database_open_a_power_cut_breaks_a_promise() {
 #[test]
 fn without_bytes_before_names_a_power_cut_breaks_a_promise() {
     must_be_noticed(Protection::BytesBeforeNames);
+}
+
+#[test]
+fn without_syncing_the_log_a_power_cut_breaks_a_promise() {
+    must_be_noticed(Protection::LogIsSynced);
+}
+
+#[test]
+fn without_syncing_packs_before_a_fold_a_power_cut_breaks_a_promise() {
+    must_be_noticed(Protection::PacksBeforeFold);
+}
+
+#[test]
+fn without_a_durable_fold_before_the_log_is_begun_anew_a_power_cut_breaks_a_promise() {
+    must_be_noticed(Protection::FoldBeforeCut);
 }
 
 #[test]

@@ -358,7 +358,14 @@ fn cycle_over_a_bad_row() -> (Result<(), String>, usize) {
     world.fs.drain_orphans().unwrap();
     let ino = world.find("s0/f1").unwrap();
     let key = cairnfs::meta::rows::extent_key(ino, 0);
-    world.store.commits.rewrite(true, |txn, _| txn.put(Table::Extents, &key, b"\xff\xff")).unwrap();
+    world
+        .store
+        .commits
+        .rewrite(true, |txn, _| {
+            txn.put(Table::Extents, &key, b"\xff\xff");
+            Ok(())
+        })
+        .unwrap();
     let chunks = |world: &World| {
         let mut chunks = 0;
         let all = std::ops::Bound::Unbounded;

@@ -117,7 +117,13 @@ fn put_row(store: &Store, from: u64, to: u64) {
     let entry = |id| Some(RegionEntry { len: 1, digest: Digest::of(&u64::to_be_bytes(id)) });
     let at = Location { pack: PackId(1), offset: 64, len: 8 };
     let row = RegionRow { first: ChunkId(from), at, plain: 8, entries: (from..to).map(entry).collect() };
-    store.commits.rewrite(true, |txn, _| txn.put(Table::Regions, &id_key(from), &row.encode())).unwrap();
+    store
+        .commits
+        .rewrite(true, |txn, _| {
+            txn.put(Table::Regions, &id_key(from), &row.encode());
+            Ok(())
+        })
+        .unwrap();
 }
 
 /// A row is split, as by a healing, after its chunks were condemned: each part is removed, wherever in the ids it begins.

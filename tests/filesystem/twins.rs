@@ -78,7 +78,10 @@ fn whichever_of_two_equal_chunks_goes_the_other_is_found() {
         world
             .store
             .commits
-            .rewrite(true, |txn, _| txn.apply(Table::Extents, [(gone, None::<&[u8]>)]))
+            .rewrite(true, |txn, _| {
+                txn.apply(Table::Extents, [(gone, None::<&[u8]>)]);
+                Ok(())
+            })
             .unwrap();
         world.collector.run_cycle(false).unwrap();
         assert_eq!(named(&world.store, &of), [ids[1 - goes]], "the other one is found");
@@ -94,7 +97,10 @@ fn whichever_of_two_equal_chunks_goes_the_other_is_found() {
         world
             .store
             .commits
-            .rewrite(true, |txn, _| txn.apply(Table::Extents, [(gone, None::<&[u8]>)]))
+            .rewrite(true, |txn, _| {
+                txn.apply(Table::Extents, [(gone, None::<&[u8]>)]);
+                Ok(())
+            })
             .unwrap();
         world.collector.run_cycle(false).unwrap();
         assert_eq!(named(&world.store, &of), [], "nothing is left behind");

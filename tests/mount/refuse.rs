@@ -251,8 +251,9 @@ fn another_or_a_damaged_configuration() {
     let toml = world.store.join("cairnfs.toml");
     let right = fs::read_to_string(&toml).unwrap();
     let cases = [
-        (right.replace("format = 1", "format = 2"), "has format 2"),
-        (right.replace("format = 1", "format = \"new\""), "damaged"),
+        (right.replace("format = 2", "format = 3"), "use a cairnfs that is as new as the store"),
+        (right.replace("format = 2", "format = 1"), "copy its files into a new store"),
+        (right.replace("format = 2", "format = \"new\""), "damaged"),
         (right.replace("uuid", "uvid"), "damaged"),
         (right[..right.len() / 2].to_owned(), "damaged"),
         (String::new(), "damaged"),

@@ -279,10 +279,10 @@ pub const BAD_ROW: Scenario = Scenario {
         garbage(world, &[4])?;
         let ino = world.lookup("bad")?;
         world.forget(ino);
-        Ok(world
-            .store
-            .commits
-            .rewrite(true, |txn, _| txn.put(Table::Extents, &extent_key(ino, 0), b"\xff\xff"))?)
+        Ok(world.store.commits.rewrite(true, |txn, _| {
+            txn.put(Table::Extents, &extent_key(ino, 0), b"\xff\xff");
+            Ok(())
+        })?)
     },
     race: |world| {
         let digests = |world: &World| {

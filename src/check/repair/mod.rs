@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::media::{Media, StoreLock, create_anew, has_no_links};
+use crate::meta::log::{FOLDED_KEY, FoldedRow};
 use crate::meta::rows::{STATE_KEY, State};
 use crate::meta::{Counter, Kv, Table};
 use crate::pack::PackStore;
@@ -69,7 +70,9 @@ pub fn repair_with(
     let failed = |error| Error::io(format!("making {name}"), error);
     media.mkdir("meta").map_err(failed)?;
     let file = create_anew(media.as_ref(), name).map_err(failed)?;
-    let made = Kv::create(file.clone()).and_then(|()| Kv::open(file, CACHE));
+    let begin = FoldedRow::begin(uuid::Uuid::new_v4().into_bytes()).encode();
+    let rows: [(Table, &[u8], &[u8]); 1] = [(Table::State, FOLDED_KEY, &begin)];
+    let made = Kv::create(file.clone(), &rows).and_then(|()| Kv::open(file, CACHE));
     let built = made.and_then(|kv| {
         build(packs, config, &kv, found, &mut report)?;
         kv.close()

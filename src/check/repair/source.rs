@@ -11,7 +11,8 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::media::{Media, Overlay};
 use crate::meta::backup::{Backup, TABLES};
-use crate::meta::kv::{Row, hex};
+use crate::meta::kv::{CheckedRow, Row, hex};
+use crate::meta::log::FOLDED_KEY;
 use crate::meta::rows::{
     DirentRow, Extent, InodeRow, STATE_KEY, State, dirent_name, ino_of, split_extent_key, xattr_name,
 };
@@ -187,7 +188,8 @@ fn open_old(media: &dyn Media, packs: &dyn PackStore, report: &mut RepairReport)
 }
 
 fn is_new(view: &ReadView) -> bool {
-    let has_rows = |table| view.rows(table).map_or(true, |mut rows| rows.next().is_some());
+    let is_own = |row: Result<CheckedRow>| row.map_or(true, |(key, _)| key != FOLDED_KEY);
+    let has_rows = |table| view.rows(table).map_or(true, |mut rows| rows.any(is_own));
     !TABLES.into_iter().any(has_rows)
 }
 
@@ -446,7 +448,8 @@ fn keep(
         *(if is_older { &mut copied.older_state } else { &mut copied.state }) = state;
         return Ok(());
     }
-    sink.put(table, key, value)
+    // How far the old log was folded says nothing about the new one.
+    if table == Table::State && key == FOLDED_KEY { Ok(()) } else { sink.put(table, key, value) }
 }
 
 /// Does a row say something that makes sense?

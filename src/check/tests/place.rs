@@ -3,12 +3,11 @@
 use tempfile::TempDir;
 
 use crate::chunk::ChunkId;
-use crate::error::Result;
 use crate::fs::{Caller, Fs, FsOptions, ROOT_INO};
 use crate::meta::rows::{
     DirentRow, Extent, InodeRow, RegionRow, chunk_of, dirent_key, id_key, split_extent_key,
 };
-use crate::meta::{Counter, Table, WriteTxn};
+use crate::meta::{Counter, Table, Txn};
 use crate::store::{MkfsOptions, OpenOptions, Store, mkfs};
 use crate::sync::Arc;
 
@@ -85,8 +84,14 @@ impl Place {
     }
 
     /// Changes rows as no code of the store would.
-    pub fn damage(&self, change: impl FnOnce(&mut WriteTxn<'_>) -> Result<()>) {
-        self.store.commits.rewrite(true, |txn, _| change(txn)).unwrap();
+    pub fn damage(&self, change: impl FnOnce(&mut Txn<'_>)) {
+        self.store
+            .commits
+            .rewrite(true, |txn, _| {
+                change(txn);
+                Ok(())
+            })
+            .unwrap();
     }
 
     pub fn change_inode(&self, ino: u64, change: impl FnOnce(&mut InodeRow)) {

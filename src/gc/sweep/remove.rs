@@ -15,19 +15,16 @@ use super::STRETCH;
 use crate::chunk::{ChunkId, Digest};
 use crate::error::Result;
 use crate::meta::rows::{RegionRow, chunk_of, digest, id_key};
-use crate::meta::{Counter, Table, WriteTxn};
+use crate::meta::{Counter, Sums, Table, Txn};
 use crate::sabotage::{Protection, out};
 use crate::store::Store;
 use crate::store::barrier::cells::{Cell, Cells};
 use crate::sync::Arc;
 
-/// One transaction in so many is durable: the pages that a transaction replaced can be reused only after a durable one,
-/// and until then the database tracks them in memory.
-const DURABLE_EVERY: u64 = 8;
+/// Steps that go into the database together: it needs the space of all pages that one transaction replaces once more.
+const FOLDED_TOGETHER: u64 = 8;
 /// Digests read in one view, for each that a transaction may remove.
 const LOOK: usize = 64;
-
-type Sums = [i64; Counter::ALL.len()];
 
 /// Transactions one after the other.
 struct Transactions<'a, G> {
@@ -37,10 +34,13 @@ struct Transactions<'a, G> {
 }
 
 impl<G: FnMut(bool) -> Result<()>> Transactions<'_, G> {
-    fn run<R>(&mut self, change: impl FnOnce(&mut WriteTxn, &mut Sums) -> Result<R>) -> Result<R> {
+    fn run<R>(&mut self, change: impl FnOnce(&mut Txn<'_>, &mut Sums) -> Result<R>) -> Result<R> {
         (self.go_on)(false)?;
+        let result = self.store.commits.rewrite(false, change)?;
         self.done += 1;
-        let result = self.store.commits.rewrite(self.done.is_multiple_of(DURABLE_EVERY), change)?;
+        if self.done.is_multiple_of(FOLDED_TOGETHER) {
+            self.store.commits.fold()?;
+        }
         (self.go_on)(true)?;
         Ok(result)
     }
@@ -98,9 +98,10 @@ fn condemned_behind(
     Ok((found, next))
 }
 
-fn unname(txn: &mut WriteTxn, some: &[(Digest, ChunkId)]) -> Result<()> {
+fn unname(txn: &mut Txn<'_>, some: &[(Digest, ChunkId)]) -> Result<()> {
     if out(Protection::DigestStillNames) {
-        return txn.apply(Table::Digests, some.iter().map(|(digest, _)| (digest.0, None::<&[u8]>)));
+        txn.apply(Table::Digests, some.iter().map(|(digest, _)| (digest.0, None::<&[u8]>)));
+        return Ok(());
     }
     let gone = some.iter().map(|(digest, id)| (digest.0, *id));
     txn.change(Table::Digests, gone, |id, row| digest::without(row, id))
@@ -150,11 +151,11 @@ pub(super) fn chunks(
 }
 
 /// What has become of a row.
-fn rows_by_now(txn: &WriteTxn, seen: &RegionRow) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+fn rows_by_now(txn: &Txn<'_>, seen: &RegionRow) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
     if out(Protection::SweepReadsAgain) {
         return Ok(vec![(id_key(seen.first.0).to_vec(), seen.encode())]);
     }
-    txn.rows(Table::Regions, &id_key(seen.first.0), &id_key(seen.end().0))
+    txn.rows(Table::Regions, &id_key(seen.first.0), &id_key(seen.end().0), usize::MAX)
 }
 
 /// Removes the condemned chunks from their rows; returns those that were bad. The rows are read again here: bad chunks
@@ -162,7 +163,7 @@ fn rows_by_now(txn: &WriteTxn, seen: &RegionRow) -> Result<Vec<(Vec<u8>, Vec<u8>
 fn remove_chunks(
     store: &Store,
     cells: &Cells,
-    txn: &mut WriteTxn,
+    txn: &mut Txn<'_>,
     seen: &[RegionRow],
     sums: &mut Sums,
 ) -> Result<Vec<ChunkId>> {
@@ -185,7 +186,7 @@ fn remove_chunks(
             changes.push((key, stays.then(|| row.encode())));
         }
     }
-    txn.apply(Table::Regions, changes)?;
-    txn.apply(Table::Bad, bad.iter().map(|id| (id_key(id.0), None::<&[u8]>)))?;
+    txn.apply(Table::Regions, changes);
+    txn.apply(Table::Bad, bad.iter().map(|id| (id_key(id.0), None::<&[u8]>)));
     Ok(bad)
 }

@@ -15,7 +15,7 @@ fn value(number: u64) -> Vec<u8> {
 /// A database of several levels.
 fn filled() -> SimMedia {
     let disk = SimMedia::new();
-    Kv::create(disk.create("db").unwrap()).unwrap();
+    Kv::create(disk.create("db").unwrap(), &[]).unwrap();
     disk.sync_dir("").unwrap();
     let kv = Kv::open(disk.open("db", true).unwrap(), 1 << 20).unwrap();
     let mut txn = kv.write().unwrap();

@@ -14,7 +14,7 @@ use lru::LruCache;
 
 use super::{NewPack, PackInfo, PackStore, StoredPack};
 use crate::error::{Error, Result};
-use crate::media::{Media, MediaFile};
+use crate::media::{Media, MediaFile, open_or_create};
 use crate::pack::PackId;
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
 
@@ -79,6 +79,20 @@ impl LocalPacks {
         }
     }
 
+    /// Makes the directories of a pack's file.
+    fn make_dirs(&self, pack: PackId) -> io::Result<()> {
+        if !self.names.lock().top_noted {
+            self.media.mkdir(PACKS)?;
+            let mut names = self.names.lock();
+            names.dirs.insert(String::new());
+            names.top_noted = true;
+        }
+        // Noted even if the directory was there: a process that was killed may have made it and not synced it.
+        self.media.mkdir(&pack.dir())?;
+        self.names.lock().dirs.insert(PACKS.to_owned());
+        Ok(())
+    }
+
     fn list_dir(&self, dir: &str) -> Result<Vec<String>> {
         self.media.list(dir).map_err(|error| Error::io(format!("listing {dir}"), error))
     }
@@ -97,21 +111,20 @@ impl LocalPacks {
 
 impl PackStore for LocalPacks {
     fn create(&self, pack: PackId) -> io::Result<Option<Arc<dyn NewPack>>> {
-        if !self.names.lock().top_noted {
-            self.media.mkdir(PACKS)?;
-            let mut names = self.names.lock();
-            names.dirs.insert(String::new());
-            names.top_noted = true;
-        }
-        // Noted even if the directory existed: a killed process may have made it without syncing it.
-        self.media.mkdir(&pack.dir())?;
-        self.names.lock().dirs.insert(PACKS.to_owned());
+        self.make_dirs(pack)?;
         let file = match self.media.create(&pack.path()) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
             created => created?,
         };
         self.names.lock().dirs.insert(pack.dir());
         Ok(Some(Arc::new(LocalPack { file, torn: AtomicBool::new(false) })))
+    }
+
+    fn reopen(&self, pack: PackId) -> io::Result<Arc<dyn NewPack>> {
+        self.make_dirs(pack)?;
+        let file = open_or_create(self.media.as_ref(), &pack.path())?;
+        self.names.lock().dirs.insert(pack.dir());
+        Ok(Arc::new(LocalPack { file, torn: AtomicBool::new(false) }))
     }
 
     fn open(&self, pack: PackId) -> io::Result<Arc<dyn StoredPack>> {

@@ -65,6 +65,10 @@ impl PackStore for MemoryPacks {
         Ok(Some(Arc::new(Handle { packs: self.clone(), pack })))
     }
 
+    fn reopen(&self, _: PackId) -> io::Result<Arc<dyn NewPack>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     fn open(&self, pack: PackId) -> io::Result<Arc<dyn StoredPack>> {
         self.info(pack)?;
         Ok(Arc::new(Handle { packs: self.clone(), pack }))

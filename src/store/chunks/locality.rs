@@ -14,7 +14,7 @@ use lru::LruCache;
 use crate::chunk::{ChunkId, Digest};
 use crate::error::Result;
 use crate::meta::rows::{RegionRow, chunk_of, id_key};
-use crate::meta::{ReadView, Table};
+use crate::meta::{Table, View};
 use crate::sync::Mutex;
 
 /// Digests remembered: about 12 MiB.
@@ -47,7 +47,7 @@ impl Locality {
     }
 
     /// Loads the chunks from `id` on from `view`, unless the cache was cleared since `epoch`.
-    pub fn preload(&self, epoch: u64, view: &ReadView, id: ChunkId) -> Result<()> {
+    pub fn preload(&self, epoch: u64, view: &View, id: ChunkId) -> Result<()> {
         let first = match view.last(Table::Regions, &id_key(0), &id_key(id.0))? {
             Some((key, _)) => chunk_of(&key)?,
             None => return Ok(()),

@@ -1,18 +1,21 @@
 //! Group commit.
 //!
-//! Keeps true: a batch enters the database in one durable transaction, after its last member has left (I5), after its
-//! regions were appended and synced (I1), and after the previous batch. A failed sync or transaction is final: the
-//! store is latched (I8). A full disk while a region is appended is no such failure: everything is still in memory, so
-//! the batch stays sealed, and the next commit continues with it.
+//! Keeps true: a batch is committed whole, as one entry of the log or one transaction of the database ([`queue`]), after
+//! the last of its members has left (I5), with its regions synced or in the entry (I1), and after the batch before it. A
+//! sync or a transaction that fails is final: the store is latched (I8). A disk that is full when a region is appended is
+//! not a failure of that kind: nothing is lost that is not still in memory, so the batch waits, sealed, and the next
+//! commit goes on with it.
 
-mod direct;
+mod queue;
+mod replay;
+mod rewrite;
 
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::meta::log::{Log, Position};
 use crate::meta::rows::{STATE_KEY, State, digest};
-use crate::meta::{Counter, Memtable, Meta, Table};
-use crate::sabotage::{Protection, out};
+use crate::meta::{Counter, Meta, Sums, Table, Txn, View};
 use crate::sync::thread::caught;
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
 
@@ -22,6 +25,9 @@ use super::healing::Healing;
 use super::packs::Packs;
 use super::space::SpaceKeeper;
 use super::workers::Pool;
+use queue::{Changed, Queue};
+
+pub use replay::Replay;
 
 /// The commits of one store.
 pub struct Commits {
@@ -35,18 +41,15 @@ pub struct Commits {
     workers: Arc<Pool>,
     /// One commit at a time.
     committing: Mutex<CommitState>,
-    /// The sums in the database.
-    counters: Mutex<Sums>,
+    /// Lock order: after `committing`.
+    queue: Queue,
     /// Bytes of rows committed since the last metadata backup.
     changed: AtomicU64,
 }
 
-/// A sum over the whole store for each [`Counter`].
-pub type Sums = [i64; Counter::ALL.len()];
-
-/// The parts of a store that its commits use.
+/// The parts of a store that its commits need.
 pub struct Parts {
-    /// Where rows become durable.
+    /// The rows.
     pub meta: Arc<Meta>,
     /// What is committed.
     pub batches: Arc<Batches>,
@@ -74,9 +77,10 @@ struct CommitState {
 }
 
 impl Commits {
-    /// Begins with the sums in the database.
-    pub fn new(sums: Sums, parts: Parts) -> Self {
+    /// Goes on behind the last entry of `log`, with the sums of everything up to there.
+    pub fn new(log: (Log, Position), sums: Sums, parts: Parts) -> Self {
         let Parts { meta, batches, packs, healing, chunks, numbers, space, workers } = parts;
+        let queue = Queue::new(log, sums, (meta.clone(), packs.clone(), space.clone()));
         Self {
             meta,
             batches,
@@ -87,7 +91,7 @@ impl Commits {
             space,
             workers,
             committing: Mutex::new(CommitState::default()),
-            counters: Mutex::new(sums),
+            queue,
             changed: AtomicU64::new(0),
         }
     }
@@ -157,10 +161,7 @@ impl Commits {
                 self.batches.latch().set(error);
             }
         })?;
-        self.space.prepare(batch.rows.bytes());
-        let synced = if out(Protection::BytesBeforeNames) { Ok(()) } else { self.packs.sync() };
-        let result = synced.and_then(|()| self.apply(batch));
-        match result {
+        match self.apply(batch) {
             Ok(()) => {
                 self.batches.is_durable(batch, state.sealed_below);
                 self.changed.fetch_add(batch.rows.bytes(), Ordering::Relaxed);
@@ -209,36 +210,37 @@ impl Commits {
         Error::Posix(errno)
     }
 
-    /// One durable transaction with all rows of the batch (I1: its packs were synced before).
+    /// Computes the final rows of the batch and makes them durable.
     fn apply(&self, batch: &Batch) -> Result<()> {
-        let mut txn = self.meta.kv().write()?;
-        for table in Table::ALL {
-            batch.rows.with_changes(table, |changes| {
-                let changes = changes.iter().map(|(key, value)| (key, value.as_ref()));
-                if table == Table::Digests {
-                    // Batches only add chunks to digests. The previous batch may have stored the same bytes.
-                    let named = changes.filter_map(|(key, value)| Some((key, value?)));
-                    return txn.merge(table, named, digest::both);
-                }
-                txn.apply(table, changes)
-            })?;
-        }
-        let mut counters = self.counters.lock();
-        let mut sums = *counters;
+        let (mut head, view) = self.queue.lock();
+        let mut txn = Txn::new(&view, Some(&batch.rows));
+        let mut sums = head.sums;
         for counter in Counter::ALL {
             sums[counter as usize] += batch.rows.counted(counter);
         }
+        name_all(batch, &view, &mut txn)?;
         let healed = self.healing.point_rows(batch, &mut txn, &mut sums)?;
-        txn.put(Table::State, STATE_KEY, &self.state(sums).encode())?;
-        txn.commit(true)?;
-        *counters = sums;
-        // The lock of the counters is still held, so that no sum counts the batch twice or not at all.
-        self.meta.publish(true)?;
+        txn.put(Table::State, STATE_KEY, &self.state(sums).encode());
+        let own = txn.into_own();
+        self.queue.enter(&mut head, &view, &Changed { batch: Some(&batch.rows), own: &own, sums })?;
         self.healing.are_healed(&healed);
         Ok(())
     }
 
-    /// The state row with these sums. Its next numbers may be higher than the batch needs, never lower.
+    /// Brings everything that is committed into the database: for those who read it alone, and before anything is freed.
+    pub fn fold(&self) -> Result<()> {
+        if let Some(why) = self.batches.latch().failure() {
+            return Err(Error::Latched(why.to_owned()));
+        }
+        self.queue.fold().inspect_err(|error| self.batches.latch().set(error))
+    }
+
+    /// The same, after which nothing more comes: the log gives its room back.
+    pub fn end(&self) -> Result<()> {
+        self.queue.end().inspect_err(|error| self.batches.latch().set(error))
+    }
+
+    /// The state row with these sums. Numbers may be ahead of the batch that is committed, never behind it.
     fn state(&self, counters: Sums) -> State {
         State {
             generation: self.numbers.generation(),
@@ -249,12 +251,9 @@ impl Commits {
         }
     }
 
-    /// A sum over the whole store, the open batches included.
+    /// A sum over the whole store, the open batches included. Waits for no commit.
     pub fn counter(&self, counter: Counter) -> u64 {
-        let sums = self.counters.lock();
-        let (layers, base) = (self.meta.now(), sums[counter as usize]);
-        let sealed = layers.sealed.as_ref().map_or(0, |batch: &Arc<Memtable>| batch.counted(counter));
-        (base + sealed + layers.active.counted(counter)).max(0) as u64
+        self.meta.now().counter(counter)
     }
 
     /// Bytes of rows committed since the last [`Self::begin_changes`].
@@ -271,4 +270,21 @@ impl Commits {
     pub fn still_changed(&self, bytes: u64) {
         self.changed.fetch_add(bytes, Ordering::Relaxed);
     }
+}
+
+/// Batches name chunks and take none away; the batch before may have stored the same bytes. So a digest that has a row names
+/// what both say.
+fn name_all(batch: &Batch, view: &View, txn: &mut Txn<'_>) -> Result<()> {
+    let named = batch.rows.with_changes(Table::Digests, |changes| {
+        let named = changes.iter().filter_map(|(key, value)| Some((key.clone(), value.clone()?)));
+        named.collect::<Vec<_>>()
+    });
+    for (key, newer) in named {
+        if let Some(older) = view.get(Table::Digests, &key)?
+            && *older != *newer
+        {
+            txn.put(Table::Digests, &key, &digest::both(&newer, &older)?);
+        }
+    }
+    Ok(())
 }

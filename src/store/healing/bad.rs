@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use crate::chunk::ChunkId;
 use crate::error::{Error, Result};
 use crate::meta::rows::{bad_pack, chunk_of};
-use crate::meta::{Kv, Table};
+use crate::meta::{Table, View};
 use crate::pack::PackId;
 use crate::sync::RwLock;
 
@@ -23,17 +23,28 @@ struct Known {
 }
 
 impl BadChunks {
-    /// Loads the bad chunks from the database.
-    pub fn load(kv: &Kv) -> Result<Self> {
+    /// Those of which `view` has rows.
+    pub fn load(view: &View) -> Result<Self> {
         let mut known = Known::default();
-        let rows = kv.read()?.rows(Table::Bad)?;
-        let told = |error: &Error| tracing::error!("the bad chunks cannot be read to the end: {error}");
+        let rows = view.base().rows(Table::Bad)?;
+        let told = |error: &Error| tracing::error!("which chunks are bad cannot be read to the end: {error}");
         for (key, row) in rows.map_while(|row| row.inspect_err(told).ok()) {
             // If a row cannot be read here, the next reader of the chunk finds out again.
             let Ok(id) = chunk_of(&key) else { continue };
             if let Ok(pack) = row.and_then(|row| bad_pack(&row)) {
                 known.ids.insert(id);
                 known.packs.insert(pack);
+            }
+        }
+        for (key, row) in view.runs().iter().flat_map(|run| run.changes(Table::Bad)) {
+            let Ok(id) = chunk_of(key) else { continue };
+            match row.map(bad_pack) {
+                None => drop(known.ids.remove(&id)),
+                Some(Ok(pack)) => {
+                    known.ids.insert(id);
+                    known.packs.insert(pack);
+                }
+                Some(Err(_)) => {}
             }
         }
         Ok(Self { inner: RwLock::new(known) })

@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use crate::chunk::{ChunkId, Digest};
 use crate::error::{Error, Result};
 use crate::meta::rows::{RegionRow, bad_row, chunk_of, id_key};
-use crate::meta::{Counter, Meta, Table, WriteTxn};
+use crate::meta::{Meta, Sums, Table, Txn};
 use crate::pack::PackId;
 use crate::sabotage::{Protection, out};
 use crate::sync::Arc;
@@ -62,7 +62,7 @@ impl Healing {
         packs: Arc<Packs>,
         region_size: usize,
     ) -> Result<Self> {
-        Ok(Self { bad: BadChunks::load(meta.kv())?, meta, batches, packs, region_size })
+        Ok(Self { bad: BadChunks::load(&meta.now().view)?, meta, batches, packs, region_size })
     }
 
     /// Is this chunk known to be bad?
@@ -169,14 +169,9 @@ impl Healing {
         region.chunk(id).map(<[u8]>::to_vec)
     }
 
-    /// Changes the region rows of healed chunks to their new places, and removes their rows from the table `bad`.
-    /// Returns the ids. Their bytes were synced before (I1).
-    pub fn point_rows(
-        &self,
-        batch: &Batch,
-        txn: &mut WriteTxn,
-        sums: &mut [i64; Counter::ALL.len()],
-    ) -> Result<Vec<ChunkId>> {
+    /// Points the region rows of healed chunks to their new bytes, and forgets in the rows that they were bad. Returns the
+    /// ids. Their bytes become durable before the rows do (I1).
+    pub fn point_rows(&self, batch: &Batch, txn: &mut Txn<'_>, sums: &mut Sums) -> Result<Vec<ChunkId>> {
         let waiting = batch.heals.lock();
         let ids: Vec<ChunkId> = waiting.written.keys().copied().collect();
         if !keeps_old_ids() || ids.is_empty() {
@@ -200,10 +195,10 @@ impl Healing {
                 todo.next();
                 continue;
             }
-            point_row(&row, &here, txn, sums)?;
+            point_row(&row, &here, txn, sums);
         }
         let bad = ids.iter().map(|id| (id_key(id.0), None::<&[u8]>));
-        txn.apply(Table::Bad, bad)?;
+        txn.apply(Table::Bad, bad);
         Ok(ids)
     }
 

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::chunk::{ChunkId, Digest};
-use crate::error::Result;
 use crate::meta::rows::{RegionRow, id_key};
-use crate::meta::{Counter, Table, WriteTxn};
+use crate::meta::{Counter, Sums, Table, Txn};
 use crate::pack::Location;
 
 use super::super::batches::Healed;
@@ -15,9 +14,9 @@ use super::super::batches::Healed;
 pub(super) fn point_row(
     row: &RegionRow,
     healed: &BTreeMap<ChunkId, Healed>,
-    txn: &mut WriteTxn,
-    sums: &mut [i64; Counter::ALL.len()],
-) -> Result<()> {
+    txn: &mut Txn<'_>,
+    sums: &mut Sums,
+) {
     let parts = split(row, |id, digest| {
         healed.get(&id).filter(|healed| healed.digest == *digest).map(|healed| (healed.at, healed.plain))
     });
@@ -25,7 +24,7 @@ pub(super) fn point_row(
     sums[Counter::StoredBytes as usize] += stored(&parts) - i64::from(row.at.len);
     let gone = std::iter::once((id_key(row.first.0), None));
     let rows = parts.iter().map(|part| (id_key(part.first.0), Some(part.encode())));
-    txn.apply(Table::Regions, gone.chain(rows))
+    txn.apply(Table::Regions, gone.chain(rows));
 }
 
 /// Splits a row if some of its chunks are elsewhere. `place` returns the new place of a chunk, with the plain bytes of

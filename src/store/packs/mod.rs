@@ -9,7 +9,8 @@ use crate::chunk::ChunkId;
 use crate::error::{Error, Result};
 use crate::media::{Media, most_open_files};
 use crate::pack::{
-    Codec, LocalPacks, Location, PackId, PackInfo, PackReader, PackStore, PackWriter, Region, RegionChunk,
+    Appended, Codec, LocalPacks, Location, PackId, PackInfo, PackReader, PackStore, PackWriter, Region,
+    RegionChunk,
 };
 use crate::sabotage::{Protection, out};
 use crate::sync::Arc;
@@ -95,6 +96,11 @@ impl Packs {
     /// Makes everything appended so far durable (I1, before rows point to it); a failure is final (I8).
     pub fn sync(&self) -> Result<()> {
         self.writer.sync().inspect_err(|error| self.latch.set(error))
+    }
+
+    /// The records that no sync covers, if they are few; whoever makes them durable elsewhere need not sync for them.
+    pub fn take_few(&self) -> Result<Option<Vec<Appended>>> {
+        self.writer.take_few().inspect_err(|error| self.latch.set(error))
     }
 
     /// Seals the pack that is written to.

@@ -146,7 +146,10 @@ impl Loader<'_> {
     fn write(&mut self) -> Outcome<()> {
         let rows = self.rows.drain(..).map(|(key, value)| (key, Some(value)));
         self.unsynced = (self.unsynced + 1) % UNSYNCED;
-        let written = self.store.commits.rewrite(self.unsynced == 0, |txn, _| txn.apply(self.table, rows));
+        let written = self.store.commits.rewrite(self.unsynced == 0, |txn, _| {
+            txn.apply(self.table, rows);
+            Ok(())
+        });
         written.map_err(|e| format!("table {}: {e}", self.table.name()))
     }
 }
@@ -352,7 +355,8 @@ fn write_state(store: &Arc<Store>, sums: &[(Counter, u64)], next: (u64, u64, u64
         }
         let (next_chunk, next_ino, next_pack) = next;
         let state = State { generation: 1, next_chunk, next_ino, next_pack, counters: *counters };
-        txn.put(Table::State, STATE_KEY, &state.encode())
+        txn.put(Table::State, STATE_KEY, &state.encode());
+        Ok(())
     });
     written.map_err(|e| format!("the state: {e}"))
 }

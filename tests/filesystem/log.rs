@@ -1,0 +1,188 @@
+//! The log of commits under a store: replayed it says what was seen before, folded it says the same, and damage of it is
+//! told.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use cairnfs::fs::ROOT_INO;
+use cairnfs::media::sim::SimMedia;
+use cairnfs::meta::Table;
+use cairnfs::meta::log::{FOLDED_KEY, LOG_FILE};
+use cairnfs::sabotage::Protection;
+use cairnfs::store::StoreConfig;
+
+use crate::random::{self, Random, seeds};
+use crate::world::{World, config, new_disk, protected, without};
+
+const BLOCK: usize = 4096;
+
+/// All rows of a store, however they stand.
+fn rows(world: &World) -> BTreeMap<(&'static str, Vec<u8>), Vec<u8>> {
+    let (layers, mut rows) = (world.store.now(), BTreeMap::new());
+    for table in Table::ALL {
+        let each = |key: &[u8], value: &[u8]| {
+            // How far the log is folded is what differs.
+            if key != FOLDED_KEY {
+                rows.insert((table.name(), key.to_vec()), value.to_vec());
+            }
+            Ok(true)
+        };
+        layers.scan(table, Bound::Unbounded, Bound::Unbounded, each).unwrap();
+    }
+    rows
+}
+
+/// Some files come and go, each step durable, and now and then what is in the log is folded.
+fn work(world: &World, random: &mut Random) {
+    for step in 0..40 {
+        let name = format!("f{}", random.below(12));
+        match random.below(6) {
+            0 => world.store.commits.fold().unwrap(),
+            1 if world.find(&name).is_ok() => world.remove(ROOT_INO, &name),
+            2 => drop(world.fs.drain_orphans()),
+            _ => {
+                let ino = world.find(&name).unwrap_or_else(|_| world.create(ROOT_INO, &name));
+                let bytes = random::content(step + random.below(5), 1 + random.below(20_000) as usize);
+                world.fs.write(ino, 0, &bytes, false).unwrap();
+            }
+        }
+        if random.below(3) > 0 {
+            world.fs.sync().unwrap();
+        }
+    }
+    world.fs.sync().unwrap();
+}
+
+#[test]
+fn a_store_says_the_same_however_much_of_it_is_in_the_log() {
+    let _all = protected();
+    let mut replayed = 0;
+    for seed in seeds("log and fold", 500, 12) {
+        let disk = new_disk();
+        let world = World::open(&disk, &config()).unwrap();
+        work(&world, &mut Random::new(seed));
+        let wanted = rows(&world);
+        // Killed, so that the log is replayed.
+        let killed = disk.cut_at(disk.op_count(), seed);
+        world.close().unwrap();
+
+        let world = World::open(&killed, &config()).unwrap();
+        replayed += usize::from(!world.store.now().view.runs().is_empty());
+        assert!(rows(&world) == wanted, "seed {seed}: replayed");
+        world.store.commits.fold().unwrap();
+        assert!(world.store.now().view.runs().is_empty());
+        assert!(rows(&world) == wanted, "seed {seed}: folded");
+        let again = killed.cut_at(killed.op_count(), seed);
+        world.close().unwrap();
+
+        let world = World::open(&again, &config()).unwrap();
+        assert!(world.store.now().view.runs().is_empty());
+        assert!(rows(&world) == wanted, "seed {seed}: opened once more");
+        assert!(world.check().is_clean());
+        world.close().unwrap();
+    }
+    assert!(replayed > 6, "the log had something {replayed} times");
+}
+
+const FILES: u64 = 6;
+
+fn content(number: u64) -> Vec<u8> {
+    random::content(number, 2_000 + 2_000 * number as usize)
+}
+
+/// A store that was killed with one file in the database and others in entries of the log.
+fn killed() -> (SimMedia, StoreConfig) {
+    let (disk, config) = (new_disk(), config());
+    let world = World::open(&disk, &config).unwrap();
+    for number in 0..FILES {
+        let ino = world.save(&format!("f{number}"), &content(number));
+        world.fs.fsync(ino).unwrap();
+        if number == 0 {
+            world.store.commits.fold().unwrap();
+        }
+    }
+    let killed = disk.cut_at(disk.op_count(), 1);
+    world.close().unwrap();
+    (killed, config)
+}
+
+/// Which files are there, each as it was written.
+fn there(world: &World) -> Vec<u64> {
+    let is_there = |number: &u64| match world.find(&format!("f{number}")) {
+        Ok(ino) => {
+            assert!(world.read(ino).unwrap() == content(*number), "f{number} has other bytes");
+            true
+        }
+        Err(_) => false,
+    };
+    (0..FILES).filter(is_there).collect()
+}
+
+/// Every so many bytes of the log are changed, one at a time; how often the store was refused, how often it lost the last
+/// file, and how often others.
+fn change_bytes(stride: usize) -> (u64, u64, u64) {
+    let (disk, config) = killed();
+    let log = disk.contents(LOG_FILE).unwrap();
+    let blocks: Vec<usize> = (0..log.len())
+        .step_by(BLOCK)
+        .filter(|at| log[*at..].iter().take(BLOCK).any(|byte| *byte != 0))
+        .collect();
+    let (mut refused, mut last, mut others) = (0, 0, 0);
+    for at in blocks.into_iter().flat_map(|block| (block..block + BLOCK).step_by(stride)) {
+        let hurt = disk.cut_at(disk.op_count(), 1);
+        hurt.flip_byte(LOG_FILE, at as u64);
+        match World::open(&hurt, &config) {
+            Err(error) => {
+                assert!(error.to_string().contains("cairnfs repair"), "{error}");
+                refused += 1;
+            }
+            Ok(world) => {
+                match there(&world).len() as u64 {
+                    FILES => {}
+                    some if some == FILES - 1 => last += 1,
+                    _ => others += 1,
+                }
+                assert!(world.check().is_clean(), "byte {at}");
+                world.close().unwrap();
+            }
+        }
+    }
+    (refused, last, others)
+}
+
+/// What others follow is refused. What stands last may never have been acknowledged: it is gone, and the log of the daemon
+/// says so.
+#[test]
+fn a_changed_byte_of_the_log_loses_nothing_in_silence() {
+    let _all = protected();
+    let (refused, last, others) = change_bytes(211);
+    println!("refused {refused} times, the last commit gone {last} times");
+    assert!(refused > 20 && last > 5, "{refused}, {last}");
+    assert_eq!(others, 0);
+}
+
+#[test]
+fn without_the_chain_a_changed_byte_of_the_log_loses_what_follows_it() {
+    let _out = without(&[Protection::LogIsChained]);
+    let (_, _, others) = change_bytes(1_801);
+    assert!(others > 0);
+}
+
+/// Without its log a store that was in use has lost what was committed last; one that was closed has lost nothing.
+#[test]
+fn a_log_that_is_gone_is_missed_only_where_it_had_something() {
+    let _all = protected();
+    let (disk, config) = killed();
+    let media =
+        |disk: &SimMedia| -> std::sync::Arc<dyn cairnfs::media::Media> { std::sync::Arc::new(disk.clone()) };
+    media(&disk).remove(LOG_FILE).unwrap();
+    let error = World::open(&disk, &config).err().unwrap();
+    assert!(error.to_string().contains("meta/log is missing"), "{error}");
+
+    let (disk, config) = killed();
+    World::open(&disk, &config).unwrap().close().unwrap();
+    media(&disk).remove(LOG_FILE).unwrap();
+    let world = World::open(&disk, &config).unwrap();
+    assert_eq!(there(&world).len() as u64, FILES);
+    world.close().unwrap();
+}
