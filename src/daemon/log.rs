@@ -10,8 +10,10 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tracing::{Level, Metadata};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::error::{Error, Result, tell_panics};
 use crate::media::{Media, MediaFile, open_or_create};
@@ -54,31 +56,30 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 /// Begins to log to standard error: messages that pass the filter and have at least this `level`. The filter is
 /// `CAIRNFS_LOG`; an invalid one is a usage error.
 pub fn start_logging(level: Level) -> Result<SharedLog> {
-    let filter = EnvFilter::new(filter_words(std::env::var_os(VARIABLE))?);
+    let filter = filter(std::env::var_os(VARIABLE))?;
     let log = SharedLog(Arc::new(Mutex::new(Sink::Terminal(level, Vec::new()))));
     tell_panics(std::panic::take_hook());
     // A second call in one process (tests) keeps the first logger.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(false)
-        .with_target(false)
-        .with_writer(log.clone())
-        .try_init();
+    let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_target(false).with_writer(log.clone());
+    let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
     Ok(log)
 }
 
-/// The words of the filter. The parser of tracing accepts nearly everything as a filter, and then logs nothing.
-fn filter_words(value: Option<OsString>) -> Result<String> {
-    let Some(value) = value.filter(|value| !value.is_empty()) else { return Ok(USUAL.to_owned()) };
-    let words = value.to_string_lossy().into_owned();
-    match words.split(',').find(|word| !is_directive(word)) {
-        None => Ok(words),
-        Some(wrong) => Err(Error::Usage(format!(
+/// What is logged. The parser of tracing accepts nearly everything as a filter, and then logs nothing.
+fn filter(value: Option<OsString>) -> Result<Targets> {
+    let value = value.filter(|value| !value.is_empty()).unwrap_or_else(|| USUAL.into());
+    let words = value.to_string_lossy();
+    let refused = |wrong: &str| {
+        Error::Usage(format!(
             "{VARIABLE}: `{wrong}` does not say what to log; write a level ({}), or PART=LEVEL such as cairnfs=debug, \
              several with commas between them",
             LEVELS.join(", ")
-        ))),
+        ))
+    };
+    if let Some(wrong) = words.split(',').find(|word| !is_directive(word)) {
+        return Err(refused(wrong));
     }
+    words.parse().map_err(|_| refused(&words))
 }
 
 fn is_directive(word: &str) -> bool {
@@ -212,18 +213,32 @@ mod tests {
     #[test]
     fn a_filter_is_levels_and_nothing_else() {
         use std::os::unix::ffi::OsStringExt;
-        let read = |words: &str| filter_words(Some(words.into()));
-        assert_eq!(filter_words(None).unwrap(), USUAL);
-        assert_eq!(read("").unwrap(), USUAL);
-        for right in ["debug", "WARN", "warn,cairnfs=info", "cairnfs::gc=trace,off"] {
-            assert_eq!(read(right).unwrap(), right);
+        let read = |words: &str| filter(Some(words.into()));
+        let usual = filter(None).unwrap();
+        for (target, level, shown) in [
+            ("cairnfs::gc", Level::INFO, true),
+            ("cairnfs::gc", Level::DEBUG, false),
+            ("fuser", Level::WARN, true),
+            ("fuser", Level::INFO, false),
+        ] {
+            assert_eq!(usual.would_enable(target, &level), shown, "{target} {level}");
         }
+        assert_eq!(read("").unwrap(), usual);
+        for (right, target, level) in [
+            ("debug", "fuser", Level::DEBUG),
+            ("WARN", "fuser", Level::WARN),
+            ("warn,cairnfs=info", "cairnfs", Level::INFO),
+            ("cairnfs::gc=trace,off", "cairnfs::gc::sweep", Level::TRACE),
+        ] {
+            assert!(read(right).unwrap().would_enable(target, &level), "{right}");
+        }
+        assert!(!read("cairnfs::gc=trace,off").unwrap().would_enable("cairnfs", &Level::ERROR));
         for wrong in ["foo=bar=baz", "loud", "cairnfs", "=debug", "cairnfs=", "debug,", "[span]=debug", "7"] {
             let error = read(wrong).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{wrong}");
             assert!(error.to_string().contains("CAIRNFS_LOG: `"), "{wrong}: {error}");
         }
-        assert!(filter_words(Some(OsString::from_vec(vec![0xff]))).is_err());
+        assert!(filter(Some(OsString::from_vec(vec![0xff]))).is_err());
     }
 
     #[test]
