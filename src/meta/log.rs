@@ -36,6 +36,8 @@ const BLOCK_HEAD: usize = 16;
 const CONTENT: usize = BLOCK - BLOCK_HEAD;
 /// Digests and lengths.
 const ENTRY_HEAD: usize = 32 + 32 + 4 + 4 + 4;
+/// Bytes that are blanked at once.
+const BLANKED: usize = 1 << 20;
 /// Pack, offset and length of a record.
 const RECORD_HEAD: usize = 8 + 8 + 4;
 
@@ -172,7 +174,7 @@ impl Log {
     /// Writes an entry behind `last` and syncs it. After an error nobody knows what is in the file.
     pub fn append(&mut self, last: &Position, entry: &Entry) -> io::Result<Position> {
         if !self.allocated {
-            self.file.allocate(0, self.size)?;
+            self.take_room()?;
             self.allocated = true;
         }
         let number = last.number + 1;
@@ -194,6 +196,18 @@ impl Log {
         }
         self.next += (blocks.len() / BLOCK) as u64;
         Ok(Position { number, digest })
+    }
+
+    /// Takes the file's room on the host, and writes all of it once: a block that was never written would change the host's
+    /// own metadata with the first sync of it.
+    fn take_room(&self) -> io::Result<()> {
+        self.file.allocate(0, self.size)?;
+        let zeros = vec![0; BLANKED.min(self.size as usize)];
+        for at in (0..self.size).step_by(BLANKED) {
+            let len = zeros.len().min((self.size - at) as usize);
+            self.file.write_at(&zeros[..len], at)?;
+        }
+        Ok(())
     }
 
     /// Everything in it is folded: the next entry stands at its beginning.

@@ -8,7 +8,7 @@ use crate::pack::{PackStore, restore};
 use crate::sync::Arc;
 
 /// Bytes of the log, at most.
-const MOST: u64 = 32 << 20;
+const MOST: u64 = 8 << 20;
 /// And at least, however small the reserve.
 const LEAST: u64 = 256 << 10;
 
