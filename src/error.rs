@@ -129,7 +129,7 @@ impl Error {
 
     /// True if the host refused access, for a reason that has nothing to do with the stored bytes: a missing right, no
     /// descriptors, no memory, a removed disk.
-    pub fn is_refusal(&self) -> bool {
+    pub fn is_access_error(&self) -> bool {
         let refusals = [
             libc::EACCES,
             libc::EPERM,
@@ -151,8 +151,8 @@ impl Error {
 
     /// True if the host could not read existing bytes. The error may be transient: only if it happens at two different
     /// moments it counts as damage.
-    pub fn is_unread(&self) -> bool {
-        self.host_errno().is_some_and(|errno| errno != libc::ENOENT) && !self.is_refusal()
+    pub fn is_read_error(&self) -> bool {
+        self.host_errno().is_some_and(|errno| errno != libc::ENOENT) && !self.is_access_error()
     }
 
     fn host_errno(&self) -> Option<i32> {
@@ -173,7 +173,7 @@ thread_local! {
     static CONTAINED: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Runs `work` and returns its panic, without a report by [`tell_panics`]. It is for code of other crates that panics
+/// Runs `work` and returns its panic, without a report by [`on_panic`]. It is for code of other crates that panics
 /// instead of returning an error. Use it only if everything that the code may leave half done is discarded.
 pub fn contained<R>(work: impl FnOnce() -> R) -> std::thread::Result<R> {
     CONTAINED.with(|depth| depth.set(depth.get() + 1));
@@ -183,7 +183,7 @@ pub fn contained<R>(work: impl FnOnce() -> R) -> std::thread::Result<R> {
 }
 
 /// Calls `tell` for each panic, except those that become an error.
-pub fn tell_panics(tell: impl Fn(&PanicHookInfo<'_>) + Send + Sync + 'static) {
+pub fn on_panic(tell: impl Fn(&PanicHookInfo<'_>) + Send + Sync + 'static) {
     std::panic::set_hook(Box::new(move |info| {
         if CONTAINED.with(Cell::get) == 0 {
             tell(info);
@@ -200,7 +200,7 @@ mod tests {
     fn a_contained_panic_is_returned_and_not_told() {
         let me = std::thread::current().id();
         let (told, tells) = std::sync::mpsc::channel();
-        tell_panics(move |info| {
+        on_panic(move |info| {
             if std::thread::current().id() == me {
                 let _ = told.send(info.to_string());
             }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 /// Something that fails again and again, for people and programs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Trouble {
+pub struct RecurringFailure {
     /// What it is that fails: `cycle`, `metadata backup`, `scrub`, `commit` or `deletion queue`.
     pub what: String,
     /// Why it failed the last time.
@@ -69,13 +69,13 @@ impl Retry {
     }
 
     /// Notes a success.
-    pub fn went_well(&mut self) {
+    pub fn succeeded(&mut self) {
         self.failing = None;
     }
 
     /// What to show while it fails.
-    pub fn trouble(&self, now: Instant) -> Option<Trouble> {
-        self.failing.as_ref().map(|last| Trouble {
+    pub fn recurring_failure(&self, now: Instant) -> Option<RecurringFailure> {
+        self.failing.as_ref().map(|last| RecurringFailure {
             what: self.what.to_owned(),
             error: last.error.clone(),
             failures: last.failures,
@@ -112,7 +112,7 @@ mod tests {
             }
             now += Duration::from_secs(5);
         }
-        assert_eq!(retry.trouble(now).map(|it| (it.failures, it.since)), Some((tries, 7)));
+        assert_eq!(retry.recurring_failure(now).map(|it| (it.failures, it.since)), Some((tries, 7)));
         (tries, lines)
     }
 
@@ -129,13 +129,13 @@ mod tests {
     #[test]
     fn what_goes_well_again_begins_anew() {
         let (mut retry, begin) = (Retry::new("scrub", MINUTE, DAY), Instant::now());
-        assert!(retry.may_try(begin) && retry.trouble(begin).is_none());
+        assert!(retry.may_try(begin) && retry.recurring_failure(begin).is_none());
         for _ in 0..100 {
             retry.failed(begin, 0, "no");
         }
-        assert_eq!(retry.trouble(begin).map(|it| it.retry_in), Some(86_400), "and no overflow");
+        assert_eq!(retry.recurring_failure(begin).map(|it| it.retry_in), Some(86_400), "and no overflow");
         assert!(!retry.may_try(begin + DAY - MINUTE) && retry.may_try(begin + DAY));
-        retry.went_well();
+        retry.succeeded();
         assert!(retry.may_try(begin) && !retry.is_failing());
         assert!(retry.failed(begin, 0, "no"));
         assert!(retry.may_try(begin + MINUTE));

@@ -24,9 +24,9 @@ pub enum Protection {
     /// A row that does not decode ends the cycle (I7).
     ErrorEndsCycle,
     /// Remembered digests are forgotten before the barrier is disarmed (I9).
-    ForgetRemembered,
-    /// Packs are synced, or their records carried, before the rows that name their bytes are committed (I1), backups before
-    /// they get their names.
+    ClearDigestCache,
+    /// Packs are synced, or their records carried, before the rows that name their bytes are committed (I1), backups
+    /// before they get their names.
     BytesBeforeNames,
     /// An entry of the log is synced before its commit is answered.
     LogIsSynced,
@@ -55,7 +55,7 @@ pub enum Protection {
     /// A protected directory protects what is below it.
     WalkUp,
     /// The kernel writes out its pages of files before they are protected.
-    FlushBeforeHold,
+    FlushBeforeProtect,
     /// A store is opened by the holder of its lock only.
     StoreLock,
     /// The reclaim leaves the open pack alone: the rows of its regions may not be committed yet.
@@ -67,7 +67,7 @@ pub enum Protection {
     /// The head of the database's file says that it is open before anything in it changes.
     OpenIsMarked,
     /// A commit fails if a change of the database's file failed (I8).
-    FailureIsTold,
+    FailureIsReported,
     /// A condemned chunk is removed from its digest before its own row is removed.
     DigestsFirst,
     /// A writer that is too fast waits when the staging limit is reached.
@@ -81,7 +81,7 @@ pub enum Protection {
     /// No link in a store is followed.
     NoLinks,
     /// A read that fails once, for a transient reason, is not recorded as damage.
-    HiccupsPass,
+    TransientErrorsPass,
     /// If the host's figures cannot be trusted, promised bytes are really allocated.
     PromisesAreBacked,
     /// The reserve, and what backs promises, is given up for the database: for opening it, and for whatever it writes.
@@ -120,7 +120,7 @@ mod switches {
         ("durable-before-free", Protection::DurableBeforeFree),
         ("mark-orphans", Protection::MarkOrphans),
         ("error-ends-cycle", Protection::ErrorEndsCycle),
-        ("forget-remembered", Protection::ForgetRemembered),
+        ("clear-digest-cache", Protection::ClearDigestCache),
         ("bytes-before-names", Protection::BytesBeforeNames),
         ("log-is-synced", Protection::LogIsSynced),
         ("packs-before-fold", Protection::PacksBeforeFold),
@@ -135,20 +135,20 @@ mod switches {
         ("heal-old-id", Protection::HealOldId),
         ("sweep-reads-again", Protection::SweepReadsAgain),
         ("walk-up", Protection::WalkUp),
-        ("flush-before-hold", Protection::FlushBeforeHold),
+        ("flush-before-protect", Protection::FlushBeforeProtect),
         ("store-lock", Protection::StoreLock),
         ("unsealed-stays", Protection::UnsealedStays),
         ("page-sums", Protection::PageSums),
         ("sums-before-sync", Protection::SumsBeforeSync),
         ("open-is-marked", Protection::OpenIsMarked),
-        ("failure-is-told", Protection::FailureIsTold),
+        ("failure-is-reported", Protection::FailureIsReported),
         ("digests-first", Protection::DigestsFirst),
         ("staging-limit", Protection::StagingLimit),
         ("old-stays-in-place", Protection::OldStaysInPlace),
         ("leftovers-are-read", Protection::LeftoversAreRead),
         ("one-owner", Protection::OneOwner),
         ("no-links", Protection::NoLinks),
-        ("hiccups-pass", Protection::HiccupsPass),
+        ("transient-errors-pass", Protection::TransientErrorsPass),
         ("promises-are-backed", Protection::PromisesAreBacked),
         ("reserve-for-database", Protection::ReserveForDatabase),
         ("lock-is-seen", Protection::LockIsSeen),

@@ -5,11 +5,11 @@ use std::io;
 use crate::error::{Error, Result};
 use crate::store::{list_backups, open_backup};
 
-use super::findings::{Kind, Victims, sentence};
-use super::run::Run;
+use super::findings::{Affected, Kind, sentence};
+use super::run::CheckRun;
 
 /// Reads every backup to its end and compares its sums.
-pub(super) fn check(run: &mut Run<'_>) -> Result<()> {
+pub(super) fn check(run: &mut CheckRun<'_>) -> Result<()> {
     let store = run.store.clone();
     for number in list_backups(store.media())? {
         match read(run, number) {
@@ -17,26 +17,26 @@ pub(super) fn check(run: &mut Run<'_>) -> Result<()> {
             // A newer one has taken its place.
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
             Err(error @ Error::Posix(_)) => return Err(error),
-            Err(error) if error.is_refusal() => return Err(error),
+            Err(error) if error.is_access_error() => return Err(error),
             Err(error) => {
                 let what = format!(
                     "the metadata backup {number:08}.cmb is of no use, the next one takes its place: {}",
                     sentence(&error)
                 );
-                run.findings.add(Kind::Backup, what, Victims::default());
+                run.findings.add(Kind::Backup, what, Affected::default());
             }
         }
     }
     Ok(())
 }
 
-fn read(run: &mut Run<'_>, number: u64) -> Result<()> {
+fn read(run: &mut CheckRun<'_>, number: u64) -> Result<()> {
     let mut backup = open_backup(run.store.media(), number)?;
     if backup.head.store != *run.store.config().uuid.as_bytes() {
         return Err(Error::damaged("it belongs to another store"));
     }
     while backup.next_row()?.is_some() {
-        run.look(1)?;
+        run.extra_work(1)?;
     }
     Ok(())
 }

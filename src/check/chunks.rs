@@ -18,10 +18,10 @@ use crate::meta::rows::{RegionRow, chunk_of, digest, id_key};
 use crate::meta::{Counter, ReadView, Table};
 use crate::pack::{HEADER_LEN, PackId};
 
-use super::findings::{Kind, Victims, sentence, span};
+use super::findings::{Affected, Kind, sentence, span};
 use super::ids::Words;
 use super::rows::{Rows, get};
-use super::run::Run;
+use super::run::CheckRun;
 
 /// What the region rows say.
 #[derive(Default)]
@@ -45,18 +45,18 @@ impl Regions {
     }
 
     /// Notes that the row of `first` could not be read; the next row begins at `next`.
-    fn set_unknown(&mut self, run: &mut Run<'_>, unreadable: Option<(u64, Error)>, next: u64) {
+    fn set_unknown(&mut self, run: &mut CheckRun<'_>, unreadable: Option<(u64, Error)>, next: u64) {
         let Some((first, error)) = unreadable else {
             return;
         };
         run.set_partial(Table::Regions);
         let range = (first, next.max(first.saturating_add(1)));
         let what = format!("the region row of chunk {first} cannot be read: {}", sentence(&error));
-        run.findings.add(Kind::Row, what, Victims::chunks([range]));
+        run.findings.add(Kind::Row, what, Affected::chunks([range]));
         self.unknown.push(range);
     }
 
-    fn note(&mut self, run: &mut Run<'_>, row: &RegionRow) {
+    fn note(&mut self, run: &mut CheckRun<'_>, row: &RegionRow) {
         for (id, entry) in row.live() {
             self.live += 1;
             let word = self.sums.word(id.0 / 64);
@@ -75,7 +75,7 @@ fn hash(id: u64, digest: &Digest) -> u64 {
 }
 
 /// Reads all region rows.
-pub(super) fn regions(run: &mut Run<'_>) -> Result<Regions> {
+pub(super) fn regions(run: &mut CheckRun<'_>) -> Result<Regions> {
     let mut regions = Regions::default();
     let mut rows = Rows::open(run, Table::Regions);
     let mut taken_below = 0;
@@ -110,7 +110,7 @@ fn decode(first: u64, value: &[u8]) -> Result<RegionRow> {
     }
 }
 
-fn check_region(run: &mut Run<'_>, row: &RegionRow, taken_below: u64) {
+fn check_region(run: &mut CheckRun<'_>, row: &RegionRow, taken_below: u64) {
     let (first, end) = (row.first.0, row.end().0);
     let mut wrong = Vec::new();
     if first < taken_below {
@@ -128,12 +128,12 @@ fn check_region(run: &mut Run<'_>, row: &RegionRow, taken_below: u64) {
     }
     for what in wrong {
         let what = format!("the region row of {} {what}", span(first, end));
-        run.findings.add(Kind::Region, what, Victims::chunks([(first, end)]));
+        run.findings.add(Kind::Region, what, Affected::chunks([(first, end)]));
     }
 }
 
 /// Compares the digests with the region rows, and checks that each digest names an existing chunk.
-pub(super) fn digests(run: &mut Run<'_>, regions: &mut Regions) -> Result<()> {
+pub(super) fn digests(run: &mut CheckRun<'_>, regions: &mut Regions) -> Result<()> {
     let mut names = Words::default();
     let mut rows = Rows::open(run, Table::Digests);
     while let Some((key, value)) = rows.next(run)? {
@@ -147,7 +147,7 @@ pub(super) fn digests(run: &mut Run<'_>, regions: &mut Regions) -> Result<()> {
             }
             Err(error) => {
                 run.set_partial(Table::Digests);
-                run.findings.add(Kind::Row, sentence(&error), Victims::default());
+                run.findings.add(Kind::Row, sentence(&error), Affected::default());
             }
         }
     }
@@ -165,20 +165,25 @@ pub(super) fn digests(run: &mut Run<'_>, regions: &mut Regions) -> Result<()> {
 
 /// Counts the chunks in use that are not found by their digest. That is no fault: an interrupted cycle may have removed
 /// a chunk from its digest, and the chunk came into use again.
-pub(super) fn found(run: &mut Run<'_>, regions: &Regions, referred: &RoaringTreemap) -> Result<()> {
+pub(super) fn found(run: &mut CheckRun<'_>, regions: &Regions, referred: &RoaringTreemap) -> Result<()> {
     regions.suspects.iter().try_for_each(|index| check_entries(run, regions, *index, referred))
 }
 
 fn decode_digest(key: &[u8], value: &[u8]) -> Result<(Digest, Vec<u64>)> {
-    Ok((digest::of_key(key)?, digest::named(value)?.map(|id| id.0).collect()))
+    Ok((digest::from_key(key)?, digest::chunk_ids(value)?.map(|id| id.0).collect()))
 }
 
 /// Looks up the digests of the 64 ids of a word that does not agree.
-fn check_entries(run: &mut Run<'_>, regions: &Regions, index: u64, referred: &RoaringTreemap) -> Result<()> {
+fn check_entries(
+    run: &mut CheckRun<'_>,
+    regions: &Regions,
+    index: u64,
+    referred: &RoaringTreemap,
+) -> Result<()> {
     let mut id = index * 64;
     let end = id.saturating_add(64);
     while id < end {
-        run.look(1)?;
+        run.extra_work(1)?;
         let is_known = referred.contains(id) && !regions.is_unknown(id);
         let found = if is_known { region_of(&run.view(), id).ok().flatten() } else { None };
         let Some(entry) = found.as_ref().and_then(|row| row.entry(ChunkId(id))) else {
@@ -188,7 +193,7 @@ fn check_entries(run: &mut Run<'_>, regions: &Regions, index: u64, referred: &Ro
         // A row that cannot be read was reported when all rows were read.
         let is_found = match get(&run.view(), Table::Digests, &entry.digest.0) {
             Ok(None) => false,
-            Ok(Some(row)) => digest::named(&row).is_ok_and(|mut ids| ids.any(|named| named.0 == id)),
+            Ok(Some(row)) => digest::chunk_ids(&row).is_ok_and(|mut ids| ids.any(|named| named.0 == id)),
             Err(_) => true,
         };
         run.report.unfound_chunks += u64::from(!is_found);
@@ -198,7 +203,7 @@ fn check_entries(run: &mut Run<'_>, regions: &Regions, index: u64, referred: &Ro
 }
 
 /// Checks every digest that names a chunk in a word that does not agree.
-fn check_names(run: &mut Run<'_>, regions: &Regions, suspects: &[u64]) -> Result<()> {
+fn check_names(run: &mut CheckRun<'_>, regions: &Regions, suspects: &[u64]) -> Result<()> {
     let mut rows = Rows::open(run, Table::Digests);
     while let Some((key, value)) = rows.next(run)? {
         let Ok((digest, ids)) = value.and_then(|value| decode_digest(&key, &value)) else {
@@ -213,7 +218,7 @@ fn check_names(run: &mut Run<'_>, regions: &Regions, suspects: &[u64]) -> Result
     Ok(())
 }
 
-fn check_name(run: &mut Run<'_>, digest: &Digest, id: u64) {
+fn check_name(run: &mut CheckRun<'_>, digest: &Digest, id: u64) {
     let row = region_of(&run.view(), id).ok().flatten();
     let wrong = match row.as_ref().and_then(|row| row.entry(ChunkId(id))) {
         Some(entry) if entry.digest == *digest => return,
@@ -222,7 +227,7 @@ fn check_name(run: &mut Run<'_>, digest: &Digest, id: u64) {
         None => "which is not there".to_owned(),
     };
     let what = format!("the digest {digest} names chunk {id}, {wrong}");
-    run.findings.add(Kind::Digest, what, Victims::default());
+    run.findings.add(Kind::Digest, what, Affected::default());
 }
 
 /// The region row that should have a chunk, if it has an entry for it.

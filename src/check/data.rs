@@ -14,11 +14,11 @@ use crate::meta::Table;
 use crate::meta::rows::{RegionRow, chunk_of, id_key};
 use crate::store::Store;
 
-use super::findings::{Kind, Victims, sentence, span};
-use super::packs::{Lost, newest, settled};
+use super::findings::{Affected, Kind, sentence, span};
+use super::packs::{MissingPacks, confirm_damage, newest};
 use super::position::{Due, Pass};
 use super::rows::Rows;
-use super::run::Run;
+use super::run::CheckRun;
 
 /// Threads that read.
 const READERS: usize = 2;
@@ -29,7 +29,7 @@ const REGIONS_AT_A_TIME: usize = 32;
 
 /// The result of reading one group of regions.
 #[derive(Default)]
-struct Told {
+struct ReadResult {
     /// The first chunks of the regions.
     regions: Vec<u64>,
     /// Plain bytes of live chunks.
@@ -45,7 +45,7 @@ pub(super) struct Fault {
     pub chunks: Vec<ChunkId>,
     pub why: String,
     /// The host could not read it, but perhaps can another time.
-    pub is_unread: bool,
+    pub is_read_error: bool,
 }
 
 impl Fault {
@@ -63,37 +63,37 @@ impl Fault {
 }
 
 /// Reports chunks that are known to be bad and were not stored again since.
-pub(super) fn known_bad(run: &mut Run<'_>) -> Result<()> {
+pub(super) fn known_bad(run: &mut CheckRun<'_>) -> Result<()> {
     let (mut rows, mut ids) = (Rows::open(run, Table::Bad), Vec::new());
     while let Some((id, _)) = rows.up_to(run, None)? {
         ids.push((id, id.saturating_add(1)));
     }
     if !ids.is_empty() {
         let what = format!("{} chunks did not read back when they were read last", ids.len());
-        run.findings.add(Kind::Data, what, Victims::chunks(ids));
+        run.findings.add(Kind::Data, what, Affected::chunks(ids));
     }
     Ok(())
 }
 
 /// Reads everything, except regions in `lost` packs, and except what an interrupted check has already read if this one
 /// resumes it.
-pub(super) fn read(run: &mut Run<'_>, lost: &Lost) -> Result<Pass> {
+pub(super) fn read(run: &mut CheckRun<'_>, lost: &MissingPacks) -> Result<Pass> {
     let store = run.store.clone();
     let mut pass = Pass::begin(run);
     // Small enough that a cancelled check ends soon: the readers finish what is in the queue.
-    let (work, lots) = bounded::<Vec<RegionRow>>(READERS);
-    let (tell, told) = unbounded::<Told>();
+    let (work, groups) = bounded::<Vec<RegionRow>>(READERS);
+    let (report, outcome) = unbounded::<ReadResult>();
     let result = thread::scope(|scope| {
         for _ in 0..READERS {
-            let (store, lots, tell) = (&store, lots.clone(), tell.clone());
-            scope.spawn(move || read_lots(store, &lots, &tell));
+            let (store, groups, report) = (&store, groups.clone(), report.clone());
+            scope.spawn(move || read_groups(store, &groups, &report));
         }
-        drop((lots, tell));
-        let mut result = hand_out(run, lost, &mut pass, (&work, &told));
+        drop((groups, report));
+        let mut result = dispatch(run, lost, &mut pass, (&work, &outcome));
         drop(work);
         // Also if the check ends early, so that nothing has to be read again.
-        for told in &told {
-            result = take_in(run, &mut pass, told).and(result);
+        for outcome in &outcome {
+            result = apply_result(run, &mut pass, outcome).and(result);
         }
         result
     });
@@ -105,13 +105,13 @@ pub(super) fn read(run: &mut Run<'_>, lost: &Lost) -> Result<Pass> {
 }
 
 /// Reads once more what the host could not read; if that succeeds, it is no damage.
-fn read_unread(run: &mut Run<'_>, pass: &mut Pass) -> Result<()> {
+fn read_unread(run: &mut CheckRun<'_>, pass: &mut Pass) -> Result<()> {
     run.go_on()?;
     for ids in pass.take_unread() {
         run.go_on()?;
         for row in newest(run.store, ids)? {
             let first = row.first.0;
-            let faults = look(run.store, row)?;
+            let faults = verify_region(run.store, row)?;
             pass.was_read(&[first], faults.iter().map(|fault| fault.row.first.0), 0);
             faults.into_iter().for_each(|fault| found_bad(run, fault));
         }
@@ -120,10 +120,10 @@ fn read_unread(run: &mut Run<'_>, pass: &mut Pass) -> Result<()> {
 }
 
 /// Reports bad chunks. From now on, new data must not be shared with them.
-fn found_bad(run: &mut Run<'_>, fault: Fault) {
-    run.store.healing.distrust(fault.chunks.iter().copied(), fault.row.at.pack);
+fn found_bad(run: &mut CheckRun<'_>, fault: Fault) {
+    run.store.healing.mark_bad(fault.chunks.iter().copied(), fault.row.at.pack);
     let ids = fault.chunks.iter().map(|id| (id.0, id.0 + 1));
-    run.findings.add(Kind::Data, fault.sentence(), Victims::chunks(ids));
+    run.findings.add(Kind::Data, fault.sentence(), Affected::chunks(ids));
 }
 
 /// Regions that are to be read.
@@ -145,10 +145,15 @@ impl Window {
 }
 
 /// The channels for groups of regions and for their results.
-type Readers<'a> = (&'a Sender<Vec<RegionRow>>, &'a Receiver<Told>);
+type Readers<'a> = (&'a Sender<Vec<RegionRow>>, &'a Receiver<ReadResult>);
 
 /// Goes through the region rows and sends them to the readers; regions that were read before come last.
-fn hand_out(run: &mut Run<'_>, lost: &Lost, pass: &mut Pass, readers: Readers<'_>) -> Result<()> {
+fn dispatch(
+    run: &mut CheckRun<'_>,
+    lost: &MissingPacks,
+    pass: &mut Pass,
+    readers: Readers<'_>,
+) -> Result<()> {
     let (mut window, mut again, mut next) = (Window::default(), Vec::new(), Some(0));
     // This check leaves out what is written meanwhile, or it might never end.
     let end = run.store.next_chunk().0;
@@ -162,9 +167,9 @@ fn hand_out(run: &mut Run<'_>, lost: &Lost, pass: &mut Pass, readers: Readers<'_
         let (rows, behind) = next_regions(run.store, from, enough, |_, _| {});
         next = behind;
         for row in rows.into_iter().filter(|row| row.live().next().is_some()) {
-            pass.handed_out_below(row.first.0.saturating_add(1));
+            pass.dispatched_below(row.first.0.saturating_add(1));
             if lost.has(&row.at) {
-                pass.is_gone(row.first.0);
+                pass.note_missing(row.first.0);
                 run.skip_bytes(row.live_bytes())?;
                 continue;
             }
@@ -194,7 +199,7 @@ pub(super) fn next_regions(
     mut enough: impl FnMut(&RegionRow) -> bool,
     mut unreadable: impl FnMut(u64, Error),
 ) -> (Vec<RegionRow>, Option<u64>) {
-    let view = store.now().view.base().clone();
+    let view = store.layers().view.base().clone();
     let (mut regions, mut behind) = (Vec::new(), from);
     for row in view.readable_rows(Table::Regions, &id_key(from)) {
         let (key, value) = match row.and_then(|(key, value)| Ok((key, value?))) {
@@ -218,54 +223,59 @@ pub(super) fn next_regions(
 }
 
 /// Sends a window to the readers, sorted by place.
-fn send(run: &mut Run<'_>, pass: &mut Pass, window: &mut Window, (work, told): Readers<'_>) -> Result<()> {
-    window.regions.iter().for_each(|row| pass.hand_out(row.first.0));
+fn send(
+    run: &mut CheckRun<'_>,
+    pass: &mut Pass,
+    window: &mut Window,
+    (work, outcome): Readers<'_>,
+) -> Result<()> {
+    window.regions.iter().for_each(|row| pass.dispatch(row.first.0));
     window.regions.sort_unstable_by_key(|row| row.at);
     window.chunks = 0;
     let mut sorted = window.regions.drain(..).peekable();
     while sorted.peek().is_some() {
-        let lot = sorted.by_ref().take(REGIONS_AT_A_TIME).collect();
-        if work.send(lot).is_err() {
+        let group = sorted.by_ref().take(REGIONS_AT_A_TIME).collect();
+        if work.send(group).is_err() {
             return Err(Error::io("checking the data", std::io::Error::other("the readers have ended")));
         }
-        told.try_iter().try_for_each(|told| take_in(run, pass, told))?;
+        outcome.try_iter().try_for_each(|outcome| apply_result(run, pass, outcome))?;
         run.go_on()?;
     }
     Ok(())
 }
 
-fn take_in(run: &mut Run<'_>, pass: &mut Pass, told: Told) -> Result<()> {
-    pass.was_read(&told.regions, told.faults.iter().map(|fault| fault.row.first.0), told.bytes);
-    if let Some(error) = told.refused {
+fn apply_result(run: &mut CheckRun<'_>, pass: &mut Pass, outcome: ReadResult) -> Result<()> {
+    pass.was_read(&outcome.regions, outcome.faults.iter().map(|fault| fault.row.first.0), outcome.bytes);
+    if let Some(error) = outcome.refused {
         return Err(error);
     }
-    for fault in told.faults {
-        if fault.is_unread {
+    for fault in outcome.faults {
+        if fault.is_read_error {
             run.store.healing.suspect(fault.row.at.pack);
-            pass.look_again((fault.row.first, fault.row.end()));
+            pass.reread_later((fault.row.first, fault.row.end()));
             continue;
         }
         found_bad(run, fault);
     }
-    run.read_bytes(told.bytes)
+    run.read_bytes(outcome.bytes)
 }
 
-fn read_lots(store: &Store, lots: &Receiver<Vec<RegionRow>>, tell: &Sender<Told>) {
-    for lot in lots {
-        let mut told = Told::default();
-        for row in lot {
+fn read_groups(store: &Store, groups: &Receiver<Vec<RegionRow>>, report: &Sender<ReadResult>) {
+    for group in groups {
+        let mut outcome = ReadResult::default();
+        for row in group {
             let (first, bytes) = (row.first.0, row.live_bytes());
-            match look(store, row) {
-                Ok(faults) => told.faults.extend(faults),
+            match verify_region(store, row) {
+                Ok(faults) => outcome.faults.extend(faults),
                 Err(error) => {
-                    told.refused = Some(error);
+                    outcome.refused = Some(error);
                     break;
                 }
             }
-            told.bytes += bytes;
-            told.regions.push(first);
+            outcome.bytes += bytes;
+            outcome.regions.push(first);
         }
-        if tell.send(told).is_err() {
+        if report.send(outcome).is_err() {
             return;
         }
     }
@@ -273,15 +283,15 @@ fn read_lots(store: &Store, lots: &Receiver<Vec<RegionRow>>, tell: &Sender<Told>
 
 /// Reads the region of a row, or of the rows that have replaced it, and compares its chunks. Known bad chunks that can
 /// be read are no longer bad. Fails if the host refuses to read.
-pub(super) fn look(store: &Store, row: RegionRow) -> Result<Vec<Fault>> {
+pub(super) fn verify_region(store: &Store, row: RegionRow) -> Result<Vec<Fault>> {
     let suspects: Vec<ChunkId> =
         row.live().map(|(id, _)| id).filter(|id| store.healing.is_bad(*id)).collect();
-    let found = settled(store, row, |row| read_region(store, row))?;
-    let fault = |(row, Wrong { chunks, why, is_unread })| Fault { row, chunks, why, is_unread };
+    let found = confirm_damage(store, row, |row| read_region(store, row))?;
+    let fault = |(row, Wrong { chunks, why, is_read_error })| Fault { row, chunks, why, is_read_error };
     let faults: Vec<Fault> = found.into_iter().map(fault).collect();
     for id in suspects {
         if !faults.iter().any(|fault| fault.chunks.contains(&id)) {
-            store.healing.trust(id);
+            store.healing.clear_bad(id);
         }
     }
     Ok(faults)
@@ -291,17 +301,17 @@ pub(super) fn look(store: &Store, row: RegionRow) -> Result<Vec<Fault>> {
 struct Wrong {
     chunks: Vec<ChunkId>,
     why: String,
-    is_unread: bool,
+    is_read_error: bool,
 }
 
 /// Reads a region and compares.
 fn read_region(store: &Store, row: &RegionRow) -> Result<Result<(), Wrong>> {
     let (_, region) = match store.packs.record(&row.at) {
         Ok(found) => found,
-        Err(error) if error.is_refusal() => return Err(error),
+        Err(error) if error.is_access_error() => return Err(error),
         Err(error) => {
-            let (chunks, is_unread) = (row.live().map(|(id, _)| id).collect(), error.is_unread());
-            return Ok(Err(Wrong { chunks, why: sentence(&error), is_unread }));
+            let (chunks, is_read_error) = (row.live().map(|(id, _)| id).collect(), error.is_read_error());
+            return Ok(Err(Wrong { chunks, why: sentence(&error), is_read_error }));
         }
     };
     let mut why = String::new();
@@ -318,5 +328,5 @@ fn read_region(store: &Store, row: &RegionRow) -> Result<Result<(), Wrong>> {
             why = format!("chunk {id}: {fault}");
         }
     }
-    Ok(if wrong.is_empty() { Ok(()) } else { Err(Wrong { chunks: wrong, why, is_unread: false }) })
+    Ok(if wrong.is_empty() { Ok(()) } else { Err(Wrong { chunks: wrong, why, is_read_error: false }) })
 }

@@ -8,14 +8,14 @@ use roaring::RoaringTreemap;
 use crate::chunk::ChunkId;
 use crate::error::{Error, Result};
 use crate::meta::kv::CheckedRow;
-use crate::meta::rows::{Extent, RegionRow, split_extent_key};
+use crate::meta::rows::{Extent, RegionRow, decode_extent_key};
 use crate::meta::{Counter, Table};
 use crate::sync::Arc;
 
 use super::chunks::{Regions, region_of};
-use super::findings::{Kind, Victims, sentence, span};
+use super::findings::{Affected, Kind, sentence, span};
 use super::ids::ranges;
-use super::run::Run;
+use super::run::CheckRun;
 
 /// Region rows that are cached: files mostly refer to chunks near each other.
 const KEPT_ROWS: usize = 1024;
@@ -65,7 +65,7 @@ impl<'a> References<'a> {
     /// Takes in the next extent of a file.
     pub fn take(
         &mut self,
-        run: &mut Run<'_>,
+        run: &mut CheckRun<'_>,
         ino: u64,
         (key, value): CheckedRow,
         file: &mut FileExtents,
@@ -76,7 +76,7 @@ impl<'a> References<'a> {
             if key.len() != 16 {
                 return Err(Error::damaged("its key has a wrong length"));
             }
-            Extent::decode(split_extent_key(&key)?.1, &value)
+            Extent::decode(decode_extent_key(&key)?.1, &value)
         });
         let extent = match decoded {
             Ok(extent) => extent,
@@ -84,23 +84,23 @@ impl<'a> References<'a> {
                 run.set_partial(Table::Extents);
                 file.unsure = true;
                 let what = format!("an extent of inode {ino} cannot be read: {}", sentence(&error));
-                run.findings.add(Kind::Row, what, Victims::inode(ino));
+                run.findings.add(Kind::Row, what, Affected::inode(ino));
                 return Ok(());
             }
         };
         if extent.offset < file.end {
             let what = format!("two extents of inode {ino} overlap at offset {}", extent.offset);
-            run.findings.add(Kind::Extent, what, Victims::inode(ino));
+            run.findings.add(Kind::Extent, what, Affected::inode(ino));
         }
         file.end = extent.end().max(file.end);
         file.bytes += extent.len;
         run.count(Counter::ReferencedBytes, extent.len);
-        run.look(extent.lens.len() as u64)?;
+        run.extra_work(extent.lens.len() as u64)?;
         self.refer(run, ino, &extent);
         Ok(())
     }
 
-    fn refer(&mut self, run: &mut Run<'_>, ino: u64, extent: &Extent) {
+    fn refer(&mut self, run: &mut CheckRun<'_>, ino: u64, extent: &Extent) {
         for (index, &len) in extent.lens.iter().enumerate() {
             let id = extent.first.0 + index as u64;
             match self.find(run, id) {
@@ -109,7 +109,7 @@ impl<'a> References<'a> {
                     if found != len {
                         let what =
                             format!("inode {ino} refers to {len} bytes of chunk {id}, which has {found}");
-                        run.findings.add(Kind::Extent, what, Victims::inode(ino));
+                        run.findings.add(Kind::Extent, what, Affected::inode(ino));
                     }
                 }
                 Chunk::Missing => {
@@ -120,7 +120,7 @@ impl<'a> References<'a> {
         }
     }
 
-    fn find(&mut self, run: &Run<'_>, id: u64) -> Chunk {
+    fn find(&mut self, run: &CheckRun<'_>, id: u64) -> Chunk {
         if self.regions.is_unknown(id) {
             return Chunk::Unknown;
         }
@@ -144,12 +144,12 @@ impl<'a> References<'a> {
     }
 
     /// Ends the pass over all extents; returns the chunks that they refer to.
-    pub fn finish(self, run: &mut Run<'_>) -> RoaringTreemap {
+    pub fn finish(self, run: &mut CheckRun<'_>) -> RoaringTreemap {
         run.report.unreferenced_chunks = self.regions.live - self.in_use.min(self.regions.live);
         for (first, end) in ranges(&self.missing) {
             let verb = if end - first == 1 { "is" } else { "are" };
             let what = format!("{} {verb} referred to and not there", span(first, end));
-            run.findings.add(Kind::Chunk, what, Victims::chunks([(first, end)]));
+            run.findings.add(Kind::Chunk, what, Affected::chunks([(first, end)]));
         }
         self.referred
     }

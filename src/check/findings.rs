@@ -8,7 +8,7 @@ use crate::error::Error;
 /// Findings of one kind that are reported one by one.
 const ONE_BY_ONE: u64 = 50;
 /// Files named in one finding, unless all are asked for.
-pub(super) const NAMED: usize = 100;
+pub(super) const MAX_NAMES: usize = 100;
 
 /// What a finding is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,7 +48,7 @@ impl Kind {
 
 /// What a finding affects; the files are looked up from it at the end, all at once.
 #[derive(Debug, Default)]
-pub(super) struct Victims {
+pub(super) struct Affected {
     /// These inodes.
     pub inodes: BTreeSet<u64>,
     /// These names in directories; no more than are reported.
@@ -60,7 +60,7 @@ pub(super) struct Victims {
     pub chunks: Vec<(u64, u64)>,
 }
 
-impl Victims {
+impl Affected {
     pub fn inode(ino: u64) -> Self {
         Self { inodes: BTreeSet::from([ino]), ..Self::default() }
     }
@@ -71,9 +71,9 @@ impl Victims {
 
     /// `ids` may come in any order.
     pub fn chunks(ids: impl IntoIterator<Item = (u64, u64)>) -> Self {
-        let mut victims = Self { chunks: ids.into_iter().collect(), ..Self::default() };
-        victims.join_chunks();
-        victims
+        let mut affected = Self { chunks: ids.into_iter().collect(), ..Self::default() };
+        affected.join_chunks();
+        affected
     }
 
     pub fn has_chunk(&self, first: u64, end: u64) -> bool {
@@ -106,7 +106,7 @@ impl Victims {
 #[derive(Debug)]
 pub(super) struct Pending {
     pub what: String,
-    pub victims: Victims,
+    pub affected: Affected,
 }
 
 /// Everything found so far.
@@ -125,15 +125,15 @@ impl Findings {
         Self { named, list: Vec::new(), counts: BTreeMap::new(), others: BTreeMap::new() }
     }
 
-    pub fn add(&mut self, kind: Kind, what: String, victims: Victims) {
+    pub fn add(&mut self, kind: Kind, what: String, affected: Affected) {
         let count = self.counts.entry(kind).or_default();
         *count += 1;
         if *count <= ONE_BY_ONE {
-            self.list.push(Pending { what, victims });
+            self.list.push(Pending { what, affected });
         } else if let Some(others) = self.others.get_mut(&kind) {
-            others.victims.add(victims, self.named);
+            others.affected.add(affected, self.named);
         } else {
-            self.others.insert(kind, Pending { what, victims });
+            self.others.insert(kind, Pending { what, affected });
         }
     }
 
@@ -142,7 +142,7 @@ impl Findings {
         let mut list = self.list;
         for (kind, mut others) in self.others {
             let more = self.counts.get(&kind).map_or(0, |count| count - ONE_BY_ONE);
-            others.victims.join_chunks();
+            others.affected.join_chunks();
             others.what = format!("{more} more findings about {}, such as: {}", kind.plural(), others.what);
             list.push(others);
         }
@@ -172,23 +172,23 @@ mod tests {
 
     #[test]
     fn findings_of_one_kind_are_bounded_and_no_victim_is_lost() {
-        let mut findings = Findings::new(NAMED);
+        let mut findings = Findings::new(MAX_NAMES);
         for ino in 0..1000 {
-            findings.add(Kind::Inode, format!("inode {ino}"), Victims::inode(ino));
+            findings.add(Kind::Inode, format!("inode {ino}"), Affected::inode(ino));
         }
-        findings.add(Kind::Pack, "pack".into(), Victims::chunks([(7, 9), (3, 4), (9, 12)]));
+        findings.add(Kind::Pack, "pack".into(), Affected::chunks([(7, 9), (3, 4), (9, 12)]));
         let list = findings.finish();
         assert_eq!(list.len(), ONE_BY_ONE as usize + 2);
         let last = list.last().unwrap();
         assert_eq!(last.what, "950 more findings about inodes, such as: inode 50");
-        assert_eq!(last.victims.inodes.len(), 950);
+        assert_eq!(last.affected.inodes.len(), 950);
     }
 
     #[test]
     fn ranges_of_chunks_are_joined_and_found() {
-        let victims = Victims::chunks([(7, 9), (3, 4), (9, 12), (8, 10)]);
-        assert_eq!(victims.chunks, [(3, 4), (7, 12)]);
-        let has = |first, end| victims.has_chunk(first, end);
+        let affected = Affected::chunks([(7, 9), (3, 4), (9, 12), (8, 10)]);
+        assert_eq!(affected.chunks, [(3, 4), (7, 12)]);
+        let has = |first, end| affected.has_chunk(first, end);
         assert!(has(0, 4) && has(3, 4) && has(11, 20) && has(4, 8));
         assert!(!has(0, 3) && !has(4, 7) && !has(12, 13));
     }

@@ -3,10 +3,10 @@
 //! Keeps true: the structure is judged under one view of the database, so neither writers nor a cycle can make two rows
 //! contradict each other. While data is read, no view is held, since the database would grow by everything that is
 //! committed meanwhile; regions come in steps, each under a view of its own. Packs are not part of a view. So a fault
-//! at a place in a pack is checked again in the newest view before it is called damage ([`packs::settled`]). A check
-//! changes nothing but the note of its position (`position`). Damage is a finding, never an error. A check fails only
-//! if it cannot read something; then it says so and reports no findings
-//! ([`Error::is_refusal`](crate::error::Error::is_refusal)).
+//! at a place in a pack is checked again in the newest view before it is called damage ([`packs::confirm_damage`]). A
+//! check changes nothing but the note of its position (`position`). Damage is a finding, never an error. A check fails
+//! only if it cannot read something; then it says so and reports no findings
+//! ([`Error::is_access_error`](crate::error::Error::is_access_error)).
 //!
 //! Tables with the same order are read side by side (`tree`). Digests and regions have different orders and are
 //! compared by sums (`chunks`). Only the references to chunks are looked up one by one (`extents`). Memory, beside the
@@ -47,8 +47,8 @@ pub use options::{Options, Progress};
 pub use report::{CheckReport, Finding, Resumed};
 pub use scrub::{Scrub, ScrubStatus};
 
-use findings::{Findings, Kind, Victims, sentence};
-use run::Run;
+use findings::{Affected, Findings, Kind, sentence};
+use run::CheckRun;
 
 /// Checks what is durable in the store at this moment.
 pub fn check(store: &Arc<Store>, options: &Options<'_>) -> Result<CheckReport> {
@@ -58,12 +58,12 @@ pub fn check(store: &Arc<Store>, options: &Options<'_>) -> Result<CheckReport> {
         // On a full disk, say: what is in the database can be checked all the same.
         tracing::warn!("what is not durable yet could not be made so and is not checked: {error}");
     }
-    let mut run = Run::new(store, options);
+    let mut run = CheckRun::new(store, options);
     let state = state(&mut run);
     run.expect(state.as_ref());
     let mut regions = chunks::regions(&mut run)?;
     chunks::digests(&mut run, &mut regions)?;
-    let lost = packs::look(&mut run, &regions)?;
+    let lost = packs::check(&mut run, &regions)?;
     let referred = tree::check(&mut run, &regions)?;
     chunks::found(&mut run, &regions, &referred)?;
     if let Some(state) = &state {
@@ -80,7 +80,7 @@ pub fn check(store: &Arc<Store>, options: &Options<'_>) -> Result<CheckReport> {
         None
     };
     // Whoever keeps to a pace waits here, before a view is held again.
-    run.tell();
+    run.report_progress();
     run.look_at_newest();
     let findings = std::mem::replace(&mut run.findings, Findings::new(0));
     let findings = paths::resolve(&mut run, findings);
@@ -89,12 +89,12 @@ pub fn check(store: &Arc<Store>, options: &Options<'_>) -> Result<CheckReport> {
         if findings.is_ok() { pass.finish() } else { pass.note() }
     }
     run.report.findings = findings?;
-    run.tell_end();
+    run.report_end();
     Ok(run.report)
 }
 
 /// The state row; none in a store nothing was ever written to, or if it is damaged.
-fn state(run: &mut Run<'_>) -> Option<State> {
+fn state(run: &mut CheckRun<'_>) -> Option<State> {
     let found = rows::get(&run.view(), Table::State, STATE_KEY);
     let state = found.and_then(|row| row.map(|row| State::decode(&row)).transpose());
     match state {
@@ -105,7 +105,7 @@ fn state(run: &mut Run<'_>) -> Option<State> {
                 let is_any = |row: Result<CheckedRow>| row.map_or(true, |(key, _)| key != FOLDED_KEY);
                 if run.view().rows(table).is_ok_and(|mut rows| rows.any(is_any)) {
                     let what = format!("the state row is missing, and the table {} has rows", table.name());
-                    run.findings.add(Kind::Counter, what, Victims::default());
+                    run.findings.add(Kind::Counter, what, Affected::default());
                     break;
                 }
             }
@@ -113,14 +113,14 @@ fn state(run: &mut Run<'_>) -> Option<State> {
         }
         Err(error) => {
             let what = format!("the state row cannot be read: {}", sentence(&error));
-            run.findings.add(Kind::Row, what, Victims::default());
+            run.findings.add(Kind::Row, what, Affected::default());
             None
         }
     }
 }
 
 /// The sums stand in the same snapshot as what they are the sums of, so they must be right at every moment.
-fn compare_counters(run: &mut Run<'_>, state: &State) {
+fn compare_counters(run: &mut CheckRun<'_>, state: &State) {
     let counted = [
         (Counter::Inodes, Table::Inodes, "inodes"),
         (Counter::Chunks, Table::Regions, "chunks"),
@@ -133,7 +133,7 @@ fn compare_counters(run: &mut Run<'_>, state: &State) {
         let (says, are) = (state.counters[counter as usize], run.sums[counter as usize]);
         if says != are && !run.is_partial(table) {
             let what = format!("the state row counts {says} {name}, there are {are}");
-            run.findings.add(Kind::Counter, what, Victims::default());
+            run.findings.add(Kind::Counter, what, Affected::default());
         }
     }
 }

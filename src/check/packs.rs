@@ -1,7 +1,7 @@
 //! Packs: checks that every pack that a region row names exists and is long enough.
 //!
 //! A cycle may move a region and unlink its pack during the check. So a place in a pack is called damaged only by
-//! [`settled`], which first makes sure that the newest view still names that place.
+//! [`confirm_damage`], which first makes sure that the newest view still names that place.
 
 use std::collections::HashMap;
 use std::io;
@@ -16,15 +16,15 @@ use crate::pack::{Location, PackId, PackInfo};
 use crate::store::Store;
 
 use super::chunks::Regions;
-use super::findings::{Kind, Victims};
+use super::findings::{Affected, Kind};
 use super::rows::Rows;
-use super::run::Run;
+use super::run::CheckRun;
 
 /// Packs that are missing or too short, each with its length; the faults of their regions were reported.
 #[derive(Debug, Default)]
-pub(super) struct Lost(HashMap<PackId, u64>);
+pub(super) struct MissingPacks(HashMap<PackId, u64>);
 
-impl Lost {
+impl MissingPacks {
     /// True if the region is not in its pack.
     pub fn has(&self, at: &Location) -> bool {
         self.0.get(&at.pack).is_some_and(|len| at.end() > *len)
@@ -41,18 +41,18 @@ struct Fault {
 }
 
 /// Checks every pack that a region row names.
-pub(super) fn look(run: &mut Run<'_>, regions: &Regions) -> Result<Lost> {
+pub(super) fn check(run: &mut CheckRun<'_>, regions: &Regions) -> Result<MissingPacks> {
     let mut suspects: HashMap<PackId, Fault> = HashMap::new();
     for (&pack, &end) in &regions.packs {
-        run.look(16)?;
-        if let Err(fault) = look_at(run.store, pack, end)? {
+        run.extra_work(16)?;
+        if let Err(fault) = check_length(run.store, pack, end)? {
             suspects.insert(pack, fault);
         }
     }
     if suspects.is_empty() {
-        return Ok(Lost::default());
+        return Ok(MissingPacks::default());
     }
-    let mut lost = Lost::default();
+    let mut lost = MissingPacks::default();
     let mut hit: HashMap<PackId, (Fault, Vec<(u64, u64)>)> = HashMap::new();
     let mut rows = Rows::open(run, Table::Regions);
     while let Some((key, value)) = rows.next(run)? {
@@ -62,7 +62,9 @@ pub(super) fn look(run: &mut Run<'_>, regions: &Regions) -> Result<Lost> {
             continue;
         };
         let store = run.store;
-        for (row, fault) in settled(store, row, |row| look_at(store, row.at.pack, end_of(&row.at)))? {
+        for (row, fault) in
+            confirm_damage(store, row, |row| check_length(store, row.at.pack, end_of(&row.at)))?
+        {
             let ids = row.live().map(|(id, _)| (id.0, id.0 + 1));
             hit.entry(row.at.pack).or_insert_with(|| (fault, Vec::new())).1.extend(ids);
         }
@@ -72,7 +74,7 @@ pub(super) fn look(run: &mut Run<'_>, regions: &Regions) -> Result<Lost> {
     for (pack, (fault, ids)) in hit {
         let name = run.store.packs.name(pack);
         let what = format!("{name} {}; {} chunks were in what is lost", fault.what, ids.len());
-        run.findings.add(Kind::Pack, what, Victims::chunks(ids));
+        run.findings.add(Kind::Pack, what, Affected::chunks(ids));
         lost.0.insert(pack, fault.len);
     }
     Ok(lost)
@@ -83,7 +85,7 @@ fn end_of(at: &Location) -> u64 {
 }
 
 /// Whether a pack exists and has this many bytes. An error if the host refuses to look.
-fn look_at(store: &Store, pack: PackId, end: u64) -> Result<Result<(), Fault>> {
+fn check_length(store: &Store, pack: PackId, end: u64) -> Result<Result<(), Fault>> {
     Ok(match store.packs.info(pack) {
         Ok(PackInfo { len, .. }) if len >= end => Ok(()),
         Ok(PackInfo { len, .. }) => {
@@ -92,23 +94,23 @@ fn look_at(store: &Store, pack: PackId, end: u64) -> Result<Result<(), Fault>> {
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             Err(Fault { what: "is not there".to_owned(), len: 0 })
         }
-        Err(error) if error.is_refusal() => return Err(error),
+        Err(error) if error.is_access_error() => return Err(error),
         Err(error) => Err(Fault { what: format!("cannot be looked at ({error})"), len: 0 }),
     })
 }
 
-/// Calls `look` with the row of a region. If that finds a fault and the newest view differs from the row, it calls
-/// `look` with all rows that the newest view has for these chunks, since one row may have become several. Returns the
+/// Calls `read` with the row of a region. If that finds a fault and the newest view differs from the row, it calls
+/// `read` with all rows that the newest view has for these chunks, since one row may have become several. Returns the
 /// current rows that have a fault, each with the fault; none if all is well, or if nothing needs the region any more.
-/// An error of `look` is an error here too.
-pub(super) fn settled<E>(
+/// An error of `read` is an error here too.
+pub(super) fn confirm_damage<E>(
     store: &Store,
     row: RegionRow,
-    mut look: impl FnMut(&RegionRow) -> Result<Result<(), E>>,
+    mut read: impl FnMut(&RegionRow) -> Result<Result<(), E>>,
 ) -> Result<Vec<(RegionRow, E)>> {
     let (mut faults, mut left) = (Vec::new(), vec![row]);
     while let Some(row) = left.pop() {
-        let Err(fault) = look(&row)? else { continue };
+        let Err(fault) = read(&row)? else { continue };
         match newest(store, (row.first, row.end())) {
             Ok(rows) if !rows.contains(&row) => left.extend(rows),
             // A row that can no longer be read names no better place.
@@ -122,7 +124,7 @@ pub(super) fn settled<E>(
 /// The rows of the newest view for a range of chunks; the end is excluded.
 pub(super) fn newest(store: &Store, (first, end): (ChunkId, ChunkId)) -> Result<Vec<RegionRow>> {
     let (from, to) = (id_key(first.0), id_key(end.0));
-    let (mut rows, layers) = (Vec::new(), store.now());
+    let (mut rows, layers) = (Vec::new(), store.layers());
     guarded(|| {
         layers.view.scan(Table::Regions, Bound::Included(&from), Bound::Excluded(&to), |key, row| {
             rows.push(RegionRow::decode(ChunkId(chunk_of(key)?), row)?);

@@ -8,38 +8,38 @@ use std::collections::{HashMap, HashSet};
 
 use crate::error::Result;
 use crate::meta::Table;
-use crate::meta::rows::{DirentRow, Extent, ROOT_INO, dirent_name, ino_of, split_extent_key};
+use crate::meta::rows::{DirentRow, Extent, ROOT_INO, decode_extent_key, dirent_name, ino_of};
 
 use super::Finding;
-use super::findings::{Findings, Pending, Victims};
+use super::findings::{Affected, Findings, Pending};
 use super::names::{shown_name, without_path};
 use super::rows::Rows;
-use super::run::Run;
+use super::run::CheckRun;
 
 /// No directory is deeper than this; beyond it there is a cycle.
-const DEEPEST: usize = 4096;
+const MAX_DEPTH: usize = 4096;
 
 /// Names the files of all findings.
-pub(super) fn resolve(run: &mut Run<'_>, findings: Findings) -> Result<Vec<Finding>> {
+pub(super) fn resolve(run: &mut CheckRun<'_>, findings: Findings) -> Result<Vec<Finding>> {
     let mut pending = findings.finish();
     if pending.is_empty() {
         return Ok(Vec::new());
     }
     find_referring(run, &mut pending)?;
     let names = Names::read(run, &pending)?;
-    Ok(pending.into_iter().map(|pending| names.tell(pending)).collect())
+    Ok(pending.into_iter().map(|pending| names.finding(pending)).collect())
 }
 
 /// Adds the inodes that refer to the affected chunks.
-fn find_referring(run: &mut Run<'_>, pending: &mut [Pending]) -> Result<()> {
-    let all = Victims::chunks(pending.iter().flat_map(|pending| pending.victims.chunks.iter().copied()));
+fn find_referring(run: &mut CheckRun<'_>, pending: &mut [Pending]) -> Result<()> {
+    let all = Affected::chunks(pending.iter().flat_map(|pending| pending.affected.chunks.iter().copied()));
     if all.chunks.is_empty() {
         return Ok(());
     }
     let mut rows = Rows::open(run, Table::Extents);
     while let Some((key, value)) = rows.next(run)? {
         let decoded = value.and_then(|value| {
-            let (ino, offset) = split_extent_key(&key)?;
+            let (ino, offset) = decode_extent_key(&key)?;
             Ok((ino, Extent::decode(offset, &value)?))
         });
         let Ok((ino, extent)) = decoded else { continue };
@@ -48,8 +48,8 @@ fn find_referring(run: &mut Run<'_>, pending: &mut [Pending]) -> Result<()> {
             continue;
         }
         for pending in pending.iter_mut() {
-            if pending.victims.has_chunk(first, end) {
-                pending.victims.inodes.insert(ino);
+            if pending.affected.has_chunk(first, end) {
+                pending.affected.inodes.insert(ino);
             }
         }
     }
@@ -65,11 +65,12 @@ struct Names {
 }
 
 impl Names {
-    fn read(run: &mut Run<'_>, pending: &[Pending]) -> Result<Self> {
-        let told = pending.iter().flat_map(|pending| pending.victims.inodes.iter().take(run.named()));
-        let wanted: HashSet<u64> = told.copied().collect();
+    fn read(run: &mut CheckRun<'_>, pending: &[Pending]) -> Result<Self> {
+        let listed = pending.iter().flat_map(|pending| pending.affected.inodes.iter().take(run.named()));
+        let wanted: HashSet<u64> = listed.copied().collect();
         let (mut of, named) = (HashMap::new(), run.named());
-        let is_needed = !wanted.is_empty() || pending.iter().any(|pending| !pending.victims.names.is_empty());
+        let is_needed =
+            !wanted.is_empty() || pending.iter().any(|pending| !pending.affected.names.is_empty());
         if !is_needed {
             return Ok(Self { of, named });
         }
@@ -84,11 +85,11 @@ impl Names {
         Ok(Self { of, named })
     }
 
-    fn tell(&self, pending: Pending) -> Finding {
-        let Pending { what, victims } = pending;
-        let files_total = (victims.inodes.len() + victims.names.len()) as u64 + victims.more_names;
-        let inodes = victims.inodes.iter().take(self.named).map(|ino| self.path(*ino, None));
-        let names = victims.names.iter().map(|(dir, name)| self.path(*dir, Some(name)));
+    fn finding(&self, pending: Pending) -> Finding {
+        let Pending { what, affected } = pending;
+        let files_total = (affected.inodes.len() + affected.names.len()) as u64 + affected.more_names;
+        let inodes = affected.inodes.iter().take(self.named).map(|ino| self.path(*ino, None));
+        let names = affected.names.iter().map(|(dir, name)| self.path(*dir, Some(name)));
         let mut files: Vec<String> = inodes.chain(names).take(self.named).collect();
         files.sort_unstable();
         Finding { what, files, files_total }
@@ -99,7 +100,7 @@ impl Names {
         let mut parts: Vec<String> = Vec::new();
         parts.extend(name.map(shown_name));
         while ino != ROOT_INO {
-            match self.of.get(&ino).filter(|_| parts.len() < DEEPEST) {
+            match self.of.get(&ino).filter(|_| parts.len() < MAX_DEPTH) {
                 Some((dir, name)) => {
                     parts.push(shown_name(name));
                     ino = *dir;

@@ -24,7 +24,7 @@ use crate::store::Store;
 use crate::sync::Arc;
 
 use super::report::Resumed;
-use super::run::Run;
+use super::run::CheckRun;
 
 /// The file's name.
 const FILE: &str = "check.position";
@@ -34,9 +34,9 @@ const NOTE_EVERY: u64 = 256 << 20;
 /// The time after which the position is noted, for a slow check.
 const NOTE_AFTER: Duration = Duration::from_secs(5);
 /// With more bad regions than this, the position is not noted any more, so that the list stays short.
-const MOST_BAD: usize = 1 << 16;
+const MAX_BAD: usize = 1 << 16;
 /// The file is never longer.
-const LONGEST: u64 = 64 << 20;
+const MAX_LEN: u64 = 64 << 20;
 
 /// Only one check of a process writes the file at a time.
 static WRITING: Mutex<()> = Mutex::new(());
@@ -49,7 +49,7 @@ struct Position {
     /// Plain bytes that were.
     bytes: u64,
     /// Pack and offset of the end of all packs when the first part began: places before it are not written any more.
-    frontier: (u64, u64),
+    append_position: (u64, u64),
     /// Regions above `below` that were read too.
     ahead: BTreeSet<u64>,
     /// Regions that are to be read once more.
@@ -62,12 +62,13 @@ impl Position {
     }
 
     /// True if the store has given out the ids and packs that the position names.
-    fn fits(&self, run: &Run<'_>) -> bool {
-        self.below <= run.next_chunk && self.frontier <= (run.frontier.0.0, run.frontier.1)
+    fn fits(&self, run: &CheckRun<'_>) -> bool {
+        self.below <= run.next_chunk
+            && self.append_position <= (run.append_position.0.0, run.append_position.1)
     }
 
     fn encode(&self, store: &[u8; 16]) -> Vec<u8> {
-        let (pack, offset) = self.frontier;
+        let (pack, offset) = self.append_position;
         let head = [self.below, self.bytes, pack, offset, self.ahead.len() as u64, self.bad.len() as u64];
         let words = head.iter().chain(&self.ahead).chain(&self.bad);
         let mut bytes = [&MAGIC[..], store].concat();
@@ -86,13 +87,13 @@ impl Position {
         let (words, []) = words.as_chunks::<8>() else { return None };
         let mut words = words.iter().map(|word| u64::from_le_bytes(*word));
         let [below, bytes] = [words.next()?, words.next()?];
-        let frontier = (words.next()?, words.next()?);
+        let append_position = (words.next()?, words.next()?);
         let [ahead, bad] = [words.next()?, words.next()?];
         if ahead.checked_add(bad)? != words.len() as u64 {
             return None;
         }
         let ahead = words.by_ref().take(ahead as usize).collect();
-        Some(Self { below, bytes, frontier, ahead, bad: words.collect() })
+        Some(Self { below, bytes, append_position, ahead, bad: words.collect() })
     }
 }
 
@@ -114,7 +115,7 @@ pub(super) struct Pass {
     /// Ids of regions that the host could not read; they are read once more at the end.
     unread: Vec<(ChunkId, ChunkId)>,
     /// The first id of the next region to dispatch.
-    handed_out: u64,
+    dispatched: u64,
     /// Bytes read since the position was noted, and when that was.
     since: u64,
     noted: Instant,
@@ -124,7 +125,7 @@ pub(super) struct Pass {
 
 impl Pass {
     /// Begins a pass, or resumes an interrupted check, if that is asked for and possible.
-    pub fn begin(run: &mut Run<'_>) -> Self {
+    pub fn begin(run: &mut CheckRun<'_>) -> Self {
         let found = run.resumes().then(|| load(run));
         let (found, why) = match found {
             Some(Ok(found)) => (Some(found), None),
@@ -136,11 +137,13 @@ impl Pass {
         }
         run.report.resumed = found.as_ref().map(|at| Resumed { chunk: at.below, bytes: at.bytes });
         run.report.began_anew = why;
-        let at =
-            found.unwrap_or(Position { frontier: (run.frontier.0.0, run.frontier.1), ..Position::default() });
+        let at = found.unwrap_or(Position {
+            append_position: (run.append_position.0.0, run.append_position.1),
+            ..Position::default()
+        });
         Self {
             store: Arc::clone(run.store),
-            handed_out: at.below,
+            dispatched: at.below,
             at,
             outstanding: BTreeSet::new(),
             unread: Vec::new(),
@@ -157,25 +160,25 @@ impl Pass {
             || self.at.bad.contains(&first) || row.live().any(|(id, _)| self.store.healing.is_bad(id));
         match self.at.has(first) {
             false => Due::Now,
-            true if (row.at.pack.0, row.at.offset) >= self.at.frontier || suspect() => Due::Again,
+            true if (row.at.pack.0, row.at.offset) >= self.at.append_position || suspect() => Due::Again,
             true => Due::Never,
         }
     }
 
     /// The region is about to be read.
-    pub fn hand_out(&mut self, region: u64) {
+    pub fn dispatch(&mut self, region: u64) {
         if !self.at.has(region) {
             self.outstanding.insert(region);
         }
     }
 
     /// The region's pack is missing. If it comes back, a resumed check reads the region like a bad one.
-    pub fn is_gone(&mut self, region: u64) {
+    pub fn note_missing(&mut self, region: u64) {
         self.at.bad.insert(region);
     }
 
     /// The host could not read what has these ids.
-    pub fn look_again(&mut self, ids: (ChunkId, ChunkId)) {
+    pub fn reread_later(&mut self, ids: (ChunkId, ChunkId)) {
         self.unread.push(ids);
     }
 
@@ -185,8 +188,8 @@ impl Pass {
     }
 
     /// All regions below this one were dispatched or need not be read.
-    pub fn handed_out_below(&mut self, region: u64) {
-        self.handed_out = region.max(self.handed_out);
+    pub fn dispatched_below(&mut self, region: u64) {
+        self.dispatched = region.max(self.dispatched);
     }
 
     /// Regions with this many plain bytes were read; notes the position if it is due.
@@ -206,10 +209,10 @@ impl Pass {
 
     /// Writes the position to the file.
     pub fn note(&mut self) {
-        self.at.below = self.outstanding.first().copied().unwrap_or(self.handed_out);
+        self.at.below = self.outstanding.first().copied().unwrap_or(self.dispatched);
         self.at.ahead = self.at.ahead.split_off(&self.at.below);
         (self.since, self.noted) = (0, Instant::now());
-        if !self.keeps || self.at.bad.len() > MOST_BAD {
+        if !self.keeps || self.at.bad.len() > MAX_BAD {
             return;
         }
         if let Err(error) = write(self.store.media(), &self.at.encode(self.store.config().uuid.as_bytes())) {
@@ -236,14 +239,14 @@ pub(super) fn forget(media: &dyn Media) {
 }
 
 /// The position from the file, or why there is nothing to resume.
-fn load(run: &Run<'_>) -> std::result::Result<Position, String> {
+fn load(run: &CheckRun<'_>) -> std::result::Result<Position, String> {
     let store = run.store;
     if !store.media().exists(FILE).unwrap_or(true) {
         return Err("no check had been interrupted".to_owned());
     }
     let read = || {
         let file = store.media().open(FILE, false)?;
-        let mut bytes = vec![0; file.len()?.min(LONGEST) as usize];
+        let mut bytes = vec![0; file.len()?.min(MAX_LEN) as usize];
         file.read_at(&mut bytes, 0)?;
         Ok(bytes)
     };
@@ -266,7 +269,7 @@ mod tests {
     #[test]
     fn a_position_comes_back_and_nothing_else_does() {
         let (ahead, bad) = (BTreeSet::from([40, 50]), BTreeSet::from([3, 50, 60]));
-        let at = Position { below: 30, bytes: 4, frontier: (5, 6), ahead, bad };
+        let at = Position { below: 30, bytes: 4, append_position: (5, 6), ahead, bad };
         let bytes = at.encode(&[7; 16]);
         assert_eq!(Position::decode(&bytes, &[7; 16]), Some(at.clone()));
         assert_eq!(Position::decode(&bytes, &[8; 16]), None, "another store");

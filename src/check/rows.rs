@@ -4,8 +4,8 @@ use crate::error::Result;
 use crate::meta::kv::{CheckedRow, guarded, hex};
 use crate::meta::{ReadView, Table};
 
-use super::findings::{Kind, Victims, sentence};
-use super::run::Run;
+use super::findings::{Affected, Kind, sentence};
+use super::run::CheckRun;
 
 /// The rows of one table whose keys begin with an id, in order.
 pub(super) struct Rows {
@@ -18,7 +18,7 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    pub fn open(run: &mut Run<'_>, table: Table) -> Self {
+    pub fn open(run: &mut CheckRun<'_>, table: Table) -> Self {
         let rows: Box<dyn Iterator<Item = Result<CheckedRow>>> = match run.view().rows(table) {
             Ok(rows) => Box::new(rows),
             Err(error) => Box::new(std::iter::once(Err(error))),
@@ -30,35 +30,35 @@ impl Rows {
     }
 
     /// The next row, if its id is `bound` or below; without a bound, the next row.
-    pub fn up_to(&mut self, run: &mut Run<'_>, bound: Option<u64>) -> Result<Option<(u64, CheckedRow)>> {
+    pub fn up_to(&mut self, run: &mut CheckRun<'_>, bound: Option<u64>) -> Result<Option<(u64, CheckedRow)>> {
         let within = |(key, _): &CheckedRow| bound.is_none_or(|bound| id_of(key) <= bound);
         let Some(row) = self.next.take_if(|row| within(row)) else {
             return Ok(None);
         };
         self.advance(run);
-        run.look(1)?;
+        run.extra_work(1)?;
         Ok(Some((id_of(&row.0), row)))
     }
 
     /// The next row.
-    pub fn next(&mut self, run: &mut Run<'_>) -> Result<Option<CheckedRow>> {
+    pub fn next(&mut self, run: &mut CheckRun<'_>) -> Result<Option<CheckedRow>> {
         Ok(self.up_to(run, None)?.map(|(_, row)| row))
     }
 
     /// Looks the row up by its key as well: a damaged inner page may mislead a lookup, although a walk through all
     /// leaves misses nothing.
-    fn look_up(&self, run: &mut Run<'_>, (key, value): &CheckedRow) {
+    fn look_up(&self, run: &mut CheckRun<'_>, (key, value): &CheckedRow) {
         let why = match get(&run.view(), self.table, key) {
             Ok(found) if found.as_ref() == value.as_ref().ok() => return,
             Ok(_) => "it is in the table and a lookup does not find it".to_owned(),
-            Err(error) if error.is_refusal() => return run.set_broken(self.table, error),
+            Err(error) if error.is_access_error() => return run.set_broken(self.table, error),
             Err(error) => sentence(&error),
         };
         let what = format!("row {} of the table {}: {why}", hex(key), self.table.name());
-        run.findings.add(Kind::Row, what, Victims::default());
+        run.findings.add(Kind::Row, what, Affected::default());
     }
 
-    fn advance(&mut self, run: &mut Run<'_>) {
+    fn advance(&mut self, run: &mut CheckRun<'_>) {
         self.next = match self.rows.next() {
             None => None,
             Some(Ok(row)) => {

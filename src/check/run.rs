@@ -7,12 +7,12 @@ use crate::pack::PackId;
 use crate::store::Store;
 use crate::sync::Arc;
 
-use super::findings::{Findings, Kind, NAMED, Victims, sentence};
+use super::findings::{Affected, Findings, Kind, MAX_NAMES, sentence};
 use super::options::{Options, Progress};
 use super::report::CheckReport;
 
 /// Steps between two checks for cancellation.
-const LOOK_EVERY: u64 = 4096;
+const CANCEL_CHECK_EVERY: u64 = 4096;
 
 /// How a table could be read.
 #[derive(Clone, Copy, Default)]
@@ -26,14 +26,14 @@ struct Reading {
 }
 
 /// One check.
-pub(super) struct Run<'a> {
+pub(super) struct CheckRun<'a> {
     pub store: &'a Arc<Store>,
     /// The view that is judged; none while data is read.
     view: Option<Arc<ReadView>>,
     /// The host refused access to something: the check cannot be done.
     refused: Option<Error>,
     /// Places in packs from here on may have been written since that moment.
-    pub frontier: (PackId, u64),
+    pub append_position: (PackId, u64),
     pub report: CheckReport,
     pub findings: Findings,
     /// The expected sums of the state row, by [`Counter`].
@@ -47,20 +47,20 @@ pub(super) struct Run<'a> {
     done: u64,
     total: u64,
     reads_data: bool,
-    looked: u64,
+    since_check: u64,
 }
 
-impl<'a> Run<'a> {
+impl<'a> CheckRun<'a> {
     pub fn new(store: &'a Arc<Store>, options: &'a Options<'a>) -> Self {
         // In this order: a region that moves between the two steps moves behind the frontier.
-        let frontier = store.packs.frontier();
+        let append_position = store.packs.append_position();
         Self {
             store,
-            frontier,
-            view: Some(store.now().view.base().clone()),
+            append_position,
+            view: Some(store.layers().view.base().clone()),
             refused: None,
             report: CheckReport { data: options.data, ..CheckReport::default() },
-            findings: Findings::new(if options.all_names { usize::MAX } else { NAMED }),
+            findings: Findings::new(if options.all_names { usize::MAX } else { MAX_NAMES }),
             sums: [0; Counter::ALL.len()],
             next_chunk: u64::MAX,
             next_ino: u64::MAX,
@@ -69,13 +69,13 @@ impl<'a> Run<'a> {
             done: 0,
             total: 0,
             reads_data: false,
-            looked: 0,
+            since_check: 0,
         }
     }
 
     /// The view that is judged; if none is held, the newest one.
     pub fn view(&self) -> Arc<ReadView> {
-        self.view.clone().unwrap_or_else(|| self.store.now().view.base().clone())
+        self.view.clone().unwrap_or_else(|| self.store.layers().view.base().clone())
     }
 
     /// Releases the view. While one is held, the database cannot reuse its pages and grows by everything that is
@@ -86,7 +86,7 @@ impl<'a> Run<'a> {
 
     /// Goes on with the newest state.
     pub fn look_at_newest(&mut self) {
-        self.view = Some(self.store.now().view.base().clone());
+        self.view = Some(self.store.layers().view.base().clone());
     }
 
     /// Takes the expected sums and numbers from the state row.
@@ -113,13 +113,13 @@ impl<'a> Run<'a> {
     /// The engine could not read a table to its end.
     pub fn set_broken(&mut self, table: Table, error: Error) {
         self.set_partial(table);
-        if error.is_refusal() {
+        if error.is_access_error() {
             self.refused.get_or_insert(error);
             return;
         }
         if !std::mem::replace(&mut self.readings[table as usize].broken, true) {
             let what = format!("the table {} cannot be read to its end: {}", table.name(), sentence(&error));
-            self.findings.add(Kind::Row, what, Victims::default());
+            self.findings.add(Kind::Row, what, Affected::default());
         }
     }
 
@@ -139,7 +139,7 @@ impl<'a> Run<'a> {
     /// Counts work that is part of the total.
     pub fn step(&mut self, steps: u64) -> Result<()> {
         self.done += steps;
-        self.look(steps)
+        self.extra_work(steps)
     }
 
     /// Plain bytes were read and compared.
@@ -147,7 +147,7 @@ impl<'a> Run<'a> {
         self.report.bytes_read += bytes;
         self.step(bytes)?;
         // Each time: a caller with a rate limit waits in this call.
-        self.tell();
+        self.report_progress();
         Ok(())
     }
 
@@ -163,15 +163,15 @@ impl<'a> Run<'a> {
 
     /// How many files are reported for one finding.
     pub fn named(&self) -> usize {
-        if self.options.all_names { usize::MAX } else { NAMED }
+        if self.options.all_names { usize::MAX } else { MAX_NAMES }
     }
 
     /// Counts work that is not part of the total, and checks for cancellation.
-    pub fn look(&mut self, steps: u64) -> Result<()> {
-        self.looked += steps;
-        if self.looked >= LOOK_EVERY || self.refused.is_some() {
-            self.looked = 0;
-            self.tell();
+    pub fn extra_work(&mut self, steps: u64) -> Result<()> {
+        self.since_check += steps;
+        if self.since_check >= CANCEL_CHECK_EVERY || self.refused.is_some() {
+            self.since_check = 0;
+            self.report_progress();
             self.go_on()?;
         }
         Ok(())
@@ -185,14 +185,14 @@ impl<'a> Run<'a> {
         if (self.options.cancelled)() { Err(Error::Posix(libc::EINTR)) } else { Ok(()) }
     }
 
-    pub fn tell(&self) {
+    pub fn report_progress(&self) {
         let (done, bytes) = (self.done.min(self.total), self.report.bytes_read);
         (self.options.progress)(Progress { done, total: self.total, reads_data: self.reads_data, bytes });
     }
 
     /// Everything is done.
-    pub fn tell_end(&mut self) {
+    pub fn report_end(&mut self) {
         self.done = self.total;
-        self.tell();
+        self.report_progress();
     }
 }

@@ -12,9 +12,9 @@ use crate::meta::rows::{RegionRow, SCRUB_KEY, ScrubRow};
 use crate::store::Store;
 use crate::sync::{Arc, Mutex};
 
-use super::data::{Fault, look, next_regions};
-use super::findings::{Findings, Kind, NAMED, Victims};
-use super::run::Run;
+use super::data::{Fault, next_regions, verify_region};
+use super::findings::{Affected, Findings, Kind, MAX_NAMES};
+use super::run::CheckRun;
 use super::{Finding, Options, paths};
 
 /// Plain bytes after which the position is noted in the database.
@@ -48,7 +48,7 @@ pub struct Scrub {
 impl Scrub {
     /// Resumes where the last one stopped.
     pub fn of(store: &Arc<Store>) -> Self {
-        let row = store.now().get(Table::State, SCRUB_KEY).ok().flatten();
+        let row = store.layers().get(Table::State, SCRUB_KEY).ok().flatten();
         // If the row cannot be read, a new pass begins.
         let row = row.and_then(|row| ScrubRow::decode(&row).ok()).unwrap_or_default();
         Self { store: Arc::clone(store), inner: Mutex::new((row, 0)) }
@@ -100,7 +100,7 @@ impl Scrub {
                 break;
             }
             let (end, bytes) = (region.end().0, region.live_bytes());
-            match look(&self.store, region) {
+            match verify_region(&self.store, region) {
                 Ok(found) => faults.extend(found),
                 // Continue here once the host allows reading again.
                 Err(error) => {
@@ -111,7 +111,7 @@ impl Scrub {
             row.position = end;
             row.bytes += bytes;
         }
-        let faults = self.settle(faults);
+        let faults = self.recheck(faults);
         row.bad += faults.iter().map(|fault| fault.chunks.len() as u64).sum::<u64>();
         if ended {
             (row.position, row.passes, row.ended, row.last_bad) = (0, row.passes + 1, now, row.bad);
@@ -121,8 +121,8 @@ impl Scrub {
         if ended || since >= NOTE_EVERY {
             self.note();
         }
-        let told = self.tell(&faults);
-        refused.map_or(told, Err)
+        let findings = self.report(&faults);
+        refused.map_or(findings, Err)
     }
 
     /// Notes in the database how far it is; durable with the next commit.
@@ -149,31 +149,31 @@ impl Scrub {
     }
 
     /// Reads once more what the host could not read, after some time has passed, and records bad chunks.
-    fn settle(&self, faults: Vec<Fault>) -> Vec<Fault> {
+    fn recheck(&self, faults: Vec<Fault>) -> Vec<Fault> {
         let mut bad = Vec::new();
         for fault in faults {
-            match fault.is_unread {
-                true => bad.extend(look(&self.store, fault.row).unwrap_or_default()),
+            match fault.is_read_error {
+                true => bad.extend(verify_region(&self.store, fault.row).unwrap_or_default()),
                 false => bad.push(fault),
             }
         }
         for fault in &bad {
-            self.store.healing.distrust(fault.chunks.iter().copied(), fault.row.at.pack);
+            self.store.healing.mark_bad(fault.chunks.iter().copied(), fault.row.at.pack);
         }
         bad
     }
 
     /// A line in the log for each region, with the files that it hits.
-    fn tell(&self, faults: &[Fault]) -> Result<Vec<Finding>> {
+    fn report(&self, faults: &[Fault]) -> Result<Vec<Finding>> {
         if faults.is_empty() {
             return Ok(Vec::new());
         }
         let options = Options::default();
-        let mut run = Run::new(&self.store, &options);
-        let mut findings = Findings::new(NAMED);
+        let mut run = CheckRun::new(&self.store, &options);
+        let mut findings = Findings::new(MAX_NAMES);
         for fault in faults {
             let ids = fault.chunks.iter().map(|id| (id.0, id.0 + 1));
-            findings.add(Kind::Data, fault.sentence(), Victims::chunks(ids));
+            findings.add(Kind::Data, fault.sentence(), Affected::chunks(ids));
         }
         let findings = paths::resolve(&mut run, findings)?;
         findings.iter().for_each(|finding| finding.log("scrub"));

@@ -16,14 +16,14 @@ use crate::store::FIRST_INO;
 
 use super::chunks::Regions;
 use super::extents::{FileExtents, References};
-use super::findings::{Kind, Victims, sentence};
+use super::findings::{Affected, Kind, sentence};
 use super::ids::{Directory, Inodes};
 use super::names::shown_name;
 use super::rows::{Rows, get};
-use super::run::Run;
+use super::run::CheckRun;
 
 /// Checks everything that has an inode number.
-pub(super) fn check(run: &mut Run<'_>, regions: &Regions) -> Result<RoaringTreemap> {
+pub(super) fn check(run: &mut CheckRun<'_>, regions: &Regions) -> Result<RoaringTreemap> {
     let mut inodes = read_inodes(run)?;
     let mut walk = Walk {
         hash: run.store.name_hash(),
@@ -32,7 +32,7 @@ pub(super) fn check(run: &mut Run<'_>, regions: &Regions) -> Result<RoaringTreem
         extents: Rows::open(run, Table::Extents),
         orphans: Rows::open(run, Table::Orphans),
         links: Rows::open(run, Table::Links),
-        held: Rows::open(run, Table::Held),
+        protected: Rows::open(run, Table::Protected),
         references: References::new(regions),
     };
     let mut rows = Rows::open(run, Table::Inodes);
@@ -41,9 +41,9 @@ pub(super) fn check(run: &mut Run<'_>, regions: &Regions) -> Result<RoaringTreem
         if key.len() != 8 {
             continue;
         }
-        let has = walk.gather(run, &mut inodes, Some(ino))?;
+        let totals = walk.gather(run, &mut inodes, Some(ino))?;
         if let Ok(row) = value.and_then(|value| InodeRow::decode(&value)) {
-            judge(run, ino, &row, &has);
+            check_inode(run, ino, &row, &totals);
         }
     }
     walk.gather(run, &mut inodes, None)?;
@@ -54,7 +54,7 @@ pub(super) fn check(run: &mut Run<'_>, regions: &Regions) -> Result<RoaringTreem
 }
 
 /// Reads all inode rows for the first time.
-fn read_inodes(run: &mut Run<'_>) -> Result<Inodes> {
+fn read_inodes(run: &mut CheckRun<'_>) -> Result<Inodes> {
     let mut inodes = Inodes::default();
     let mut rows = Rows::open(run, Table::Inodes);
     while let Some((key, value)) = rows.next(run)? {
@@ -64,13 +64,13 @@ fn read_inodes(run: &mut Run<'_>) -> Result<Inodes> {
         let ino = ino_of(&key).unwrap_or_default();
         if key.len() != 8 {
             let what = format!("a row of the table inodes begins with {ino} and has a key of wrong length");
-            run.findings.add(Kind::Row, what, Victims::default());
+            run.findings.add(Kind::Row, what, Affected::default());
             continue;
         }
         match value.and_then(|value| InodeRow::decode(&value)) {
             Err(error) => {
                 let what = format!("the row of inode {ino} cannot be read: {}", sentence(&error));
-                run.findings.add(Kind::Row, what, Victims::inode(ino));
+                run.findings.add(Kind::Row, what, Affected::inode(ino));
                 inodes.push(ino, Inodes::UNKNOWN, 0);
             }
             Ok(row) => {
@@ -91,7 +91,7 @@ fn read_inodes(run: &mut Run<'_>) -> Result<Inodes> {
 
 /// The sums over the rows of one inode.
 #[derive(Debug, Default)]
-struct Has {
+struct InodeTotals {
     names: u64,
     directories: u32,
     /// A name could not be read; it may be that of a directory.
@@ -102,7 +102,7 @@ struct Has {
     /// Names that the table of links counts.
     links: u64,
     /// It has a row in the table of protected directories.
-    held: bool,
+    protected: bool,
     extents: FileExtents,
 }
 
@@ -114,38 +114,43 @@ struct Walk<'a> {
     extents: Rows,
     orphans: Rows,
     links: Rows,
-    held: Rows,
+    protected: Rows,
     references: References<'a>,
 }
 
 impl Walk<'_> {
     /// Reads the rows of `ino`. Rows before it have no inode; without `ino`, neither have all remaining rows.
-    fn gather(&mut self, run: &mut Run<'_>, inodes: &mut Inodes, ino: Option<u64>) -> Result<Has> {
-        let mut has = Has::default();
-        let mut strays = Strays::default();
+    fn gather(
+        &mut self,
+        run: &mut CheckRun<'_>,
+        inodes: &mut Inodes,
+        ino: Option<u64>,
+    ) -> Result<InodeTotals> {
+        let mut totals = InodeTotals::default();
+        let mut dangling = DanglingRows::default();
         while let Some((dir, row)) = self.dirents.up_to(run, ino)? {
             run.step(1)?;
             if Some(dir) != ino {
-                strays.found(run, dir, "names in it");
+                dangling.found(run, dir, "names in it");
             }
-            let mut other = Has::default();
-            let has = if Some(dir) == ino { &mut has } else { &mut other };
-            self.take_name(run, inodes, dir, row, has);
+            let mut other = InodeTotals::default();
+            let totals = if Some(dir) == ino { &mut totals } else { &mut other };
+            self.take_name(run, inodes, dir, row, totals);
         }
         while let Some((owner, (key, value))) = self.xattrs.up_to(run, ino)? {
             if Some(owner) == ino {
-                take_attribute(run, owner, &key, value, &mut has);
+                take_attribute(run, owner, &key, value, &mut totals);
             } else {
-                strays.found(run, owner, "extended attributes");
+                dangling.found(run, owner, "extended attributes");
             }
         }
         let mut stray = (0, FileExtents::default());
         while let Some((owner, row)) = self.extents.up_to(run, ino)? {
             if Some(owner) == ino {
-                self.references.take(run, owner, row, &mut has.extents)?;
+                self.references.take(run, owner, row, &mut totals.extents)?;
                 continue;
             }
-            strays.found(run, owner, "extents");
+            dangling.found(run, owner, "extents");
             if stray.0 != owner {
                 stray = (owner, FileExtents::default());
             }
@@ -154,39 +159,39 @@ impl Walk<'_> {
         while let Some((owner, (_, value))) = self.orphans.up_to(run, ino)? {
             run.count(Counter::Orphans, 1);
             if let Err(error) = value {
-                run.findings.add(Kind::Row, sentence(&error), Victims::inode(owner));
+                run.findings.add(Kind::Row, sentence(&error), Affected::inode(owner));
             }
             match Some(owner) == ino {
-                true => has.orphan = true,
-                false => strays.found(run, owner, "a place in the deletion queue"),
+                true => totals.orphan = true,
+                false => dangling.found(run, owner, "a place in the deletion queue"),
             }
         }
-        self.gather_places(run, ino, &mut has, &mut strays)?;
-        Ok(has)
+        self.gather_places(run, ino, &mut totals, &mut dangling)?;
+        Ok(totals)
     }
 
     /// Reads where the names of an inode are, and whether it protects what is below it.
     fn gather_places(
         &mut self,
-        run: &mut Run<'_>,
+        run: &mut CheckRun<'_>,
         ino: Option<u64>,
-        has: &mut Has,
-        strays: &mut Strays,
+        totals: &mut InodeTotals,
+        dangling: &mut DanglingRows,
     ) -> Result<()> {
         while let Some((owner, (_, value))) = self.links.up_to(run, ino)? {
             match value.and_then(|value| link_count(&value)) {
-                Ok(count) if Some(owner) == ino => has.links += count,
-                Ok(_) => strays.found(run, owner, "places of names"),
-                Err(error) => run.findings.add(Kind::Row, sentence(&error), Victims::inode(owner)),
+                Ok(count) if Some(owner) == ino => totals.links += count,
+                Ok(_) => dangling.found(run, owner, "places of names"),
+                Err(error) => run.findings.add(Kind::Row, sentence(&error), Affected::inode(owner)),
             }
         }
-        while let Some((owner, (_, value))) = self.held.up_to(run, ino)? {
+        while let Some((owner, (_, value))) = self.protected.up_to(run, ino)? {
             if let Err(error) = value {
-                run.findings.add(Kind::Row, sentence(&error), Victims::inode(owner));
+                run.findings.add(Kind::Row, sentence(&error), Affected::inode(owner));
             }
             match Some(owner) == ino {
-                true => has.held = true,
-                false => strays.found(run, owner, "a place among the protected directories"),
+                true => totals.protected = true,
+                false => dangling.found(run, owner, "a place among the protected directories"),
             }
         }
         Ok(())
@@ -194,27 +199,27 @@ impl Walk<'_> {
 
     fn take_name(
         &self,
-        run: &mut Run<'_>,
+        run: &mut CheckRun<'_>,
         inodes: &mut Inodes,
         dir: u64,
         (key, value): CheckedRow,
-        has: &mut Has,
+        totals: &mut InodeTotals,
     ) {
         run.report.dirents += 1;
-        has.names += 1;
+        totals.names += 1;
         let (hash, name) = match dirent_name(&key) {
             Ok(split) => split,
             Err(error) => {
-                has.unsure = true;
+                totals.unsure = true;
                 let what = format!("a name in directory {dir} cannot be read: {}", sentence(&error));
-                run.findings.add(Kind::Row, what, Victims::inode(dir));
+                run.findings.add(Kind::Row, what, Affected::inode(dir));
                 return;
             }
         };
         let shown = shown_name(name);
         let mut wrong = |kind, what: String| {
             let what = format!("the name \"{shown}\" in directory {dir} {what}");
-            run.findings.add(kind, what, Victims::name(dir, name));
+            run.findings.add(kind, what, Affected::name(dir, name));
         };
         let odd = name.len() > NAME_MAX || name.contains(&b'/') || name.contains(&0);
         if odd || name == b"." || name == b".." {
@@ -226,12 +231,12 @@ impl Walk<'_> {
         let entry = match value.and_then(|value| DirentRow::decode(&value)) {
             Ok(entry) => entry,
             Err(error) => {
-                has.unsure = true;
+                totals.unsure = true;
                 wrong(Kind::Row, format!("cannot be read: {}", sentence(&error)));
                 return;
             }
         };
-        has.directories += u32::from(entry.kind == libc::S_IFDIR);
+        totals.directories += u32::from(entry.kind == libc::S_IFDIR);
         let Some(index) = inodes.find(entry.ino) else {
             wrong(Kind::Name, format!("is for inode {}, which is not there", entry.ino));
             return;
@@ -253,37 +258,43 @@ impl Walk<'_> {
 
 /// Reports each missing inode once for each kind of row that names it.
 #[derive(Debug, Default)]
-struct Strays(Option<(u64, &'static str)>);
+struct DanglingRows(Option<(u64, &'static str)>);
 
-impl Strays {
-    fn found(&mut self, run: &mut Run<'_>, ino: u64, what: &'static str) {
+impl DanglingRows {
+    fn found(&mut self, run: &mut CheckRun<'_>, ino: u64, what: &'static str) {
         if self.0.replace((ino, what)) != Some((ino, what)) {
             let what = format!("inode {ino} has {what} and is not there");
-            run.findings.add(Kind::Inode, what, Victims::inode(ino));
+            run.findings.add(Kind::Inode, what, Affected::inode(ino));
         }
     }
 }
 
-fn take_attribute(run: &mut Run<'_>, ino: u64, key: &[u8], value: Result<Vec<u8>>, has: &mut Has) {
+fn take_attribute(
+    run: &mut CheckRun<'_>,
+    ino: u64,
+    key: &[u8],
+    value: Result<Vec<u8>>,
+    totals: &mut InodeTotals,
+) {
     let name = match xattr_name(key) {
         Ok(name) if !name.is_empty() => name,
         _ => {
             let what = format!("an extended attribute of inode {ino} has no name");
-            run.findings.add(Kind::Attribute, what, Victims::inode(ino));
+            run.findings.add(Kind::Attribute, what, Affected::inode(ino));
             return;
         }
     };
-    has.attributes += 1;
-    has.default_acl |= name == xattr::DEFAULT_ACL;
+    totals.attributes += 1;
+    totals.default_acl |= name == xattr::DEFAULT_ACL;
     if let Err(error) = value {
         let (name, why) = (shown_name(name), sentence(&error));
         let what = format!("the extended attribute \"{name}\" of inode {ino} cannot be read: {why}");
-        run.findings.add(Kind::Row, what, Victims::inode(ino));
+        run.findings.add(Kind::Row, what, Affected::inode(ino));
     }
 }
 
 /// Compares the row of an inode with its other rows.
-fn judge(run: &mut Run<'_>, ino: u64, row: &InodeRow, has: &Has) {
+fn check_inode(run: &mut CheckRun<'_>, ino: u64, row: &InodeRow, totals: &InodeTotals) {
     let mut wrong = Vec::new();
     let kind = row.kind();
     if kind_name(kind) == UNKNOWN_KIND {
@@ -292,7 +303,7 @@ fn judge(run: &mut Run<'_>, ino: u64, row: &InodeRow, has: &Has) {
     if ino != ROOT_INO && !(FIRST_INO..run.next_ino).contains(&ino) {
         wrong.push(format!("was never given: the next number is {}", run.next_ino));
     }
-    match (row.nlink == 0, has.orphan) {
+    match (row.nlink == 0, totals.orphan) {
         (true, false) => wrong.push("has no name and is not in the deletion queue".to_owned()),
         (false, true) => {
             wrong.push("has a name and is in the deletion queue: it would be deleted".to_owned())
@@ -300,36 +311,37 @@ fn judge(run: &mut Run<'_>, ino: u64, row: &InodeRow, has: &Has) {
         _ => {}
     }
     // An inode that was linked before places were recorded has no such rows.
-    if has.links != 0 && (row.is_dir() || row.nlink < 2 || has.links != u64::from(row.nlink)) {
-        wrong.push(format!("has a link count of {}, places are noted for {} names", row.nlink, has.links));
+    if totals.links != 0 && (row.is_dir() || row.nlink < 2 || totals.links != u64::from(row.nlink)) {
+        wrong.push(format!("has a link count of {}, places are noted for {} names", row.nlink, totals.links));
     }
-    if has.held != (row.is_dir() && row.flags & PROTECTING != 0) {
-        let what = if has.held { "does not protect what is below it" } else { "protects what is below it" };
+    if totals.protected != (row.is_dir() && row.flags & PROTECTING != 0) {
+        let what =
+            if totals.protected { "does not protect what is below it" } else { "protects what is below it" };
         wrong.push(format!("{what} by its flags, and the table of protected directories says otherwise"));
     }
     if row.is_dir() {
-        judge_directory(ino, row, has, &mut wrong);
-    } else if has.names > 0 {
-        wrong.push(format!("is no directory and has {} names in it", has.names));
+        check_directory(ino, row, totals, &mut wrong);
+    } else if totals.names > 0 {
+        wrong.push(format!("is no directory and has {} names in it", totals.names));
     }
-    if has.attributes > 0 && row.flags & InodeRow::HAS_XATTRS == 0 {
+    if totals.attributes > 0 && row.flags & InodeRow::HAS_XATTRS == 0 {
         wrong.push("has extended attributes which its flags deny".to_owned());
     }
-    if has.default_acl && row.flags & InodeRow::HAS_DEFAULT_ACL == 0 {
+    if totals.default_acl && row.flags & InodeRow::HAS_DEFAULT_ACL == 0 {
         wrong.push("has a default ACL which its flags deny".to_owned());
     }
-    judge_extents(row, has, &mut wrong);
+    check_extents(row, totals, &mut wrong);
     for what in wrong {
-        run.findings.add(Kind::Inode, format!("inode {ino} {what}"), Victims::inode(ino));
+        run.findings.add(Kind::Inode, format!("inode {ino} {what}"), Affected::inode(ino));
     }
 }
 
-fn judge_directory(ino: u64, row: &InodeRow, has: &Has, wrong: &mut Vec<String>) {
-    if row.entries != has.names {
-        wrong.push(format!("counts {} names in it, there are {}", row.entries, has.names));
+fn check_directory(ino: u64, row: &InodeRow, totals: &InodeTotals, wrong: &mut Vec<String>) {
+    if row.entries != totals.names {
+        wrong.push(format!("counts {} names in it, there are {}", row.entries, totals.names));
     }
-    let links = if row.nlink == 0 && ino != ROOT_INO { 0 } else { 2 + has.directories };
-    if row.nlink != links && !has.unsure {
+    let links = if row.nlink == 0 && ino != ROOT_INO { 0 } else { 2 + totals.directories };
+    if row.nlink != links && !totals.unsure {
         wrong.push(format!("has a link count of {}, with its directories it should be {links}", row.nlink));
     }
     if ino == ROOT_INO && row.parent != ROOT_INO {
@@ -337,8 +349,8 @@ fn judge_directory(ino: u64, row: &InodeRow, has: &Has, wrong: &mut Vec<String>)
     }
 }
 
-fn judge_extents(row: &InodeRow, has: &Has, wrong: &mut Vec<String>) {
-    let extents = &has.extents;
+fn check_extents(row: &InodeRow, totals: &InodeTotals, wrong: &mut Vec<String>) {
+    let extents = &totals.extents;
     if extents.rows > 0 && !row.is_file() {
         wrong.push(format!("is {} and has extents", kind_name(row.kind())));
         return;
@@ -347,7 +359,7 @@ fn judge_extents(row: &InodeRow, has: &Has, wrong: &mut Vec<String>) {
         wrong.push(format!("has extents up to {}, beyond its size of {}", extents.end, row.size));
     }
     // The deletion queue removes the extents of a large file in several steps.
-    let fits = row.allocated == extents.bytes || has.orphan && row.allocated > extents.bytes;
+    let fits = row.allocated == extents.bytes || totals.orphan && row.allocated > extents.bytes;
     if row.is_file() && !fits && !extents.unsure {
         wrong.push(format!("says {} bytes of it have chunks, {} have", row.allocated, extents.bytes));
     }
@@ -368,9 +380,9 @@ fn kind_name(kind: u32) -> &'static str {
 }
 
 /// Reports inodes with more or fewer names than their rows say.
-fn check_names(run: &mut Run<'_>, inodes: &Inodes) -> Result<()> {
+fn check_names(run: &mut CheckRun<'_>, inodes: &Inodes) -> Result<()> {
     for ino in inodes.misnamed() {
-        run.look(1)?;
+        run.extra_work(1)?;
         let row = get(&run.view(), Table::Inodes, &id_key(ino));
         let row = match row.and_then(|row| row.map(|row| InodeRow::decode(&row)).transpose()) {
             Ok(Some(row)) => row,
@@ -378,7 +390,7 @@ fn check_names(run: &mut Run<'_>, inodes: &Inodes) -> Result<()> {
             found => {
                 let why = found.err().map_or("it is not found".to_owned(), |error| sentence(&error));
                 let what = format!("the row of inode {ino} cannot be looked up: {why}");
-                run.findings.add(Kind::Row, what, Victims::inode(ino));
+                run.findings.add(Kind::Row, what, Affected::inode(ino));
                 continue;
             }
         };
@@ -390,30 +402,30 @@ fn check_names(run: &mut Run<'_>, inodes: &Inodes) -> Result<()> {
             let found = inodes.found(ino, row.nlink);
             format!("inode {ino} has {found} names, by its link count it should have {}", row.nlink)
         };
-        run.findings.add(Kind::Inode, what, Victims::inode(ino));
+        run.findings.add(Kind::Inode, what, Affected::inode(ino));
     }
     Ok(())
 }
 
 /// Reports a missing root, and directories that are not below it.
-fn check_directories(run: &mut Run<'_>, inodes: &Inodes) -> Result<()> {
+fn check_directories(run: &mut CheckRun<'_>, inodes: &Inodes) -> Result<()> {
     // A store that was never mounted has no inodes.
     if inodes.find(ROOT_INO).is_none() && (run.report.inodes > 0 || run.report.dirents > 0) {
-        run.findings.add(Kind::Inode, "the root directory is not there".to_owned(), Victims::default());
+        run.findings.add(Kind::Inode, "the root directory is not there".to_owned(), Affected::default());
     }
     let directories = &inodes.directories;
     let mut is_known = vec![false; directories.len()];
     let mut is_on_way = vec![false; directories.len()];
     let mut way = Vec::new();
     for start in 0..directories.len() {
-        run.look(1)?;
+        run.extra_work(1)?;
         let mut next = Some(start);
         while let Some(index) = next.filter(|index| !is_known[*index]) {
             if is_on_way[index] {
                 let ino = directories[index].ino;
                 if ino != ROOT_INO {
                     let what = format!("directory {ino} is in a circle of directories, off the root");
-                    run.findings.add(Kind::Inode, what, Victims::inode(ino));
+                    run.findings.add(Kind::Inode, what, Affected::inode(ino));
                 }
                 break;
             }

@@ -64,7 +64,7 @@ impl Cutter {
 
     /// The pieces of `data`, in order; the last is whatever is left.
     pub fn cut<'a>(&self, data: &'a [u8]) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        Pieces { cutter: self.clone(), rest: data }
+        CutIter { cutter: self.clone(), rest: data }
     }
 
     /// The length of the first piece of `data`, 0 for no data.
@@ -85,12 +85,12 @@ impl Cutter {
 
 /// The iterator behind [`Cutter::cut`].
 #[derive(Debug)]
-pub struct Pieces<'a> {
+pub struct CutIter<'a> {
     cutter: Cutter,
     rest: &'a [u8],
 }
 
-impl<'a> Iterator for Pieces<'a> {
+impl<'a> Iterator for CutIter<'a> {
     type Item = &'a [u8];
 
     fn next(&mut self) -> Option<&'a [u8]> {

@@ -8,7 +8,7 @@ pub mod cutter;
 pub mod digest;
 pub mod id;
 
-pub use cutter::{CutParams, Cutter, Pieces};
+pub use cutter::{CutIter, CutParams, Cutter};
 pub use digest::Digest;
 pub use id::ChunkId;
 

@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::mount_options;
 use super::size::parse_size;
-use crate::fuse::Errand;
+use crate::fuse::ChildTask;
 use crate::pack::Compression;
 
 /// A filesystem in which a backup is a copy and a prune is a delete.
@@ -46,15 +46,15 @@ pub(super) enum Command {
     Sync(SyncArgs),
     Demo(DemoArgs),
     #[command(hide = true)]
-    Errand(ErrandArgs),
+    ChildTask(ChildTaskArgs),
 }
 
 /// A task that this program runs in a child process of its own
 #[derive(Debug, Args)]
-pub(super) struct ErrandArgs {
+pub(super) struct ChildTaskArgs {
     /// Which errand
-    #[arg(value_parser = |word: &str| Errand::named(word).ok_or("not an errand"))]
-    pub errand: Errand,
+    #[arg(value_parser = |word: &str| ChildTask::named(word).ok_or("not a task"))]
+    pub child_task: ChildTask,
     /// Where
     pub path: PathBuf,
 }

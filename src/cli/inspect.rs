@@ -4,7 +4,7 @@
 use super::args::{CheckArgs, GcArgs, StatusArgs, SyncArgs};
 use super::interrupt::Interrupt;
 use super::progress::Display;
-use super::target::{Meant, Target, ended_in_disorder, meant, reach};
+use super::target::{ResolvedPath, Target, ended_in_disorder, reach, resolve};
 use super::{output, show};
 use crate::check::{CheckReport, Scrub};
 use crate::control::{CheckRequest, Problem, ProblemKind, Progress, StatusReport, closed_in_order};
@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(super) fn status(args: &StatusArgs) -> Result<()> {
-    let _interrupt = Interrupt::told(args.json, "nothing was changed")?;
+    let _interrupt = Interrupt::install(args.json, "nothing was changed")?;
     let report = match reach(&args.path, true, "status")? {
         Target::Live(mut client) => client.status()?,
         Target::Opened(store) => with_close(&store, closed_status)?,
@@ -59,7 +59,7 @@ pub(super) fn gc(args: &GcArgs) -> Result<()> {
     if args.background {
         return gc_in_background(args);
     }
-    let interrupt = Interrupt::told(
+    let interrupt = Interrupt::install(
         args.json,
         "a cycle that was begun goes on to its end in the process that has the store open",
     )?;
@@ -71,7 +71,7 @@ pub(super) fn gc(args: &GcArgs) -> Result<()> {
             let record =
                 with_close(&store, |store| closed_gc(store, args.dry_run, &mut progress, &interrupt));
             drop(display);
-            interrupt.end_if_told();
+            interrupt.end_if_signalled();
             record?
         }
     };
@@ -84,7 +84,7 @@ pub(super) fn gc(args: &GcArgs) -> Result<()> {
 }
 
 fn gc_in_background(args: &GcArgs) -> Result<()> {
-    let mut client = meant(&args.path)?.client()?;
+    let mut client = resolve(&args.path)?.client()?;
     client.gc_soon()?;
     let stage = client.status()?.stage;
     output::print(&output::started(stage))
@@ -156,7 +156,7 @@ fn checked(args: &CheckArgs) -> Result<CheckReport> {
     } else {
         "nothing was changed, and the findings so far are not reported"
     };
-    let interrupt = Interrupt::told(args.json, sentence)?;
+    let interrupt = Interrupt::install(args.json, sentence)?;
     let display = Display::with_lines("checking");
     let all_names = args.json || args.list_damaged.is_some();
     let request = CheckRequest { data: args.data, limit: args.limit, resume: args.resume, all_names };
@@ -176,7 +176,7 @@ fn checked(args: &CheckArgs) -> Result<CheckReport> {
             });
             drop(display);
             if outcome.is_err() {
-                interrupt.end_if_told();
+                interrupt.end_if_signalled();
             }
             outcome
         }
@@ -184,12 +184,12 @@ fn checked(args: &CheckArgs) -> Result<CheckReport> {
 }
 
 pub(super) fn sync(args: &SyncArgs) -> Result<()> {
-    let _interrupt = Interrupt::told(false, "what was written may not be durable yet")?;
-    let meant = meant(&args.path)?;
-    if let Meant::Dead(entry) = &meant {
+    let _interrupt = Interrupt::install(false, "what was written may not be durable yet")?;
+    let resolved = resolve(&args.path)?;
+    if let ResolvedPath::Dead(entry) = &resolved {
         return Err(ended_in_disorder(&entry.source));
     }
-    match meant.reach(true, "sync")? {
+    match resolved.reach(true, "sync")? {
         Target::Live(mut client) => client.sync(),
         // Nobody has it open. If it was closed, everything is durable.
         Target::Opened(store) => with_close(&store, |store| closed_in_order(store.path())),

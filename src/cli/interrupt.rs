@@ -29,7 +29,7 @@ struct Shared {
 
 impl Interrupt {
     /// From now on a signal prints `sentence` and ends the process.
-    pub(super) fn told(json: bool, sentence: &'static str) -> Result<Self> {
+    pub(super) fn install(json: bool, sentence: &'static str) -> Result<Self> {
         let failed = |error| Error::io("catching signals", error);
         let shared = Arc::new(Shared {
             json,
@@ -50,26 +50,27 @@ impl Interrupt {
         Ok(Self(shared))
     }
 
-    /// From now on the first signal only calls `end`. The work then ends in order and calls [`Interrupt::end_if_told`].
+    /// From now on the first signal only calls `end`. The work then ends in order and calls
+    /// [`Interrupt::end_if_signalled`].
     pub(super) fn end_in_order(&self, sentence: &'static str, end: impl Fn() + Send + 'static) {
         *self.0.sentence.lock() = sentence;
         *self.0.orderly.lock() = Some(Box::new(end));
-        if self.has_come() {
+        if self.was_signalled() {
             // The signal came just before and was not handled yet.
-            self.end_if_told();
+            self.end_if_signalled();
         }
     }
 
     /// The orderly work is done: ends the process if a signal came; otherwise the next signal does.
-    pub(super) fn end_if_told(&self) {
+    pub(super) fn end_if_signalled(&self) {
         drop(self.0.orderly.lock().take());
-        if self.has_come() {
+        if self.was_signalled() {
             self.0.end(self.0.caught.load(Ordering::SeqCst));
         }
     }
 
     /// True once a signal has come.
-    pub(super) fn has_come(&self) -> bool {
+    pub(super) fn was_signalled(&self) -> bool {
         self.0.caught.load(Ordering::SeqCst) != 0
     }
 }

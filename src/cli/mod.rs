@@ -71,7 +71,7 @@ fn run(command: Command) -> Result<()> {
         Command::Mount(args) => mount::run(&args),
         Command::Umount(args) => umount::run(&args),
         Command::Demo(args) => demo::run(&args),
-        Command::Errand(args) => args.errand.run(&args.path),
+        Command::ChildTask(args) => args.child_task.run(&args.path),
         Command::Status(args) => reported(args.json, || inspect::status(&args)),
         Command::Gc(args) => reported(args.json, || inspect::gc(&args)),
         Command::Check(args) => reported(args.json, || inspect::check(&args)),

@@ -100,7 +100,7 @@ fn serve(args: &MountArgs, wanted: Wanted) -> Result<()> {
         return Ok(());
     }
     environment::can_mount()?;
-    limits::suffice(wanted.open.cache_bytes)?;
+    limits::ensure(wanted.open.cache_bytes)?;
     let setup = Setup {
         open: OpenOptions {
             who: format!("mounted at {}", show(&places.mountpoint)),

@@ -1,5 +1,5 @@
-//! The words after `-o`: what they ask of the parts of a mount, what mount(8), fstab and systemd add for themselves, and a
-//! sentence for the rest. The options themselves are declared in [`table`], once each.
+//! The words after `-o`: what they ask of the parts of a mount, what mount(8), fstab and systemd add for themselves,
+//! and a sentence for the rest. The options themselves are declared in [`table`], once each.
 
 mod manual;
 mod table;
@@ -64,7 +64,7 @@ const FROM_THE_TABLE: &[&str] = &["user_id=", "group_id=", "max_read=", "blksize
 const REFUSED: &[&str] = &["uid", "gid"];
 
 /// A cache fills with time, and a daemon that takes all memory is killed in the middle of a backup.
-const MOST_OF_MEMORY: (u64, u64) = (3, 4);
+const MAX_OF_MEMORY: (u64, u64) = (3, 4);
 
 /// Reads all words in order; a later one overrides an earlier one. With `sloppy` unknown words are ignored.
 pub(super) fn parse(lists: &[String], sloppy: bool) -> Result<Wanted> {
@@ -129,7 +129,7 @@ fn is_not_ours(word: &str) -> bool {
 
 /// Refuses a cache that would not fit into `memory` bytes with what else the machine has to hold.
 pub(super) fn refuse_more_than(memory: u64, wanted: &Wanted) -> Result<()> {
-    let most = memory / MOST_OF_MEMORY.1 * MOST_OF_MEMORY.0;
+    let most = memory / MAX_OF_MEMORY.1 * MAX_OF_MEMORY.0;
     let bytes = wanted.open.cache_bytes;
     // The default was not asked for, and a small machine has no better one.
     if bytes <= most || !wanted.given.contains(&"cache=SIZE") {

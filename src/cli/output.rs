@@ -217,7 +217,7 @@ fn problem_name(kind: ProblemKind) -> &'static str {
 }
 
 /// Files shown to people for one finding. Programs, and the list of `--list-damaged`, get all.
-const NAMED: usize = 100;
+const MAX_NAMES: usize = 100;
 
 /// The answer of `cairnfs check`.
 pub(super) fn check(report: &CheckReport) -> String {
@@ -262,10 +262,10 @@ pub(super) fn check(report: &CheckReport) -> String {
     lines.add("result", summary(report));
     for finding in &report.findings {
         let _ = writeln!(lines.0, "\n{}", finding.what);
-        for file in finding.files.iter().take(NAMED) {
+        for file in finding.files.iter().take(MAX_NAMES) {
             let _ = writeln!(lines.0, "    {file}");
         }
-        let named = finding.files.len().min(NAMED) as u64;
+        let named = finding.files.len().min(MAX_NAMES) as u64;
         if finding.files_total > named {
             let more = count(finding.files_total - named);
             let _ = writeln!(lines.0, "    and {more} more");

@@ -10,7 +10,7 @@ use crate::check::repair::{Database, Paths, RepairReport, repair_store};
 use crate::error::{Error, Result};
 
 pub(super) fn run(args: &RepairArgs) -> Result<()> {
-    let _interrupt = Interrupt::told(args.json, "run `cairnfs repair` again, which begins anew")?;
+    let _interrupt = Interrupt::install(args.json, "run `cairnfs repair` again, which begins anew")?;
     let report = repair_store(&store_of(&args.store)?, args.yes)?;
     if args.json {
         output::print_json(&report)?;

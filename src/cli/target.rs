@@ -14,18 +14,18 @@ use std::time::{Duration, Instant};
 use super::show;
 use crate::control::{Client, Presence};
 use crate::error::{Error, Result};
-use crate::fuse::{Entry, Found, Heard, MountTable, ask};
+use crate::fuse::{Entry, MountAnswer, MountTable, PathInfo, ask};
 use crate::sabotage::{Protection, out};
-use crate::store::{CONFIG_FILE, OpenOptions, Store, cannot_look, no_store};
+use crate::store::{CONFIG_FILE, OpenOptions, Store, access_error, no_store};
 
 /// How long a daemon may hold the lock without listening.
-const PATIENCE: Duration = Duration::from_secs(10);
+const LOCK_WAIT_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long one try waits for the lock.
-const ONE_TRY: Duration = Duration::from_millis(250);
+const LOCK_ATTEMPT: Duration = Duration::from_millis(250);
 
 /// How long a mount may take to say which process serves it; that needs no work.
-pub(super) const TO_ASK: Duration = Duration::from_secs(10);
+pub(super) const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A way to a store.
 pub(super) enum Target {
@@ -36,7 +36,7 @@ pub(super) enum Target {
 }
 
 /// What a path means.
-pub(super) enum Meant {
+pub(super) enum ResolvedPath {
     /// The directory of a store.
     Store(PathBuf),
     /// A place in a mount that this process serves.
@@ -47,15 +47,15 @@ pub(super) enum Meant {
 
 /// Finds the store that `path` means and a way to it. `doing` says for others why this process has it open.
 pub(super) fn reach(path: &Path, read_only: bool, doing: &str) -> Result<Target> {
-    meant(path)?.reach(read_only, doing)
+    resolve(path)?.reach(read_only, doing)
 }
 
 /// The directory of the store that `path` means.
 pub(super) fn store_of(path: &Path) -> Result<PathBuf> {
-    meant(path)?.directory()
+    resolve(path)?.directory()
 }
 
-impl Meant {
+impl ResolvedPath {
     fn is_asked_through_mount(&self) -> bool {
         matches!(self, Self::Mount(..)) && !out(Protection::AskThroughMount)
     }
@@ -69,7 +69,7 @@ impl Meant {
         let options = OpenOptions {
             read_only,
             who: format!("cairnfs {doing}"),
-            lock_wait: ONE_TRY,
+            lock_wait: LOCK_ATTEMPT,
             ..OpenOptions::default()
         };
         let begin = Instant::now();
@@ -78,7 +78,7 @@ impl Meant {
                 return Ok(Target::Live(Box::new(client)));
             }
             match Store::open(&dir, &options) {
-                Err(Error::Busy(_)) if begin.elapsed() < PATIENCE => {}
+                Err(Error::Busy(_)) if begin.elapsed() < LOCK_WAIT_LIMIT => {}
                 opened => return opened.map(Target::Opened),
             }
         }
@@ -105,7 +105,7 @@ impl Meant {
             Self::Store(dir) => return Ok(dir.clone()),
             Self::Mount(entry, _) | Self::Dead(entry) => entry,
         };
-        if has_store(&entry.source).map_err(|e| cannot_look(&entry.source, e))? {
+        if has_store(&entry.source).map_err(|e| access_error(&entry.source, e))? {
             return Ok(entry.source.clone());
         }
         Err(Error::NotAStore(format!(
@@ -118,8 +118,8 @@ impl Meant {
 }
 
 /// What `path` means.
-pub(super) fn meant(path: &Path) -> Result<Meant> {
-    let Some(found) = ask(path, TO_ASK)? else {
+pub(super) fn resolve(path: &Path) -> Result<ResolvedPath> {
+    let Some(found) = ask(path, ASK_TIMEOUT)? else {
         return Err(Error::Environment(format!(
             "{0} is in a mount whose daemon does not answer (stopped, or its disk hangs); `cairnfs umount \
              -f` unmounts by force",
@@ -129,32 +129,32 @@ pub(super) fn meant(path: &Path) -> Result<Meant> {
     let errno = io::Error::from_raw_os_error;
     // A store that was itself copied into a mount can be named, too.
     if found.store == Ok(true) {
-        return Ok(Meant::Store(found.real()));
+        return Ok(ResolvedPath::Store(found.real()));
     }
-    match &found.heard {
-        Heard::NotThere(libc::ENOENT) => Err(no_store(path)),
-        Heard::NotThere(error) => Err(cannot_look(path, errno(*error))),
+    match &found.answer {
+        MountAnswer::NotThere(libc::ENOENT) => Err(no_store(path)),
+        MountAnswer::NotThere(error) => Err(access_error(path, errno(*error))),
         // A directory that cannot be read may be a store.
-        Heard::NotOurs => {
-            Err(found.store.err().map_or_else(|| no_store(path), |e| cannot_look(path, errno(e))))
+        MountAnswer::NotOurs => {
+            Err(found.store.err().map_or_else(|| no_store(path), |e| access_error(path, errno(e))))
         }
-        Heard::Presence(text) => Ok(Meant::Mount(mount_of(path, &found)?, presence_in(text)?)),
-        Heard::Dead => mount_of(path, &found).map(Meant::Dead),
-        Heard::Refused(_) => {
+        MountAnswer::Presence(text) => Ok(ResolvedPath::Mount(mount_of(path, &found)?, presence_in(text)?)),
+        MountAnswer::Dead => mount_of(path, &found).map(ResolvedPath::Dead),
+        MountAnswer::Refused(_) => {
             let entry = mount_of(path, &found)?;
             let presence = serving_by_source(&entry)?;
-            Ok(Meant::Mount(entry, presence))
+            Ok(ResolvedPath::Mount(entry, presence))
         }
     }
 }
 
 /// The mount that a path is in.
-fn mount_of(path: &Path, found: &Found) -> Result<Entry> {
+fn mount_of(path: &Path, found: &PathInfo) -> Result<Entry> {
     let table = MountTable::read()?;
     let real = found.real();
     let above = || real.ancestors().find_map(|dir| table.at(dir));
     let entry = if found.mount == 0 { above().filter(|e| e.is_ours()) } else { table.by_id(found.mount) };
-    entry.cloned().ok_or_else(|| cannot_look(path, io::Error::from_raw_os_error(libc::ENOTCONN)))
+    entry.cloned().ok_or_else(|| access_error(path, io::Error::from_raw_os_error(libc::ENOTCONN)))
 }
 
 /// The presence in the answer of a mount.
@@ -244,10 +244,10 @@ mod tests {
     #[test]
     fn no_permission_is_not_no_store() {
         let denied = || io::Error::from_raw_os_error(libc::EACCES);
-        let error = cannot_look(Path::new("/srv/store"), denied());
+        let error = access_error(Path::new("/srv/store"), denied());
         assert_eq!(error.exit_code(), 7);
         assert!(error.to_string().contains("no permission to look at /srv/store"), "{error}");
-        assert_eq!(cannot_look(Path::new("/x"), io::Error::from_raw_os_error(libc::EIO)).exit_code(), 1);
+        assert_eq!(access_error(Path::new("/x"), io::Error::from_raw_os_error(libc::EIO)).exit_code(), 1);
         // A name that is longer than the host has them fails as any other look does.
         let tmp = tempfile::tempdir().unwrap();
         assert!(has_store(tmp.path()).is_ok_and(|there| !there));

@@ -17,32 +17,34 @@ use std::time::{Duration, Instant};
 
 use super::args::UmountArgs;
 use super::show;
-use super::target::{TO_ASK, ended_in_disorder, presence_in, serving_by_source, unreachable};
-use crate::control::{Client, Presence, is_silence};
+use super::target::{ASK_TIMEOUT, ended_in_disorder, presence_in, serving_by_source, unreachable};
+use crate::control::{Client, Presence, is_unresponsive};
 use crate::error::{Error, Result};
-use crate::fuse::{Detach, Entry, Errand, Found, Heard, MountTable, User, ask, detach, holders, is_held};
+use crate::fuse::{
+    ChildTask, Entry, MountAnswer, MountTable, PathInfo, UnmountMode, User, ask, detach, is_alive, list_users,
+};
 use crate::sabotage::{Protection, out};
 
 /// How long `-f` waits for an answer that costs the daemon nothing.
-const TO_ANSWER: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long `-f` waits for the store to be closed: staged bytes have to be stored first.
-const TO_CLOSE: Duration = Duration::from_secs(60);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the kernel may take to write out its changed pages.
-const TO_FLUSH: Duration = Duration::from_secs(600);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long a process may take to end after it has closed its store.
-const TO_END: Duration = Duration::from_secs(30);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a process may take to end after its connection was aborted.
-const TO_LEAVE: Duration = Duration::from_secs(5);
+const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often that is looked at.
 const POLL: Duration = Duration::from_millis(20);
 /// How many users of a mount are named.
-const NAMED: usize = 5;
+const MAX_NAMES: usize = 5;
 
 /// A mount that is to be unmounted.
-struct Leaving {
+struct UnmountTarget {
     entry: Entry,
     /// The answer of the mount; none if there was none.
-    heard: Option<Heard>,
+    answer: Option<MountAnswer>,
 }
 
 /// The daemon that serves it.
@@ -56,8 +58,8 @@ enum Daemon {
 }
 
 pub(super) fn run(args: &UmountArgs) -> Result<()> {
-    let Leaving { entry, heard } = find(&args.path)?;
-    if !entry.is_in_sight() {
+    let UnmountTarget { entry, answer } = find(&args.path)?;
+    if !entry.is_visible() {
         return Err(Error::Busy(format!(
             "{0} cannot be unmounted: something else is mounted over it; unmount that first",
             show(&entry.mountpoint)
@@ -68,37 +70,37 @@ pub(super) fn run(args: &UmountArgs) -> Result<()> {
             eprintln!("cairnfs: {}: {text}", show(&entry.mountpoint));
         }
     };
-    match daemon_of(&entry, heard, args.force) {
+    match daemon_of(&entry, answer, args.force) {
         Daemon::Gone => {
-            detach(&entry.mountpoint, Detach::Lazily)?;
+            detach(&entry.mountpoint, UnmountMode::Lazy)?;
             Err(ended_in_disorder(&entry.source))
         }
         Daemon::Cannot(_) if args.force => {
-            tear_away(&entry.mountpoint)?;
+            force_unmount(&entry.mountpoint)?;
             Err(silent(&entry.source))
         }
         Daemon::Cannot(error) => Err(error),
         Daemon::Tells { mut waiting, .. } if args.force => {
-            detach(&entry.mountpoint, Detach::Forcibly)?;
+            detach(&entry.mountpoint, UnmountMode::Force)?;
             say("unmounted, waiting for the store to be closed");
-            waiting.be_patient(TO_CLOSE)?;
+            waiting.set_timeout(CLOSE_TIMEOUT)?;
             closed(&mut waiting, &entry)?;
             say("everything is durable");
             Ok(())
         }
         Daemon::Tells { waiting, mut asking } => {
-            tell_of_waiting(&mut asking, &entry);
-            hand_over(&entry)?;
+            report_waiting(&mut asking, &entry);
+            flush_kernel_cache(&entry)?;
             if args.lazy {
                 // Before it is detached, so that a failure leaves everything as it was.
                 make_durable(&mut asking)?;
-                detach(&entry.mountpoint, Detach::Lazily)?;
+                detach(&entry.mountpoint, UnmountMode::Lazy)?;
             } else {
-                detach(&entry.mountpoint, Detach::Plainly)
+                detach(&entry.mountpoint, UnmountMode::Normal)
                     .map_err(|error| name_users(error, &entry, asking.presence()))?;
             }
             say("unmounted, waiting until everything is durable");
-            settle(&entry, *waiting, &mut asking)?;
+            await_durable(&entry, *waiting, &mut asking)?;
             say("everything is durable");
             Ok(())
         }
@@ -107,21 +109,21 @@ pub(super) fn run(args: &UmountArgs) -> Result<()> {
 
 /// Unmounts by force. That aborts all requests that wait for the daemon, also those of the child process that asked it.
 /// Until that process has ended, the kernel reports the mount as busy.
-fn tear_away(mountpoint: &Path) -> Result<()> {
+fn force_unmount(mountpoint: &Path) -> Result<()> {
     let begin = Instant::now();
     loop {
-        match detach(mountpoint, Detach::Forcibly) {
-            Err(Error::Busy(_)) if begin.elapsed() < TO_LEAVE => thread::sleep(POLL),
+        match detach(mountpoint, UnmountMode::Force) {
+            Err(Error::Busy(_)) if begin.elapsed() < ABORT_TIMEOUT => thread::sleep(POLL),
             // Its request is aborted; it ends as soon as the kernel lets it.
-            Err(Error::Busy(_)) => return detach(mountpoint, Detach::Lazily),
+            Err(Error::Busy(_)) => return detach(mountpoint, UnmountMode::Lazy),
             done => return done,
         }
     }
 }
 
 /// Makes the kernel write out its changed pages, so that the daemon can make them durable.
-fn hand_over(entry: &Entry) -> Result<()> {
-    if Errand::Flush.send_within(&entry.mountpoint, TO_FLUSH) {
+fn flush_kernel_cache(entry: &Entry) -> Result<()> {
+    if ChildTask::Flush.send_within(&entry.mountpoint, FLUSH_TIMEOUT) {
         return Ok(());
     }
     Err(Error::Environment(format!(
@@ -138,13 +140,13 @@ fn make_durable(asking: &mut Client) -> Result<()> {
 
 /// After the unmount: waits until everything is durable, and until the store is closed or the daemon says that it stays
 /// open.
-fn settle(entry: &Entry, mut waiting: Client, asking: &mut Client) -> Result<()> {
-    if is_held(entry).unwrap_or_else(|| has_places(entry)) {
+fn await_durable(entry: &Entry, mut waiting: Client, asking: &mut Client) -> Result<()> {
+    if is_alive(entry).unwrap_or_else(|| has_places(entry)) {
         let synced = make_durable(asking);
         // The kernel may use the number for a newer mount by now; the daemon knows whether its own has ended.
         if asking.hello(None).is_ok_and(|presence| presence.serving) {
             synced?;
-            let users = holders(entry, asking.presence().pid);
+            let users = list_users(entry, asking.presence().pid);
             eprintln!(
                 "cairnfs: {}: everything written so far is durable; process {} keeps the store open: {}",
                 show(&entry.mountpoint),
@@ -158,14 +160,14 @@ fn settle(entry: &Entry, mut waiting: Client, asking: &mut Client) -> Result<()>
             return Ok(());
         }
     }
-    tell_of_waiting(&mut waiting, entry);
+    report_waiting(&mut waiting, entry);
     closed(&mut waiting, entry)
 }
 
 fn closed(waiting: &mut Client, entry: &Entry) -> Result<()> {
-    waiting.closed().map_err(|error| if is_silence(&error) { silent(&entry.source) } else { error })?;
+    waiting.closed().map_err(|error| if is_unresponsive(&error) { silent(&entry.source) } else { error })?;
     // Otherwise the disk below would still be busy.
-    if !waiting.ends_within(TO_END) {
+    if !waiting.ends_within(EXIT_TIMEOUT) {
         eprintln!(
             "cairnfs: everything is durable and {} is closed, but process {} has not ended yet",
             show(&entry.source),
@@ -179,9 +181,9 @@ fn has_places(entry: &Entry) -> bool {
     MountTable::read().map_or(true, |table| table.places_of(entry).next().is_some())
 }
 
-fn tell_of_waiting(client: &mut Client, entry: &Entry) {
+fn report_waiting(client: &mut Client, entry: &Entry) {
     let (source, pid) = (entry.source.clone(), client.presence().pid);
-    client.while_it_lasts(move || {
+    client.on_long_wait(move || {
         eprintln!(
             "cairnfs: still waiting until process {pid} has made everything in {} durable",
             show(&source)
@@ -190,9 +192,9 @@ fn tell_of_waiting(client: &mut Client, entry: &Entry) {
 }
 
 fn listed(users: &[User]) -> String {
-    let mut names: Vec<String> = users.iter().take(NAMED).map(ToString::to_string).collect();
-    if users.len() > NAMED {
-        names.push(format!("and {} more", users.len() - NAMED));
+    let mut names: Vec<String> = users.iter().take(MAX_NAMES).map(ToString::to_string).collect();
+    if users.len() > MAX_NAMES {
+        names.push(format!("and {} more", users.len() - MAX_NAMES));
     }
     names.join("; ")
 }
@@ -201,10 +203,10 @@ fn listed(users: &[User]) -> String {
 fn name_users(error: Error, entry: &Entry, server: &Presence) -> Error {
     let Error::Busy(text) = error else { return error };
     let table = MountTable::read().ok();
-    let inside = table.iter().flat_map(|table| table.standing_on(entry));
+    let inside = table.iter().flat_map(|table| table.mounted_on(entry));
     let inside = inside.map(|inner| format!("{} is mounted in it", show(&inner.mountpoint)));
     let users: Vec<User> =
-        holders(entry, server.pid).into_iter().filter(|user| matches!(user, User::Program(_))).collect();
+        list_users(entry, server.pid).into_iter().filter(|user| matches!(user, User::Program(_))).collect();
     let named: Vec<String> = inside.chain((!users.is_empty()).then(|| listed(&users))).collect();
     Error::Busy(if named.is_empty() { text } else { format!("{text}: {}", named.join("; ")) })
 }
@@ -218,11 +220,13 @@ fn silent(store: &Path) -> Error {
     ))
 }
 
-fn daemon_of(entry: &Entry, heard: Option<Heard>, force: bool) -> Daemon {
-    let presence = match heard {
-        Some(Heard::Dead) => return Daemon::Gone,
-        Some(Heard::Presence(text)) => presence_in(&text),
-        Some(Heard::Refused(_) | Heard::NotOurs | Heard::NotThere(_)) => serving_by_source(entry),
+fn daemon_of(entry: &Entry, answer: Option<MountAnswer>, force: bool) -> Daemon {
+    let presence = match answer {
+        Some(MountAnswer::Dead) => return Daemon::Gone,
+        Some(MountAnswer::Presence(text)) => presence_in(&text),
+        Some(MountAnswer::Refused(_) | MountAnswer::NotOurs | MountAnswer::NotThere(_)) => {
+            serving_by_source(entry)
+        }
         None => {
             return Daemon::Cannot(Error::Environment(format!(
                 "the daemon of {0} does not answer, so nothing was unmounted; `cairnfs umount -f {0}` \
@@ -231,9 +235,9 @@ fn daemon_of(entry: &Entry, heard: Option<Heard>, force: bool) -> Daemon {
             )));
         }
     };
-    let patience = force.then_some(TO_ANSWER);
+    let timeout = force.then_some(ANSWER_TIMEOUT);
     let connect = |presence: &Presence| {
-        let client = Client::of_presence(presence, &entry.source, patience)?;
+        let client = Client::of_presence(presence, &entry.source, timeout)?;
         client.map(Box::new).ok_or_else(|| unreachable(&entry.mountpoint, presence))
     };
     let both = presence.and_then(|presence| {
@@ -245,8 +249,8 @@ fn daemon_of(entry: &Entry, heard: Option<Heard>, force: bool) -> Daemon {
 }
 
 /// Finds the mount: at this path, or the only mount of the store at this path.
-fn find(path: &Path) -> Result<Leaving> {
-    let found = ask(path, TO_ASK)?;
+fn find(path: &Path) -> Result<UnmountTarget> {
+    let found = ask(path, ASK_TIMEOUT)?;
     let table = MountTable::read()?;
     let real = match &found {
         Some(found) if found.mount != 0 => found.real(),
@@ -260,7 +264,7 @@ fn find(path: &Path) -> Result<Leaving> {
     });
     match here {
         Some(entry) if entry.is_ours() => {
-            Ok(Leaving { entry: entry.clone(), heard: found.map(|found| found.heard) })
+            Ok(UnmountTarget { entry: entry.clone(), answer: found.map(|found| found.answer) })
         }
         Some(entry) => Err(Error::Usage(format!(
             "{} is a mount of type {}, not of a cairnfs store; use umount",
@@ -271,7 +275,7 @@ fn find(path: &Path) -> Result<Leaving> {
     }
 }
 
-fn find_by_store(path: &Path, real: &Path, table: &MountTable) -> Result<Leaving> {
+fn find_by_store(path: &Path, real: &Path, table: &MountTable) -> Result<UnmountTarget> {
     let directory = fs::metadata(real).map(|meta| (meta.dev(), meta.ino())).ok();
     let of_store = |entry: &&Entry| is_mount_of(entry, real, directory);
     let mounts: Vec<&Entry> = table.ours().filter(of_store).collect();
@@ -281,8 +285,8 @@ fn find_by_store(path: &Path, real: &Path, table: &MountTable) -> Result<Leaving
             None => Error::Usage(format!("{} is not mounted", show(path))),
         }),
         [only] => {
-            let found = ask(&only.mountpoint, TO_ASK)?;
-            Ok(Leaving { entry: only.clone(), heard: found.map(|found| found.heard) })
+            let found = ask(&only.mountpoint, ASK_TIMEOUT)?;
+            Ok(UnmountTarget { entry: only.clone(), answer: found.map(|found| found.answer) })
         }
         _ => Err(Error::Usage(format!(
             "{} is mounted in {} places; name the one to unmount",
@@ -294,7 +298,7 @@ fn find_by_store(path: &Path, real: &Path, table: &MountTable) -> Result<Leaving
 
 /// The message about a store that a process has open although no mount of it is visible.
 pub(super) fn still_open(store: &Path, presence: &Presence, entry: Option<&Entry>) -> String {
-    let users = entry.map(|entry| holders(entry, presence.pid)).unwrap_or_default();
+    let users = entry.map(|entry| list_users(entry, presence.pid)).unwrap_or_default();
     let users = if users.is_empty() { String::new() } else { format!(": {}", listed(&users)) };
     format!(
         "the store {0} is still open in process {1} (pid {1}): programs use a mount of it that was detached \
@@ -307,8 +311,8 @@ pub(super) fn still_open(store: &Path, presence: &Presence, entry: Option<&Entry
 
 /// The daemon's own directory counts, wherever that is now; if the daemon cannot be asked, the table does.
 fn is_mount_of(entry: &Entry, store: &Path, directory: Option<(u64, u64)>) -> bool {
-    match ask(&entry.mountpoint, TO_ASK) {
-        Ok(Some(Found { mount, heard: Heard::Presence(text), .. })) if mount == entry.id => {
+    match ask(&entry.mountpoint, ASK_TIMEOUT) {
+        Ok(Some(PathInfo { mount, answer: MountAnswer::Presence(text), .. })) if mount == entry.id => {
             presence_in(&text).is_ok_and(|presence| Some(presence.directory) == directory)
         }
         _ => entry.source == store,

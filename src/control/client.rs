@@ -19,7 +19,7 @@ use crate::gc::CycleRecord;
 
 /// How long a request that needs no work may take. During longer work, also the interval at which the process is
 /// checked.
-const TO_ANSWER: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection to the process that has a store open.
 pub struct Client {
@@ -30,9 +30,9 @@ pub struct Client {
     presence: Presence,
     process: Option<Process>,
     /// Each answer has to come within the timeout of the stream.
-    hurried: bool,
+    has_timeout: bool,
     /// Called each time that a wait takes longer than a moment.
-    lasting: Option<Box<dyn FnMut() + Send>>,
+    on_long_wait: Option<Box<dyn FnMut() + Send>>,
 }
 
 impl Client {
@@ -42,33 +42,29 @@ impl Client {
     }
 
     /// The same with a timeout, which holds for later waits too. When it is over, the error is one for which
-    /// [`is_silence`] is true.
-    pub fn connect_within(store: &Path, patience: Option<Duration>) -> Result<Option<Self>> {
-        Self::greeted(Address::Store(store.to_owned()), None, patience)
+    /// [`is_unresponsive`] is true.
+    pub fn connect_within(store: &Path, timeout: Option<Duration>) -> Result<Option<Self>> {
+        Self::greeted(Address::Store(store.to_owned()), None, timeout)
     }
 
     /// Connects to the process with this presence, wherever its store is. If its abstract socket cannot be reached,
     /// connects through the store's directory, if that is the same directory here. None if the process is about to
     /// close the store, or cannot be reached.
-    pub fn of_presence(
-        presence: &Presence,
-        store: &Path,
-        patience: Option<Duration>,
-    ) -> Result<Option<Self>> {
+    pub fn of_presence(presence: &Presence, store: &Path, timeout: Option<Duration>) -> Result<Option<Self>> {
         let there = Address::Abstract(presence.socket.clone());
-        if let Some(client) = Self::greeted(there, Some(presence.token.clone()), patience)? {
+        if let Some(client) = Self::greeted(there, Some(presence.token.clone()), timeout)? {
             return Ok(Some(client));
         }
         let is_there = fs::metadata(store).is_ok_and(|meta| (meta.dev(), meta.ino()) == presence.directory);
-        let client = if is_there { Self::connect_within(store, patience)? } else { None };
+        let client = if is_there { Self::connect_within(store, timeout)? } else { None };
         Ok(client.filter(|client| client.presence.is_of_same_process(presence)))
     }
 
-    fn greeted(address: Address, token: Option<String>, patience: Option<Duration>) -> Result<Option<Self>> {
-        let Some(stream) = socket::connect(&address, patience.unwrap_or(TO_ANSWER))? else {
+    fn greeted(address: Address, token: Option<String>, timeout: Option<Duration>) -> Result<Option<Self>> {
+        let Some(stream) = socket::connect(&address, timeout.unwrap_or(ANSWER_TIMEOUT))? else {
             return Ok(None);
         };
-        let mut client = Self { address: Some(address), hurried: true, ..Self::over(stream) };
+        let mut client = Self { address: Some(address), has_timeout: true, ..Self::over(stream) };
         // The kernel accepts connections for a process that was killed a moment ago; only an answer proves that it
         // lives.
         match client.hello(token) {
@@ -79,22 +75,22 @@ impl Client {
             Err(Error::Environment(_)) => return Ok(None),
             Err(error) => return Err(error),
         }
-        client.hurried = patience.is_some();
+        client.has_timeout = timeout.is_some();
         Ok(Some(client))
     }
 
     /// Sets the timeout of each later wait for an answer.
-    pub fn be_patient(&mut self, patience: Duration) -> Result<()> {
-        self.hurried = true;
+    pub fn set_timeout(&mut self, timeout: Duration) -> Result<()> {
+        self.has_timeout = true;
         self.stream
             .get_ref()
-            .set_read_timeout(Some(patience))
+            .set_read_timeout(Some(timeout))
             .map_err(|e| Error::io("setting how long to wait for an answer", e))
     }
 
     /// Calls `tell` each time that a wait takes longer than a moment.
-    pub fn while_it_lasts(&mut self, tell: impl FnMut() + Send + 'static) {
-        self.lasting = Some(Box::new(tell));
+    pub fn on_long_wait(&mut self, tell: impl FnMut() + Send + 'static) {
+        self.on_long_wait = Some(Box::new(tell));
     }
 
     /// Uses a stream that is already connected.
@@ -104,8 +100,8 @@ impl Client {
             address: None,
             presence: Presence::default(),
             process: None,
-            hurried: false,
-            lasting: None,
+            has_timeout: false,
+            on_long_wait: None,
         }
     }
 
@@ -122,10 +118,10 @@ impl Client {
         }
     }
 
-    /// Waits until the process has ended, after [`Client::closed`]. False if that takes longer than `patience`; true if
+    /// Waits until the process has ended, after [`Client::closed`]. False if that takes longer than `timeout`; true if
     /// the process cannot be seen.
-    pub fn ends_within(&self, patience: Duration) -> bool {
-        self.process.as_ref().is_none_or(|process| process.ends_within(patience))
+    pub fn ends_within(&self, timeout: Duration) -> bool {
+        self.process.as_ref().is_none_or(|process| process.ends_within(timeout))
     }
 
     /// The figures of the store.
@@ -201,8 +197,8 @@ impl Client {
             match self.stream.read_until(b'\n', &mut line) {
                 Ok(0) => return Err(gone()),
                 // The part of the line that was received stays.
-                Err(error) if is_timeout(&error) && !self.hurried => {
-                    self.look_at_it()?;
+                Err(error) if is_timeout(&error) && !self.has_timeout => {
+                    self.check_process()?;
                     continue;
                 }
                 Err(error) => return Err(no_answer(error)),
@@ -225,35 +221,35 @@ impl Client {
     }
 
     /// The answer takes long: returns an error if there is no point in waiting on.
-    fn look_at_it(&mut self) -> Result<()> {
+    fn check_process(&mut self) -> Result<()> {
         if let Some(process) = &self.process {
             match process.state() {
                 None => return Err(gone()),
-                Some('T' | 't') => return Err(silence()),
+                Some('T' | 't') => return Err(unresponsive()),
                 Some(_) => {}
             }
         }
         // A process that closes the store does not listen any more.
         if let Some(address) = &self.address
-            && let Some(stream) = socket::connect(address, TO_ANSWER)?
+            && let Some(stream) = socket::connect(address, ANSWER_TIMEOUT)?
         {
-            let mut second = Self { hurried: true, ..Self::over(stream) };
+            let mut second = Self { has_timeout: true, ..Self::over(stream) };
             let token = matches!(address, Address::Abstract(_)).then(|| self.presence.token.clone());
             match second.hello(token) {
-                Err(error) if is_silence(&error) => return Err(error),
+                Err(error) if is_unresponsive(&error) => return Err(error),
                 // Any answer shows that it lives.
                 _ => {}
             }
         }
-        if let Some(lasting) = &mut self.lasting {
-            lasting();
+        if let Some(on_long_wait) = &mut self.on_long_wait {
+            on_long_wait();
         }
         Ok(())
     }
 }
 
 /// True for the error of a wait that timed out: the other side exists and does not answer.
-pub fn is_silence(error: &Error) -> bool {
+pub fn is_unresponsive(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if is_timeout(source))
 }
 
@@ -263,10 +259,10 @@ fn is_timeout(error: &io::Error) -> bool {
 }
 
 fn no_answer(error: io::Error) -> Error {
-    if is_timeout(&error) { silence() } else { gone() }
+    if is_timeout(&error) { unresponsive() } else { gone() }
 }
 
-fn silence() -> Error {
+fn unresponsive() -> Error {
     Error::io(
         "the process that has the store open does not answer (stopped, or its disk hangs); `cairnfs umount \
          -f` unmounts by force",

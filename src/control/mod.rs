@@ -15,7 +15,7 @@ mod protocol;
 mod server;
 mod socket;
 
-pub use client::{Client, is_silence};
+pub use client::{Client, is_unresponsive};
 pub use problems::{Problem, ProblemKind};
 pub use protocol::{CheckRequest, Holder, Presence, Progress, Reply, Request, StatusReport, WireError};
 pub use server::{Closing, ControlHandler, Server};

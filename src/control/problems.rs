@@ -78,10 +78,10 @@ impl StatusReport {
 mod tests {
     use super::*;
     use crate::gc::Stage;
-    use crate::retry::Trouble;
+    use crate::retry::RecurringFailure;
     use crate::store::StoreStatus;
 
-    fn report(store: StoreStatus, failing: Vec<Trouble>) -> StatusReport {
+    fn report(store: StoreStatus, failing: Vec<RecurringFailure>) -> StatusReport {
         StatusReport {
             version: String::new(),
             path: "/srv/store".into(),
@@ -103,8 +103,13 @@ mod tests {
         let well = report(StoreStatus::default(), Vec::new()).with_problems(Vec::new());
         assert_eq!((code(&well), well.problems.len()), (0, 0));
 
-        let trouble =
-            Trouble { what: "cycle".into(), error: "no".into(), failures: 3, since: 7, retry_in: 61 };
+        let trouble = RecurringFailure {
+            what: "cycle".into(),
+            error: "no".into(),
+            failures: 3,
+            since: 7,
+            retry_in: 61,
+        };
         let latched =
             StoreStatus { read_only_because: Some("a sync failed".into()), ..StoreStatus::default() };
         // That is what the reserve is for; who watches the disk is told by the figures.

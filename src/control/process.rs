@@ -31,11 +31,11 @@ impl Process {
         (start == self.start && !matches!(state, 'Z' | 'X')).then_some(state)
     }
 
-    /// Waits until it has ended; false if that takes longer than `patience`.
-    pub(super) fn ends_within(&self, patience: Duration) -> bool {
+    /// Waits until it has ended; false if that takes longer than `timeout`.
+    pub(super) fn ends_within(&self, timeout: Duration) -> bool {
         let begin = Instant::now();
         while self.state().is_some() {
-            if begin.elapsed() >= patience {
+            if begin.elapsed() >= timeout {
                 return false;
             }
             thread::sleep(POLL);

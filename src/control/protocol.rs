@@ -12,7 +12,7 @@ use super::process::own_namespace;
 use crate::check::{CheckReport, ScrubStatus};
 use crate::error::Error;
 use crate::gc::{CycleRecord, Stage};
-use crate::retry::Trouble;
+use crate::retry::RecurringFailure;
 use crate::store::StoreStatus;
 
 /// What a command asks of the daemon.
@@ -117,7 +117,7 @@ pub struct StatusReport {
     pub scrub: ScrubStatus,
     /// Background tasks that fail.
     #[serde(default)]
-    pub failing: Vec<Trouble>,
+    pub failing: Vec<RecurringFailure>,
     /// What needs attention.
     #[serde(default)]
     pub problems: Vec<Problem>,

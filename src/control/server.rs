@@ -1,7 +1,7 @@
 //! The server side of the control socket: one thread that accepts, and one for each connection.
 //!
 //! The server starts after the store was opened and stops before it is closed. Only clients that wait for the closing
-//! stay connected longer; [`Closing::tell`] answers them. If a connection is still at work when the server stops, it
+//! stay connected longer; [`Closing::report`] answers them. If a connection is still at work when the server stops, it
 //! breaks when the process ends: a check only reads, and the shutdown of the collector ends a cycle.
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -39,10 +39,10 @@ pub trait ControlHandler: Send + Sync {
 }
 
 /// More connections at once are refused, so that a loop in a script cannot use up all threads.
-const MOST_CONNECTIONS: usize = 32;
+const MAX_CONNECTIONS: usize = 32;
 
 /// A request is short; a client that sends more is not ours.
-const LONGEST_REQUEST: u64 = 4096;
+const MAX_REQUEST: u64 = 4096;
 
 struct Shared {
     handler: Arc<dyn ControlHandler>,
@@ -99,7 +99,7 @@ impl Server {
     /// Starts to answer at the store's socket, and at the one that the handler's presence names.
     pub fn start(store: &Path, handler: Arc<dyn ControlHandler>) -> Result<Self> {
         let listener = socket::listen(store)?;
-        let mut server = Self::deaf(store, handler);
+        let mut server = Self::without_sockets(store, handler);
         server.listening.push(Listening::start(listener, &server.shared, None)?);
         // Those who see the store's directory get through without it.
         if let Err(error) = server.listen_without_path() {
@@ -110,12 +110,12 @@ impl Server {
 
     /// The same without a socket in the store's directory, if there is no room for one.
     pub fn start_without_path(store: &Path, handler: Arc<dyn ControlHandler>) -> Result<Self> {
-        let mut server = Self::deaf(store, handler);
+        let mut server = Self::without_sockets(store, handler);
         server.listen_without_path()?;
         Ok(server)
     }
 
-    fn deaf(store: &Path, handler: Arc<dyn ControlHandler>) -> Self {
+    fn without_sockets(store: &Path, handler: Arc<dyn ControlHandler>) -> Self {
         let shared = Arc::new(Shared {
             handler,
             stopping: AtomicBool::new(false),
@@ -145,7 +145,7 @@ impl Server {
 
 impl Closing {
     /// Sends the result of the closing. Call this after the lock was released.
-    pub fn tell(self, outcome: &Result<()>) {
+    pub fn report(self, outcome: &Result<()>) {
         let reply = match outcome {
             Ok(()) => Reply::Done,
             Err(e) => Reply::Error(e.into()),
@@ -175,10 +175,10 @@ fn accept_loop(listener: &UnixListener, shared: &Arc<Shared>, token: Option<&str
 }
 
 fn start_connection(mut stream: UnixStream, shared: &Arc<Shared>, token: Option<&str>) {
-    if shared.connections.fetch_add(1, Ordering::SeqCst) >= MOST_CONNECTIONS {
+    if shared.connections.fetch_add(1, Ordering::SeqCst) >= MAX_CONNECTIONS {
         shared.connections.fetch_sub(1, Ordering::SeqCst);
         let busy = Error::Busy(format!(
-            "{MOST_CONNECTIONS} commands are using this store already; try again when one has ended"
+            "{MAX_CONNECTIONS} commands are using this store already; try again when one has ended"
         ));
         let _ = send(&mut stream, &Reply::Error((&busy).into()));
         return;
@@ -203,7 +203,7 @@ fn serve(stream: UnixStream, shared: &Shared, mut token: Option<&str>) {
     let mut line = String::new();
     loop {
         line.clear();
-        match (&mut requests).take(LONGEST_REQUEST).read_line(&mut line) {
+        match (&mut requests).take(MAX_REQUEST).read_line(&mut line) {
             Ok(0) | Err(_) => return,
             Ok(_) => {}
         }
@@ -430,7 +430,7 @@ mod tests {
         client.status().unwrap();
         assert_eq!(handler.0.load(Ordering::SeqCst), 2, "each wish is asked for once");
         drop(client);
-        server.stop().tell(&Ok(()));
+        server.stop().report(&Ok(()));
     }
 
     #[test]
@@ -467,7 +467,7 @@ mod tests {
         good.await_close().unwrap();
         let closing = server.stop();
         assert!(Client::connect(tmp.path()).unwrap().is_none());
-        closing.tell(&Ok(()));
+        closing.report(&Ok(()));
         good.closed().unwrap();
 
         let server = Server::start(tmp.path(), Arc::new(Fake)).unwrap();
@@ -477,7 +477,7 @@ mod tests {
         cut.await_close().unwrap();
         let mut closing = server.stop();
         drop(closing.0.pop());
-        closing.tell(&Err(Error::Latched("no".into())));
+        closing.report(&Err(Error::Latched("no".into())));
         assert!(matches!(bad.closed().unwrap_err(), Error::Latched(_)));
         assert!(matches!(cut.closed().unwrap_err(), Error::Environment(_)));
     }
@@ -502,7 +502,7 @@ mod tests {
             socket::connect(&socket::Address::Abstract(fake.0.socket.clone()), TO_TELL).unwrap().unwrap();
         raw.write_all(b"\"sync\"\n").unwrap();
         assert_eq!(raw.read(&mut [0; 9]).unwrap(), 0, "hung up on");
-        server.stop().tell(&Ok(()));
+        server.stop().report(&Ok(()));
     }
 
     const TO_TELL: std::time::Duration = std::time::Duration::from_secs(100);
@@ -521,7 +521,7 @@ mod tests {
             drop(ask());
         }
         assert_eq!(server.awaiting.lock().len(), 2, "the one who waits, and the last who went");
-        Closing(std::mem::take(&mut *server.awaiting.lock())).tell(&Ok(()));
+        Closing(std::mem::take(&mut *server.awaiting.lock())).report(&Ok(()));
         let mut client = Client::over(stays);
         client.closed().unwrap();
         client.closed().unwrap();

@@ -1,7 +1,7 @@
 //! The control socket, and how to reach it even if the store's path is long.
 //!
-//! The address of a Unix socket holds 107 bytes. A longer store path is reached through `/proc/self/fd/N/`, the
-//! opened directory, which is the same directory under a short name. The socket itself is reached in the same way, opened
+//! The address of a Unix socket holds 107 bytes. A longer store path is reached through `/proc/self/fd/N/`, the opened
+//! directory, which is the same directory under a short name. The socket itself is reached in the same way, opened
 //! without following a link: in a user's store, root is led nowhere else.
 
 use std::fs;
@@ -21,10 +21,10 @@ use crate::error::{Error, Result};
 const NAME: &str = "control.sock";
 
 /// How long a test connection without an answer may take.
-const A_LOOK: Duration = Duration::from_secs(5);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The longest path that fits into an address, its final NUL excluded.
-const LONGEST_PATH: usize = 107;
+const MAX_PATH: usize = 107;
 
 /// A path that fits into an address. The directory stays open as long as the path is used.
 struct ShortPath {
@@ -47,7 +47,7 @@ fn hold(store: &Path) -> io::Result<OwnedFd> {
 }
 
 /// A socket that root makes in a user's store belongs to that user.
-fn hand_over(store: &Path) -> io::Result<()> {
+fn give_to_owner(store: &Path) -> io::Result<()> {
     let owner = rustix::fs::fstat(open_dir(store)?)?;
     let held = hold(store)?;
     if rustix::process::geteuid().is_root() && rustix::fs::fstat(&held)?.st_uid != owner.st_uid {
@@ -59,7 +59,7 @@ fn hand_over(store: &Path) -> io::Result<()> {
 
 fn short_path(store: &Path) -> io::Result<ShortPath> {
     let path = store.join(NAME);
-    if path.as_os_str().as_bytes().len() <= LONGEST_PATH {
+    if path.as_os_str().as_bytes().len() <= MAX_PATH {
         return Ok(ShortPath { path, _dir: None });
     }
     let dir = open_dir(store)?;
@@ -86,7 +86,7 @@ pub(super) fn listen(store: &Path) -> Result<UnixListener> {
         Ok(socket)
     };
     let socket = bound().map_err(|e| Error::io(at(), e))?;
-    if let Err(error) = hand_over(store) {
+    if let Err(error) = give_to_owner(store) {
         tracing::warn!("{} cannot be given to the store's owner: {error}", store.join(NAME).display());
     }
     Ok(socket.into())
@@ -133,15 +133,15 @@ impl Address {
     }
 }
 
-/// Connects to the process that has the store open. None if nobody listens there. `patience` bounds each wait on the
+/// Connects to the process that has the store open. None if nobody listens there. `timeout` bounds each wait on the
 /// stream, and the wait for a process that accepts no connections.
-pub(super) fn connect(address: &Address, patience: Duration) -> Result<Option<UnixStream>> {
+pub(super) fn connect(address: &Address, timeout: Duration) -> Result<Option<UnixStream>> {
     let connected = || -> io::Result<UnixStream> {
         let socket =
             rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         let stream = UnixStream::from(socket);
-        stream.set_write_timeout(Some(patience))?;
-        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(timeout))?;
+        stream.set_read_timeout(Some(timeout))?;
         match address {
             Address::Store(store) => {
                 let held = hold(store)?;
@@ -172,7 +172,7 @@ pub(super) fn connect(address: &Address, patience: Duration) -> Result<Option<Un
 /// An error if the process that had the store open ended without closing it: its socket is there, and nobody listens.
 pub fn closed_in_order(store: &Path) -> Result<()> {
     let is_left = fs::symlink_metadata(store.join(NAME)).is_ok()
-        && matches!(connect(&Address::Store(store.to_owned()), A_LOOK), Ok(None));
+        && matches!(connect(&Address::Store(store.to_owned()), PROBE_TIMEOUT), Ok(None));
     if !is_left {
         return Ok(());
     }
@@ -193,7 +193,7 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let long = tmp.path().join("d".repeat(120));
         for store in [tmp.path(), &long] {
-            let connect = || connect(&Address::Store(store.to_owned()), A_LOOK);
+            let connect = || connect(&Address::Store(store.to_owned()), PROBE_TIMEOUT);
             fs::create_dir_all(store).unwrap();
             assert!(connect().unwrap().is_none(), "nobody listens yet");
             closed_in_order(store).unwrap();
@@ -223,10 +223,10 @@ mod tests {
         let elsewhere = UnixListener::bind(&other).unwrap();
         elsewhere.set_nonblocking(true).unwrap();
         std::os::unix::fs::symlink(&other, store.join(NAME)).unwrap();
-        assert!(connect(&Address::Store(store.clone()), A_LOOK).unwrap().is_none());
+        assert!(connect(&Address::Store(store.clone()), PROBE_TIMEOUT).unwrap().is_none());
         assert_eq!(elsewhere.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock, "nobody came");
         let _listener = listen(&store).unwrap();
-        assert!(connect(&Address::Store(store.clone()), A_LOOK).unwrap().is_some());
+        assert!(connect(&Address::Store(store.clone()), PROBE_TIMEOUT).unwrap().is_some());
         assert!(other.exists());
     }
 }

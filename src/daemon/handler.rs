@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::keeper::Tries;
+use super::maintenance::TaskRetries;
 use super::{Setup, pace};
 use serde::Serialize;
 
@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::fs::Fs;
 use crate::fuse::{self, ControlFiles, Unmounter};
 use crate::gc::{Collector, CycleRecord, Stage};
-use crate::retry::Trouble;
+use crate::retry::RecurringFailure;
 use crate::store::Store;
 
 /// How often to read the stage of a running cycle for a command that shows it.
@@ -36,14 +36,14 @@ pub(super) struct Handler {
     filesystem: Arc<Fs>,
     collector: Arc<Collector>,
     scrub: Arc<Scrub>,
-    tries: Arc<Tries>,
+    tries: Arc<TaskRetries>,
 }
 
 impl Handler {
     pub(super) fn new(
         setup: &Setup,
         (store, filesystem, collector, scrub): (Arc<Store>, Arc<Fs>, Arc<Collector>, Arc<Scrub>),
-        tries: Arc<Tries>,
+        tries: Arc<TaskRetries>,
     ) -> Self {
         Self {
             store_path: setup.store.clone(),
@@ -66,10 +66,10 @@ impl Handler {
     }
 
     /// Background tasks that fail.
-    fn failing(&self) -> Vec<Trouble> {
-        let mut all: Vec<Trouble> = self.collector.trouble().into_iter().collect();
-        all.extend(self.tries.troubles());
-        all.extend(self.filesystem.troubles());
+    fn failing(&self) -> Vec<RecurringFailure> {
+        let mut all: Vec<RecurringFailure> = self.collector.recurring_failure().into_iter().collect();
+        all.extend(self.tries.recurring_failures());
+        all.extend(self.filesystem.recurring_failures());
         all
     }
 
@@ -85,7 +85,7 @@ impl Handler {
         let Some(entry) = self.mounted.get().and_then(Unmounter::entry) else { return (made(), false) };
         match self.mounted.get().map(Unmounter::places).unwrap_or_default().into_iter().next() {
             Some(place) => (place.mountpoint, false),
-            None => (made(), fuse::is_held(entry) == Some(true)),
+            None => (made(), fuse::is_alive(entry) == Some(true)),
         }
     }
 

@@ -15,7 +15,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::error::{Error, Result, tell_panics};
+use crate::error::{Error, Result, on_panic};
 use crate::media::{Media, MediaFile, open_or_create};
 
 /// The file's name in the store's directory.
@@ -50,7 +50,7 @@ pub struct SharedLog(Arc<Mutex<Sink>>);
 /// The variable that says what is logged: `debug`, or levels for parts of the program, `warn,cairnfs=info`.
 const VARIABLE: &str = "CAIRNFS_LOG";
 /// Its default.
-const USUAL: &str = "warn,cairnfs=info";
+const DEFAULT_FILTER: &str = "warn,cairnfs=info";
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// Begins to log to standard error: messages that pass the filter and have at least this `level`. The filter is
@@ -58,7 +58,7 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 pub fn start_logging(level: Level) -> Result<SharedLog> {
     let filter = filter(std::env::var_os(VARIABLE))?;
     let log = SharedLog(Arc::new(Mutex::new(Sink::Terminal(level, Vec::new()))));
-    tell_panics(std::panic::take_hook());
+    on_panic(std::panic::take_hook());
     // A second call in one process (tests) keeps the first logger.
     let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_target(false).with_writer(log.clone());
     let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
@@ -67,7 +67,7 @@ pub fn start_logging(level: Level) -> Result<SharedLog> {
 
 /// What is logged. The parser of tracing accepts nearly everything as a filter, and then logs nothing.
 fn filter(value: Option<OsString>) -> Result<Targets> {
-    let value = value.filter(|value| !value.is_empty()).unwrap_or_else(|| USUAL.into());
+    let value = value.filter(|value| !value.is_empty()).unwrap_or_else(|| DEFAULT_FILTER.into());
     let words = value.to_string_lossy();
     let refused = |wrong: &str| {
         Error::Usage(format!(
@@ -105,7 +105,7 @@ impl SharedLog {
         }
         *sink = Sink::File(file);
         drop(sink);
-        tell_panics(|info| tracing::error!("{info}"));
+        on_panic(|info| tracing::error!("{info}"));
     }
 }
 

@@ -1,8 +1,8 @@
 //! The process that has a store open and mounted. It puts the parts together and takes them apart in the right order.
 
 mod handler;
-mod keeper;
 mod log;
+mod maintenance;
 mod pace;
 mod run;
 mod signals;

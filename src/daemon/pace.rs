@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 /// How often the maintenance thread looks for work.
-pub(super) const LOOK_EVERY: Duration = Duration::from_secs(10);
+pub(super) const POLL_INTERVAL: Duration = Duration::from_secs(10);
 /// The lowest rate of a scrub, in bytes a second: a small store is read within minutes, and then not until the next
 /// pass is due.
-const LEAST_RATE: u64 = 1 << 20;
+const MIN_RATE: u64 = 1 << 20;
 /// The highest rate, however short the period of a pass is.
-const MOST_RATE: u64 = 64 << 20;
+const MAX_RATE: u64 = 64 << 20;
 
 /// True if more was read than a limit of bytes a second allows.
 pub(super) fn is_ahead(bytes: u64, limit: u64, elapsed: Duration) -> bool {
@@ -25,7 +25,7 @@ pub(super) fn pass_is_due(now: i64, began: i64, period: Duration) -> bool {
 /// How much a pass over `bytes` reads at a time, so that it is finished after `period`.
 pub(super) fn budget(bytes: u64, period: Duration) -> u64 {
     let rate = bytes.div_ceil(period.as_secs().max(1));
-    rate.clamp(LEAST_RATE, MOST_RATE) * LOOK_EVERY.as_secs()
+    rate.clamp(MIN_RATE, MAX_RATE) * POLL_INTERVAL.as_secs()
 }
 
 #[cfg(test)]
@@ -77,24 +77,24 @@ mod tests {
 
     /// Seconds that a whole pass takes, with one look every ten of them.
     fn pass(bytes: u64, period: Duration) -> u64 {
-        bytes.div_ceil(budget(bytes, period)) * LOOK_EVERY.as_secs()
+        bytes.div_ceil(budget(bytes, period)) * POLL_INTERVAL.as_secs()
     }
 
     #[test]
     fn a_pass_is_through_in_its_time_and_no_sooner_than_it_must() {
         for period in [DAY / 2, DAY, DAY * 30] {
             for bytes in [5 << 40, (20 << 40) + 1, 50_000_000_000_000] {
-                let (took, most) = (pass(bytes, period), bytes / MOST_RATE);
+                let (took, most) = (pass(bytes, period), bytes / MAX_RATE);
                 let due = period.as_secs().max(most);
-                assert!(took <= due + LOOK_EVERY.as_secs(), "{bytes} in {period:?} took {took} s");
+                assert!(took <= due + POLL_INTERVAL.as_secs(), "{bytes} in {period:?} took {took} s");
                 // Only the least rate makes it faster.
-                let slowest = bytes / LEAST_RATE;
+                let slowest = bytes / MIN_RATE;
                 assert!(took * 100 >= due.min(slowest) * 99, "{bytes} in {period:?} took {took} s");
             }
         }
         assert_eq!(pass(100 << 20, DAY * 30), 100, "a small store is read in seconds");
-        assert_eq!(budget(u64::MAX, Duration::ZERO), MOST_RATE * 10);
-        assert_eq!(budget(0, DAY), LEAST_RATE * 10);
+        assert_eq!(budget(u64::MAX, Duration::ZERO), MAX_RATE * 10);
+        assert_eq!(budget(0, DAY), MIN_RATE * 10);
     }
 
     #[test]

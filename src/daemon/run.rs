@@ -10,13 +10,13 @@ use std::thread;
 use std::time::Duration;
 
 use super::handler::Handler;
-use super::keeper::{Keeper, Tries, back_up_at_close};
+use super::maintenance::{Maintenance, TaskRetries, back_up_at_close};
 use super::signals::Signals;
 use crate::check::Scrub;
 use crate::control;
 use crate::error::{Error, Result};
 use crate::fs::{Fs, FsOptions};
-use crate::fuse::{self, Errand, MountOptions};
+use crate::fuse::{self, ChildTask, MountOptions};
 use crate::gc::{self, Collector};
 use crate::media::Media;
 use crate::store::{OpenOptions, Store};
@@ -57,7 +57,7 @@ pub fn serve(setup: Setup, ready: impl FnOnce(Arc<dyn Media>) -> Result<()> + Se
     };
     let outcome = first_error(outcome, "closing the store", store.close());
     if let Some(closing) = closing {
-        closing.tell(&outcome);
+        closing.report(&outcome);
     }
     if outcome.is_ok() {
         tracing::info!("{} is closed", setup.store.display());
@@ -89,7 +89,7 @@ fn serve_store(
     let collector = collector(store, &filesystem, setup.collect, setup.collect_interval)?;
     let scrub = Arc::new(Scrub::of(store));
     let parts = (Arc::clone(store), Arc::clone(&filesystem), Arc::clone(&collector), Arc::clone(&scrub));
-    let tries = Tries::new();
+    let tries = TaskRetries::new();
     let handler = Arc::new(Handler::new(setup, parts, Arc::clone(&tries)));
 
     let server = match start_server(setup, store, &handler) {
@@ -99,8 +99,8 @@ fn serve_store(
             return first_error(Err(e), "ending the filesystem", filesystem.shutdown());
         }
     };
-    let mut keeper = Keeper::start(store, &scrub, setup.scrub, &tries);
-    if let Err(error) = &keeper {
+    let mut maintenance = Maintenance::start(store, &scrub, setup.scrub, &tries);
+    if let Err(error) = &maintenance {
         // The mount works without.
         tracing::warn!("{error}");
     }
@@ -116,8 +116,8 @@ fn serve_store(
     });
 
     handler.close_soon();
-    if let Ok(keeper) = &mut keeper {
-        keeper.stop();
+    if let Ok(maintenance) = &mut maintenance {
+        maintenance.stop();
     }
     let closing = server.map_or_else(control::Closing::default, control::Server::stop);
     collector.shutdown();
@@ -168,8 +168,8 @@ fn run_session(
     thread::scope(|scope| {
         let handling = signals.unmount_on_signal(session.unmounter(), Arc::clone(filesystem));
         let unmounter = session.unmounter();
-        let greet = move || greet(mountpoint, &unmounter, ready);
-        let greeting = match thread::Builder::new().name("greeting".into()).spawn_scoped(scope, greet) {
+        let wait = move || wait_until_ready(mountpoint, &unmounter, ready);
+        let greeting = match thread::Builder::new().name("greeting".into()).spawn_scoped(scope, wait) {
             Ok(greeting) => greeting,
             Err(error) => {
                 // Dropping the session unmounts.
@@ -190,8 +190,12 @@ fn run_session(
 /// Waits until the mount answers, and reports it. If nobody waits for it any more, it unmounts again, unless somebody
 /// else already has: then whatever is at the mount point is not ours. A child process asks the mount, since no thread
 /// of this process may ever wait for it.
-fn greet(mountpoint: &Path, unmounter: &fuse::Unmounter, ready: impl FnOnce() -> Result<()>) -> Result<()> {
-    let answered = Errand::Greet.send(mountpoint).and_then(|()| ready());
+fn wait_until_ready(
+    mountpoint: &Path,
+    unmounter: &fuse::Unmounter,
+    ready: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let answered = ChildTask::Prime.send(mountpoint).and_then(|()| ready());
     match &answered {
         Ok(()) => tracing::info!("mounted at {}", mountpoint.display()),
         Err(_) => unmounter.detach(),

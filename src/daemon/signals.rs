@@ -17,7 +17,7 @@ use signal_hook::iterator::Handle;
 
 use crate::error::{Error, Result};
 use crate::fs::Fs;
-use crate::fuse::{Left, Unmounter};
+use crate::fuse::{UnmountOutcome, Unmounter};
 use crate::sabotage::{Protection, out};
 
 /// Signals that are caught but not acted on yet.
@@ -87,11 +87,11 @@ fn leave(unmounter: &Unmounter, filesystem: &Arc<Fs>) {
     // What was written between.
     let durable = if make_durable(filesystem) { "everything written so far is durable, " } else { "" };
     match left {
-        Left::Nothing => tracing::warn!(
+        UnmountOutcome::Complete => tracing::warn!(
             "the mount is still used by a program; {durable}the store is closed when the last one has left \
              it, and a second signal disconnects the programs"
         ),
-        Left::Covered(places) => tracing::warn!(
+        UnmountOutcome::Covered(places) => tracing::warn!(
             "the mount cannot be unmounted at {}, where something else is mounted over it; {durable}unmount \
              that first, or send a second signal, which ends the mount all the same",
             places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", ")

@@ -27,9 +27,9 @@ impl Fs {
         }
         let inode = self.inode(ino)?;
         // A change of size must not happen during a flush.
-        let mut state = self.lock_free(&inode, set.size.is_some())?;
-        let held = if set.may_be_of_append_only() { IMMUTABLE } else { PROTECTING };
-        if state.row.flags & held != 0 {
+        let mut state = self.lock_unprotected(&inode, set.size.is_some())?;
+        let protected = if set.may_be_of_append_only() { IMMUTABLE } else { PROTECTING };
+        if state.row.flags & protected != 0 {
             return posix(libc::EPERM);
         }
         if let Some(size) = set.size {
@@ -79,7 +79,7 @@ impl Fs {
         if lost(&inode.lock().row) == 0 {
             return Ok(false);
         }
-        let mut state = self.lock_free(&inode, false)?;
+        let mut state = self.lock_unprotected(&inode, false)?;
         if state.row.flags & IMMUTABLE != 0 {
             return posix(libc::EPERM);
         }
@@ -105,7 +105,7 @@ impl Fs {
         }
         let tree = self.tree.alone();
         let inode = self.inode(ino)?;
-        let held = self.is_held(&inode)?;
+        let protected = self.is_protected(&inode)?;
         let mut state = inode.lock();
         let changed = (state.row.flags ^ flags) & KEPT_FLAGS;
         let may_protect = caller.uid == 0;
@@ -115,7 +115,7 @@ impl Fs {
         // A user with the right may set and clear the protecting flags; the other flags of a protected inode cannot be
         // changed.
         let (own, is_freed) = (state.row.flags & IMMUTABLE != 0, state.row.flags & changed & IMMUTABLE != 0);
-        let is_free = is_freed || !held && !own;
+        let is_free = is_freed || !protected && !own;
         if changed & !PROTECTING != 0 && !is_free {
             return posix(libc::EPERM);
         }
@@ -257,11 +257,11 @@ mod tests {
     #[test]
     fn a_removed_directory_that_is_still_open_protects_nothing() {
         let fs = open(&new_disk(), &config());
-        let held = || {
+        let protected = || {
             let mut rows = 0;
             let all = std::ops::Bound::Unbounded;
-            fs.now()
-                .scan(crate::meta::Table::Held, all, all, |_, _| {
+            fs.layers()
+                .scan(crate::meta::Table::Protected, all, all, |_, _| {
                     rows += 1;
                     Ok(true)
                 })
@@ -271,11 +271,11 @@ mod tests {
         let ino = fs.mkdir(ROOT_INO, b"dir", ROOT, 0o755, 0).unwrap().ino;
         fs.rmdir(ROOT_INO, b"dir").unwrap();
         fs.set_inode_flags(ino, ROOT, IMMUTABLE).unwrap();
-        assert_eq!(held(), 0, "nobody would take it out again");
+        assert_eq!(protected(), 0, "nobody would take it out again");
         fs.set_inode_flags(ino, ROOT, 0).unwrap();
         let ino = fs.mkdir(ROOT_INO, b"dir", ROOT, 0o755, 0).unwrap().ino;
         fs.set_inode_flags(ino, ROOT, IMMUTABLE).unwrap();
-        assert_eq!(held(), 1);
+        assert_eq!(protected(), 1);
         close(&fs);
     }
 }

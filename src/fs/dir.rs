@@ -71,7 +71,7 @@ impl Fs {
     fn entries_from(&self, ino: u64, hash: u64) -> Result<Vec<Found>> {
         let mut found = Vec::new();
         let (start, end) = (dirent_start(ino, hash), dirent_end(ino));
-        self.now().scan(Table::Dirents, Bound::Included(&start), Bound::Excluded(&end), |key, row| {
+        self.layers().scan(Table::Dirents, Bound::Included(&start), Bound::Excluded(&end), |key, row| {
             let (hash, name) = dirent_name(key)?;
             found.push(Found { hash, name: name.to_vec(), row: DirentRow::decode(row)? });
             Ok(found.len() < STEP)

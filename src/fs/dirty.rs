@@ -44,14 +44,14 @@ pub(super) struct Dirty {
 
 /// Decides how long a writer waits for room. It has no clock; the caller counts the seconds.
 #[derive(Debug)]
-struct Patience {
+struct StallDetector {
     /// The lowest number of bytes since it began.
     least: u64,
     /// Seconds without progress since then.
     idle: u32,
 }
 
-impl Patience {
+impl StallDetector {
     fn new(bytes: u64) -> Self {
         Self { least: bytes, idle: 0 }
     }
@@ -139,11 +139,11 @@ impl Dirty {
     /// Waits until there is room. False if `go_on` returns false, or if nothing could be stored for a long time.
     pub fn wait_for_room(&self, limit: u64, go_on: impl Fn() -> bool) -> bool {
         let mut waiting = self.waiting.lock();
-        let (mut patience, mut room) = (Patience::new(self.bytes()), true);
+        let (mut stall, mut room) = (StallDetector::new(self.bytes()), true);
         *waiting += 1;
         while room && self.bytes() > limit {
             let silent = self.room.wait_for(&mut waiting, Duration::from_secs(1)).timed_out();
-            room = go_on() && !patience.ends(self.bytes(), silent);
+            room = go_on() && !stall.ends(self.bytes(), silent);
         }
         *waiting -= 1;
         room
@@ -167,16 +167,16 @@ mod tests {
 
     #[test]
     fn patience_ends_after_a_minute_without_a_sign_and_never_for_being_woken() {
-        let mut patience = Patience::new(100);
-        assert!((0..1_000_000).all(|_| !patience.ends(100, false)), "woken in vain");
-        assert!((0..STUCK_SECONDS).all(|_| !patience.ends(100, true)));
-        assert!(!patience.ends(99, true), "a byte was stored: it begins anew");
+        let mut stall = StallDetector::new(100);
+        assert!((0..1_000_000).all(|_| !stall.ends(100, false)), "woken in vain");
+        assert!((0..STUCK_SECONDS).all(|_| !stall.ends(100, true)));
+        assert!(!stall.ends(99, true), "a byte was stored: it begins anew");
         // Others stage as much as is stored: only less than ever before is a sign.
-        assert!((0..STUCK_SECONDS).all(|second| !patience.ends(99 + u64::from(second % 2), true)));
-        assert!(patience.ends(99, true));
+        assert!((0..STUCK_SECONDS).all(|second| !stall.ends(99 + u64::from(second % 2), true)));
+        assert!(stall.ends(99, true));
         // A disk that stores one byte in a minute is slow, not stuck.
-        let mut patience = Patience::new(100);
-        assert!((0..100).rev().all(|bytes| (0..60).all(|_| !patience.ends(bytes, true))));
+        let mut stall = StallDetector::new(100);
+        assert!((0..100).rev().all(|bytes| (0..60).all(|_| !stall.ends(bytes, true))));
     }
 
     const LIMIT: u64 = 9 << 20;

@@ -6,7 +6,7 @@
 use std::ops::Bound;
 
 use crate::error::{Error, Result};
-use crate::meta::rows::{Extent, MAX_EXTENT_CHUNKS, Piece, extent_key, split_extent_key};
+use crate::meta::rows::{Extent, MAX_EXTENT_CHUNKS, Piece, decode_extent_key, extent_key};
 use crate::meta::{Counter, Layers, Table};
 use crate::store::Member;
 
@@ -17,8 +17,8 @@ pub(super) fn touching(layers: &Layers, ino: u64, from: u64, to: u64) -> Result<
     touching_first(layers, ino, (from, to), usize::MAX).map(|(found, _)| found)
 }
 
-/// The first extents that touch `[from, to)`, no more than `most`, which is not 0, and where the one behind them begins;
-/// `to` if there is none.
+/// The first extents that touch `[from, to)`, no more than `most`, which is not 0, and where the one behind them
+/// begins; `to` if there is none.
 pub(super) fn touching_first(
     layers: &Layers,
     ino: u64,
@@ -47,7 +47,7 @@ pub(super) fn beginning_first(
     }
     let (start, end) = (extent_key(ino, from), extent_key(ino, to));
     layers.scan(Table::Extents, Bound::Included(&start), Bound::Excluded(&end), |key, row| {
-        let offset = split_extent_key(key)?.1;
+        let offset = decode_extent_key(key)?.1;
         if found.len() >= most {
             next = offset;
             return Ok(false);
@@ -64,7 +64,7 @@ pub(super) fn every(layers: &Layers, ino: u64, from: u64, most: usize) -> Result
     let (start, end) = (extent_key(ino, from), extent_key(ino, u64::MAX));
     layers.scan(Table::Extents, Bound::Included(&start), Bound::Excluded(&end), |key, _| {
         if number % most == 0 {
-            found.push(split_extent_key(key)?.1);
+            found.push(decode_extent_key(key)?.1);
         }
         number += 1;
         Ok(true)
@@ -82,7 +82,7 @@ pub(super) fn next_after(layers: &Layers, ino: u64, from: u64) -> Result<Option<
     let mut found = None;
     let (start, end) = (extent_key(ino, from), extent_key(ino, u64::MAX));
     layers.scan(Table::Extents, Bound::Excluded(&start), Bound::Excluded(&end), |key, row| {
-        found = Some(Extent::decode(split_extent_key(key)?.1, row)?);
+        found = Some(Extent::decode(decode_extent_key(key)?.1, row)?);
         Ok(false)
     })?;
     Ok(found)
@@ -93,7 +93,7 @@ pub(super) fn at_or_before(layers: &Layers, ino: u64, offset: u64) -> Result<Opt
     let (low, high) = (extent_key(ino, 0), extent_key(ino, offset));
     match layers.last(Table::Extents, &low, &high)? {
         None => Ok(None),
-        Some((key, row)) => Extent::decode(split_extent_key(&key)?.1, &row).map(Some),
+        Some((key, row)) => Extent::decode(decode_extent_key(&key)?.1, &row).map(Some),
     }
 }
 

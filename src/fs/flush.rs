@@ -29,7 +29,7 @@ pub(super) struct Block {
     /// Old bytes that no run covers.
     old: Vec<Piece>,
     /// It is a part and the next block continues it: no chunk has to end there.
-    goes_on: bool,
+    continues: bool,
 }
 
 impl Block {
@@ -44,11 +44,11 @@ impl Block {
             if end - start >= PART && number < last {
                 let (these, later) = old.into_iter().partition(|piece| piece.offset < end);
                 let runs = std::mem::take(&mut runs);
-                parts.push(Self { start, end, runs, old: these, goes_on: true });
+                parts.push(Self { start, end, runs, old: these, continues: true });
                 (start, old) = (end, later);
             }
         }
-        parts.push(Self { start, end: self.end, runs, old, goes_on: false });
+        parts.push(Self { start, end: self.end, runs, old, continues: false });
         parts
     }
 }
@@ -61,7 +61,7 @@ struct CutBlock {
     /// It ends with old data, so its last chunk need not wait for more.
     closed: bool,
     /// As in [`Block`].
-    goes_on: bool,
+    continues: bool,
 }
 
 /// How a file is flushed.
@@ -110,7 +110,7 @@ impl Fs {
         for (number, block) in blocks.into_iter().enumerate() {
             let end = block.end;
             let blocks = self.cut_block(block, carried.take());
-            self.store.chunks.relieve();
+            self.store.chunks.help_write_regions();
             let mut state = inode.lock();
             let installed = self.install(inode.ino, &mut state, &blocks, how);
             if number == last || installed.is_err() {
@@ -129,12 +129,12 @@ impl Fs {
         inode: &Arc<Inode>,
         how: Flush,
     ) -> Result<Option<Vec<Block>>> {
-        let mut state = if how == Flush::Wanted { inode.lock_settled() } else { inode.lock() };
+        let mut state = if how == Flush::Wanted { inode.lock_quiescent() } else { inode.lock() };
         if !state.flushing.is_empty() || state.staging.is_empty() || state.dead {
             return Ok(None);
         }
         self.store.batches.writable()?;
-        let layers = self.now();
+        let layers = self.layers();
         // Planned before the bytes are taken, so that an error here cannot lose them.
         let runs = state.staging.take();
         let planned = caught(|| self.plan(&layers, inode.ino, &state, &runs));
@@ -171,7 +171,7 @@ impl Fs {
                 }
                 _ => {
                     let (runs, old) = (stretch.to_vec(), Vec::new());
-                    blocks.push(Block { start, end, runs, old, goes_on: false });
+                    blocks.push(Block { start, end, runs, old, continues: false });
                 }
             }
         }
@@ -209,19 +209,19 @@ impl Fs {
 
     /// Cuts a block; `carried` is what the previous block left over.
     fn cut_block(&self, block: Block, carried: Option<Run>) -> Vec<CutBlock> {
-        let cut = |start: u64, data: Arc<Vec<u8>>, closed: bool, goes_on: bool| {
+        let cut = |start: u64, data: Arc<Vec<u8>>, closed: bool, continues: bool| {
             let cuts = self.store.chunks.cut_together(&data);
-            CutBlock { start, data, cuts, closed, goes_on }
+            CutBlock { start, data, cuts, closed, continues }
         };
         let closed = block.runs.last().is_some_and(|run| run.end() < block.end);
         if let ([run], None) = (block.runs.as_slice(), &carried)
             && block.old.is_empty()
             && run.offset == block.start
         {
-            return vec![cut(run.offset, run.data.clone(), closed, block.goes_on)];
+            return vec![cut(run.offset, run.data.clone(), closed, block.continues)];
         }
         match self.merged(&block, carried.as_ref()) {
-            Ok(run) => vec![cut(run.offset, run.data, closed, block.goes_on)],
+            Ok(run) => vec![cut(run.offset, run.data, closed, block.continues)],
             // If old bytes cannot be read, the new ones are stored without them.
             Err(_) => {
                 let runs = carried.into_iter().chain(block.runs);
@@ -266,7 +266,7 @@ impl Fs {
             return Ok(None);
         }
         let member = self.join()?;
-        let layers = self.now();
+        let layers = self.layers();
         let mut carried = None;
         for block in blocks {
             let cuts = self.cuts_to_store(state, block, how);
@@ -285,7 +285,7 @@ impl Fs {
             extents::replace(&member, &layers, ino, state, (block.start, end), pieces)?;
             state.disk_size = state.disk_size.max(end);
             state.content_cut = None;
-            if at < block.data.len() && block.goes_on {
+            if at < block.data.len() && block.continues {
                 carried = Some(Run { offset: end, data: Arc::new(block.data[at..].to_vec()) });
             } else if at < block.data.len() {
                 state.content_cut = Some(end);
@@ -304,7 +304,7 @@ impl Fs {
         let end = block.start + block.data.len() as u64;
         let growing = how == Flush::Growing && !block.closed && end >= state.row.size && block.cuts.len() > 1;
         match block.cuts.split_last() {
-            Some((last, others)) if block.goes_on && u64::from(last.len) < self.store.chunks.max_len() => {
+            Some((last, others)) if block.continues && u64::from(last.len) < self.store.chunks.max_len() => {
                 others
             }
             Some((_, others)) if growing => others,

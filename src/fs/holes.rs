@@ -17,18 +17,18 @@ use super::{Fs, extents};
 const BYTES_OF_EACH: u64 = 1024;
 
 impl Fs {
-    /// Makes `[from, to)` of a settled inode a hole. Nothing of it is left staged. The caller goes on as a member of the
-    /// batch that has the last step, and saves the inode.
+    /// Makes `[from, to)` of a settled inode a hole. Nothing of it is left staged. The caller goes on as a member of
+    /// the batch that has the last step, and saves the inode.
     pub(super) fn make_hole(
         &self,
         ino: u64,
         state: &mut InodeState,
         (mut from, to): (u64, u64),
     ) -> Result<Member> {
-        let most = self.options.at_a_time;
-        let (mut old, mut next) = extents::touching_first(&self.now(), ino, (from, to), most)?;
+        let most = self.options.extents_per_step;
+        let (mut old, mut next) = extents::touching_first(&self.layers(), ino, (from, to), most)?;
         loop {
-            let (member, layers) = (self.join()?, self.now());
+            let (member, layers) = (self.join()?, self.layers());
             extents::replace_these(&member, &layers, (ino, state), (from, next), &old, Vec::new())?;
             self.discard_staged(state, from, next);
             if next == to {
@@ -36,17 +36,17 @@ impl Fs {
             }
             self.end_step(ino, state, member)?;
             from = next;
-            (old, next) = extents::beginning_first(&self.now(), ino, (from, to), Vec::new(), most)?;
+            (old, next) = extents::beginning_first(&self.layers(), ino, (from, to), Vec::new(), most)?;
         }
     }
 
-    /// Gives a settled inode this size. The caller goes on as a member of the batch that has the last step, and saves the
-    /// inode.
+    /// Gives a settled inode this size. The caller goes on as a member of the batch that has the last step, and saves
+    /// the inode.
     pub(super) fn set_size(&self, ino: u64, state: &mut InodeState, size: u64) -> Result<Member> {
-        let most = self.options.at_a_time;
+        let most = self.options.extents_per_step;
         let (mut all, mut cuts, mut to) = (None, Vec::new(), u64::MAX);
         if size < state.disk_size {
-            let layers = self.now();
+            let layers = self.layers();
             let (old, next) = extents::touching_first(&layers, ino, (size, to), most)?;
             if next == to {
                 all = Some(old);
@@ -55,7 +55,7 @@ impl Fs {
             }
         }
         loop {
-            let (member, layers) = (self.join()?, self.now());
+            let (member, layers) = (self.join()?, self.layers());
             // From the end, so that the rest is a beginning of the file.
             let end = cuts.pop().unwrap_or(size);
             if end < state.disk_size {
@@ -91,7 +91,7 @@ impl Fs {
         (state.row.mtime, state.row.ctime) = (now, now);
         state.save(ino, &member.rows);
         drop(member);
-        let enough = self.options.at_a_time as u64 * BYTES_OF_EACH;
+        let enough = self.options.extents_per_step as u64 * BYTES_OF_EACH;
         if self.store.batches.open_bytes() < enough { Ok(()) } else { self.store.commits.commit() }
     }
 }

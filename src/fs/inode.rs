@@ -54,7 +54,7 @@ pub struct InodeState {
     /// The extent that was read last.
     pub recent: Option<Extent>,
     /// Whether a directory above protects it, and the sequence number for which this is valid.
-    pub held: (u64, bool),
+    pub protected: (u64, bool),
 }
 
 impl Inode {
@@ -69,7 +69,7 @@ impl Inode {
             dead: false,
             next_read: u64::MAX,
             recent: None,
-            held: (0, false),
+            protected: (0, false),
         };
         Arc::new(Self { ino, state: Mutex::new(state), flushed: Condvar::new() })
     }
@@ -80,7 +80,7 @@ impl Inode {
     }
 
     /// Locks it and waits until no flush of it is under way.
-    pub fn lock_settled(&self) -> MutexGuard<'_, InodeState> {
+    pub fn lock_quiescent(&self) -> MutexGuard<'_, InodeState> {
         let mut state = self.state.lock();
         while !state.flushing.is_empty() {
             self.flushed.wait(&mut state);

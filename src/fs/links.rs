@@ -9,7 +9,7 @@
 use std::ops::Bound;
 
 use crate::error::Result;
-use crate::meta::rows::{extent_key, id_key, link_count, link_row, split_extent_key};
+use crate::meta::rows::{decode_extent_key, extent_key, id_key, link_count, link_row};
 use crate::meta::{Memtable, Table};
 
 use super::Fs;
@@ -106,14 +106,14 @@ impl Fs {
     }
 
     fn links_in(&self, ino: u64, directory: u64) -> Result<u64> {
-        let row = self.now().get(Table::Links, &extent_key(ino, directory))?;
+        let row = self.layers().get(Table::Links, &extent_key(ino, directory))?;
         row.map_or(Ok(0), |row| link_count(&row))
     }
 
     fn has_links(&self, ino: u64) -> Result<bool> {
         let mut found = false;
         let (from, to) = (id_key(ino), id_key(ino + 1));
-        self.now().scan(Table::Links, Bound::Included(&from), Bound::Excluded(&to), |_, _| {
+        self.layers().scan(Table::Links, Bound::Included(&from), Bound::Excluded(&to), |_, _| {
             found = true;
             Ok(false)
         })?;
@@ -123,8 +123,8 @@ impl Fs {
     fn links(&self, ino: u64) -> Result<Vec<(u64, u64)>> {
         let mut found = Vec::new();
         let (from, to) = (id_key(ino), id_key(ino + 1));
-        self.now().scan(Table::Links, Bound::Included(&from), Bound::Excluded(&to), |key, row| {
-            found.push((split_extent_key(key)?.1, link_count(row)?));
+        self.layers().scan(Table::Links, Bound::Included(&from), Bound::Excluded(&to), |key, row| {
+            found.push((decode_extent_key(key)?.1, link_count(row)?));
             Ok(true)
         })?;
         Ok(found)

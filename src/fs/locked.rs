@@ -45,13 +45,13 @@ impl<'a> Locked<'a> {
     }
 
     /// One of them.
-    pub fn see(&self, ino: u64) -> Result<&InodeState> {
+    pub fn get(&self, ino: u64) -> Result<&InodeState> {
         let found = self.states.iter().find(|(number, _)| *number == ino);
         found.map(|(_, state)| &**state).ok_or_else(|| Error::damaged(format!("inode {ino} was not locked")))
     }
 
     /// One of them, to be changed.
-    pub fn at(&mut self, ino: u64) -> Result<&mut InodeState> {
+    pub fn get_mut(&mut self, ino: u64) -> Result<&mut InodeState> {
         let found = self.states.iter_mut().find(|(number, _)| *number == ino);
         found
             .map(|(_, state)| &mut **state)
@@ -99,7 +99,7 @@ impl Fs {
     }
 
     fn entries_at<const N: usize>(&self, places: [Place<'_>; N]) -> Result<[Option<DirentRow>; N]> {
-        let layers = self.now();
+        let layers = self.layers();
         let mut entries = [None; N];
         for (entry, place) in entries.iter_mut().zip(places) {
             *entry = self.entry(&layers, place.parent, place.name)?;

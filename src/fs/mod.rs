@@ -2,9 +2,9 @@
 //!
 //! Which file has what: `names` and `rename` change directories, `dir` reads them, `attr` sets attributes, `write`,
 //! `dirty`, `flush` and `sync` take bytes to the store, `read` brings them back, `range` works on stretches of files,
-//! `holes` takes some out, `extents` works on their rows, `xattr` on attributes, `orphans` removes what has no name any more, `guard` refuses what a
-//! protected directory forbids, `links` knows the way up, `tree_lock` says which changes of names go side by side, `locked`
-//! locks directories together with what is in them.
+//! `holes` takes some out, `extents` works on their rows, `xattr` on attributes, `orphans` removes what has no name any
+//! more, `guard` refuses what a protected directory forbids, `links` knows the way up, `tree_lock` says which changes
+//! of names go side by side, `locked` locks directories together with what is in them.
 //!
 //! Lock order: the tree lock, then inodes by rising number, then membership in a batch. Nothing waits for an inode
 //! or for memory while it is a member.
@@ -15,13 +15,13 @@ mod dir;
 mod dirty;
 mod extents;
 mod flush;
-mod guard;
 mod holes;
 mod inode;
 mod links;
 mod locked;
 mod names;
 mod orphans;
+mod protected;
 mod range;
 mod read;
 mod rename;
@@ -49,9 +49,9 @@ pub use types::{
 };
 
 use dirty::Dirty;
-use guard::turns::Guard;
 use inode::{Inode, InodeTable};
 use orphans::known::Orphans;
+use protected::sequence::ProtectedDirs;
 use sync::background::Background;
 use tree_lock::TreeLock;
 
@@ -65,13 +65,13 @@ pub struct FsOptions {
     /// Bytes that may be staged before writers wait.
     pub staging_limit: u64,
     /// A deleted file with at most this many extents and attributes is removed at once; one with more, by the queue.
-    pub at_once: usize,
+    pub immediate_removal_limit: usize,
     /// Extents of a file that one step truncates, punches or copies.
-    pub at_a_time: usize,
+    pub extents_per_step: usize,
 }
 
-/// The usual [`FsOptions::at_once`].
-pub const AT_ONCE: usize = 64;
+/// The usual [`FsOptions::immediate_removal_limit`].
+pub const IMMEDIATE_REMOVAL_LIMIT: usize = 64;
 
 impl Default for FsOptions {
     fn default() -> Self {
@@ -80,8 +80,8 @@ impl Default for FsOptions {
             commit_interval,
             atime: AccessTimes::Relative,
             staging_limit: 64 << 20,
-            at_once: AT_ONCE,
-            at_a_time: 4096,
+            immediate_removal_limit: IMMEDIATE_REMOVAL_LIMIT,
+            extents_per_step: 4096,
         }
     }
 }
@@ -96,7 +96,7 @@ pub struct Fs {
     inodes: InodeTable,
     /// First in the lock order.
     tree: TreeLock,
-    guard: Guard,
+    protected_dirs: ProtectedDirs,
     dirty: Dirty,
     orphans: Orphans,
     background: Background,
@@ -111,15 +111,15 @@ impl Fs {
             options,
             inodes: InodeTable::default(),
             tree: TreeLock::default(),
-            guard: Guard::default(),
+            protected_dirs: ProtectedDirs::default(),
             dirty: Dirty::default(),
             orphans: Orphans::default(),
             background: Background::default(),
         });
-        if fs.store.now().get(Table::Inodes, &id_key(ROOT_INO))?.is_none() {
+        if fs.store.layers().get(Table::Inodes, &id_key(ROOT_INO))?.is_none() {
             fs.make_root()?;
         }
-        fs.load_guard()?;
+        fs.load_protected_dirs()?;
         fs.start_background()?;
         Ok(fs)
     }
@@ -175,12 +175,12 @@ impl Fs {
         })
     }
 
-    fn now(&self) -> Arc<Layers> {
-        self.store.now()
+    fn layers(&self) -> Arc<Layers> {
+        self.store.layers()
     }
 
     fn inode(&self, ino: u64) -> Result<Arc<Inode>> {
-        self.inodes.get(ino, || self.now())
+        self.inodes.get(ino, || self.layers())
     }
 
     /// Joins the open batch, after the locks of inodes were taken. If the batch is already large, waits first.

@@ -25,7 +25,7 @@ impl Fs {
             b".." => self.inode(parent)?.lock().row.parent,
             _ if name.len() > super::NAME_MAX => return posix(libc::ENAMETOOLONG),
             _ => {
-                let found = self.entry(&self.now(), parent, name)?;
+                let found = self.entry(&self.layers(), parent, name)?;
                 found.ok_or(Error::Posix(libc::ENOENT))?.ino
             }
         };
@@ -48,7 +48,7 @@ impl Fs {
 
     /// Why the inode of a name is missing: it was removed since the name was read, or it is damage.
     fn why_missing(&self, parent: u64, name: &[u8], ino: u64) -> Error {
-        match self.entry(&self.now(), parent, name) {
+        match self.entry(&self.layers(), parent, name) {
             Ok(Some(entry)) if entry.ino == ino => {
                 Error::damaged(format!("inode {ino} has a name and is not there"))
             }
@@ -113,11 +113,11 @@ impl Fs {
         mut row: InodeRow,
     ) -> Result<Attr> {
         check_name(name)?;
-        self.refuse_held(tree, &[parent])?;
+        self.refuse_protected(tree, &[parent])?;
         let directory = self.inode(parent)?;
         let mut dir = directory.lock();
         may_add(&dir)?;
-        if self.entry(&self.now(), parent, name)?.is_some() {
+        if self.entry(&self.layers(), parent, name)?.is_some() {
             return posix(libc::EEXIST);
         }
         if row.is_dir() && dir.row.nlink >= LINK_MAX {
@@ -132,7 +132,7 @@ impl Fs {
                 row.mode |= libc::S_ISGID;
             }
         }
-        let inherited = acl::inherit(&self.now(), parent, &dir.row, &mut row, umask)?;
+        let inherited = acl::inherit(&self.layers(), parent, &dir.row, &mut row, umask)?;
         let now = Timestamp::now();
         (row.atime, row.mtime, row.ctime, row.btime) = (now, now, now, now);
         row.generation = self.store.generation();
@@ -157,7 +157,7 @@ impl Fs {
         check_name(name)?;
         self.claim_row()?;
         let tree = self.tree.shared();
-        self.refuse_held(&tree, &[parent])?;
+        self.refuse_protected(&tree, &[parent])?;
         let (inode, directory) = (self.inode(ino)?, self.inode(parent)?);
         let (mut state, dir) = super::inode::lock_two(&inode, &directory);
         let Some(mut dir) = dir else {
@@ -173,7 +173,7 @@ impl Fs {
         if state.row.nlink >= LINK_MAX {
             return posix(libc::EMLINK);
         }
-        if self.entry(&self.now(), parent, name)?.is_some() {
+        if self.entry(&self.layers(), parent, name)?.is_some() {
             return posix(libc::EEXIST);
         }
         let now = Timestamp::now();
@@ -203,14 +203,14 @@ impl Fs {
             return posix(if name == b"." { libc::EINVAL } else { libc::ENOTEMPTY });
         }
         let tree = self.tree.shared();
-        let refusal = self.refuse_held(&tree, &[parent]);
+        let refusal = self.refuse_protected(&tree, &[parent]);
         self.with_entries([Place { parent, name }], |locked, [found]| {
             let ino = found.ok_or(Error::Posix(libc::ENOENT))?.ino;
             refusal?;
             if ino == parent {
                 return Err(Error::damaged(format!("directory {parent} holds itself")));
             }
-            let (dir, state) = (locked.see(parent)?, locked.see(ino)?);
+            let (dir, state) = (locked.get(parent)?, locked.get(ino)?);
             let is_dir = state.row.is_dir();
             match (is_dir, directory_wanted) {
                 (true, false) => return posix(libc::EISDIR),
@@ -223,8 +223,8 @@ impl Fs {
             }
             let now = Timestamp::now();
             let member = self.join()?;
-            self.remove_entry(&member, parent, locked.at(parent)?, name, is_dir, now);
-            self.drop_name(&member, ino, locked.at(ino)?, parent, now)
+            self.remove_entry(&member, parent, locked.get_mut(parent)?, name, is_dir, now);
+            self.drop_name(&member, ino, locked.get_mut(ino)?, parent, now)
         })
     }
 
@@ -285,9 +285,9 @@ impl Fs {
         let remembered = self.is_remembered(ino);
         self.orphans.unlinked(ino, remembered, member.number);
         if !remembered {
-            self.bury(state);
+            self.mark_dead(state);
             // If it cannot be removed now, the queue reports that.
-            if self.remove_at_once(member, ino).unwrap_or(false) {
+            if self.remove_immediately(member, ino).unwrap_or(false) {
                 self.inodes.remove(ino);
             }
         }

@@ -14,7 +14,7 @@ pub(super) mod known;
 use std::ops::Bound;
 
 use crate::error::Result;
-use crate::meta::rows::{Extent, extent_key, id_key, ino_of, split_extent_key, xattr_end, xattr_key};
+use crate::meta::rows::{Extent, decode_extent_key, extent_key, id_key, ino_of, xattr_end, xattr_key};
 use crate::meta::{Counter, Layers, Table, Txn};
 use crate::sabotage::{Protection, out};
 use crate::store::Member;
@@ -36,13 +36,13 @@ fn waits_for_batches() -> bool {
 
 /// The rows of an inode in other tables.
 #[derive(Default)]
-struct RowsOf {
+struct InodeRows {
     keys: Vec<(Table, Vec<u8>)>,
     /// Bytes of chunks it refers to.
     bytes: u64,
 }
 
-impl RowsOf {
+impl InodeRows {
     /// All of them; none if there are more than `most`.
     fn find(layers: &Layers, ino: u64, most: usize) -> Result<Option<Self>> {
         let mut rows = Self::default();
@@ -52,7 +52,7 @@ impl RowsOf {
         ] {
             layers.scan(table, Bound::Included(&from), Bound::Excluded(&to), |key, row| {
                 if table == Table::Extents {
-                    rows.bytes += Extent::decode(split_extent_key(key)?.1, row)?.len;
+                    rows.bytes += Extent::decode(decode_extent_key(key)?.1, row)?.len;
                 }
                 rows.keys.push((table, key.to_vec()));
                 Ok(rows.keys.len() <= most)
@@ -73,11 +73,11 @@ impl Fs {
         if !self.inodes.forget(ino, count) || !self.orphans.is_orphan(ino) {
             return;
         }
-        if let Ok(inode) = self.inodes.get(ino, || self.now()) {
-            self.bury(&mut inode.lock());
+        if let Ok(inode) = self.inodes.get(ino, || self.layers()) {
+            self.mark_dead(&mut inode.lock());
         }
         // After the inode was marked as dead: everything that was written for it is in this batch or in an earlier one.
-        let gone = self.join().and_then(|member| self.remove_at_once(&member, ino));
+        let gone = self.join().and_then(|member| self.remove_immediately(&member, ino));
         // Only now, or a lookup by handle would revive it.
         self.inodes.remove(ino);
         // The queue meets what cannot be removed, and says so.
@@ -88,8 +88,10 @@ impl Fs {
     }
 
     /// Removes a dead inode and its row in the queue in the batch of `member`, if it has few rows; true if it did.
-    pub(super) fn remove_at_once(&self, member: &Member, ino: u64) -> Result<bool> {
-        let Some(of_it) = RowsOf::find(&self.now(), ino, self.options.at_once)? else { return Ok(false) };
+    pub(super) fn remove_immediately(&self, member: &Member, ino: u64) -> Result<bool> {
+        let Some(of_it) = InodeRows::find(&self.layers(), ino, self.options.immediate_removal_limit)? else {
+            return Ok(false);
+        };
         for (table, key) in &of_it.keys {
             member.rows.delete(*table, key);
         }
@@ -104,7 +106,7 @@ impl Fs {
     }
 
     /// Marks an inode as dead: nobody can reach it, and nothing more is written for it.
-    pub(super) fn bury(&self, state: &mut InodeState) {
+    pub(super) fn mark_dead(&self, state: &mut InodeState) {
         state.dead = true;
         self.dirty.sub(state.staging.bytes());
         state.staging.take();
@@ -148,14 +150,14 @@ impl Fs {
     /// Orphans in the database that may go, and whether there may be more.
     fn ready_orphans(&self) -> Result<(Vec<u64>, bool)> {
         // The view first: every orphan in it lost its name earlier, so what is known about it here is at least as new.
-        let view = self.now().view.clone();
+        let view = self.layers().view.clone();
         let known = self.orphans.inodes.lock().clone();
         // Last: an empty open batch counts as durable, and a flush may be about to fill it. Everything that was written
         // for an inode that is known to be forgotten is in its batch by now.
-        let committed = self.store.batches.settled_number();
+        let committed = self.store.batches.last_durable_number();
         // After reading what is known: an inode that is no longer known because it was removed at once is not in these
         // layers.
-        let later = self.now();
+        let later = self.layers();
         let (mut ready, mut more) = (Vec::new(), false);
         view.scan(Table::Orphans, Bound::Unbounded, Bound::Unbounded, |key, _| {
             let ino = ino_of(key)?;
@@ -190,7 +192,7 @@ fn remove_rows(txn: &mut Txn<'_>, ino: u64, budget: &mut usize) -> Result<(bool,
     let mut bytes = 0;
     let removed = txn.remove_range(Table::Extents, &extent_key(ino, 0), &id_key(ino + 1), *budget)?;
     for (key, row) in &removed {
-        bytes += Extent::decode(split_extent_key(key)?.1, row)?.len;
+        bytes += Extent::decode(decode_extent_key(key)?.1, row)?.len;
     }
     let whole = removed.len() < *budget;
     *budget -= removed.len();

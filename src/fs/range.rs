@@ -41,7 +41,7 @@ impl Fs {
             self.promise(len)?;
         }
         let inode = self.inode(ino)?;
-        let mut state = self.lock_free(&inode, true)?;
+        let mut state = self.lock_unprotected(&inode, true)?;
         if !state.row.is_file() {
             return posix(if state.row.is_dir() { libc::EISDIR } else { libc::ENODEV });
         }
@@ -75,10 +75,10 @@ impl Fs {
         for _ in 0..SETTLE_TRIES {
             self.flush(&source, Flush::Wanted)?;
             self.flush(&target, Flush::Wanted)?;
-            let turn = self.refuse_change(&target)?;
+            let sequence = self.refuse_change(&target)?;
             let (mut source_state, mut target_state) = lock_two(&source, &target);
-            let settled = is_settled(&source_state) && target_state.as_deref().is_none_or(is_settled);
-            if settled && self.is_turn(turn) {
+            let quiescent = is_quiescent(&source_state) && target_state.as_deref().is_none_or(is_quiescent);
+            if quiescent && self.is_current(sequence) {
                 let both = (&mut *source_state, target_state.as_deref_mut());
                 return self.clone_range(&target, both, (from, from_offset), to_offset, len);
             }
@@ -115,9 +115,9 @@ impl Fs {
         if state.row.flags & PROTECTING != 0 {
             return posix(libc::EPERM);
         }
-        let (member, layers) = (self.join()?, self.now());
+        let (member, layers) = (self.join()?, self.layers());
         // No more rows than one step may write; the caller continues after the copied part.
-        let most = self.options.at_a_time;
+        let most = self.options.extents_per_step;
         let (found, from_end) = extents::touching_first(&layers, from, (from_offset, from_end), most)?;
         let to_end = to_end.min(to_offset + (from_end - from_offset));
         let (old, to_end) = extents::touching_first(&layers, target.ino, (to_offset, to_end), most)?;
@@ -150,6 +150,6 @@ impl Fs {
     }
 }
 
-fn is_settled(state: &InodeState) -> bool {
+fn is_quiescent(state: &InodeState) -> bool {
     state.staging.is_empty() && state.flushing.is_empty()
 }

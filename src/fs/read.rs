@@ -14,9 +14,9 @@ use super::types::{Access, AccessTimes, Timestamp};
 use super::{Fs, extents, posix};
 
 /// Each time a sequential reader advances by this much, the next part of the same size is read ahead.
-const AHEAD: u64 = 1 << 20;
+const READ_AHEAD_STEP: u64 = 1 << 20;
 /// Regions are read up to this far ahead, so that all processors and the disk are busy.
-const FAR_AHEAD: u64 = 4 << 20;
+const READ_AHEAD_WINDOW: u64 = 4 << 20;
 /// With relatime, an access time older than this is renewed.
 const RELATIME_SECONDS: i64 = 24 * 60 * 60;
 
@@ -41,7 +41,7 @@ impl Fs {
 
     /// The same, and whether it counts as an access.
     pub fn read_as(self: &Arc<Self>, ino: u64, offset: u64, size: u32, access: Access) -> Result<Vec<u8>> {
-        twice(|| {
+        retry_once(|| {
             let gathered = self.gather(ino, offset, size, access)?;
             let mut out = vec![0; gathered.len];
             self.fill(&gathered, offset, &mut out)?;
@@ -59,7 +59,7 @@ impl Fs {
         access: Access,
     ) -> Result<usize> {
         let size = u32::try_from(out.len()).unwrap_or(u32::MAX);
-        twice(|| {
+        retry_once(|| {
             let gathered = self.gather(ino, offset, size, access)?;
             self.fill(&gathered, offset, &mut out[..gathered.len])?;
             Ok(gathered.len)
@@ -94,16 +94,17 @@ impl Fs {
         let staged = state.staging.copies(offset, end);
         let sequential = state.next_read == offset;
         state.next_read = end;
-        if sequential && (end / AHEAD > offset / AHEAD || end - offset >= AHEAD) {
-            let far = FAR_AHEAD.min(self.store.packs.cache_bytes() / 8).max(AHEAD);
+        if sequential && (end / READ_AHEAD_STEP > offset / READ_AHEAD_STEP || end - offset >= READ_AHEAD_STEP)
+        {
+            let far = READ_AHEAD_WINDOW.min(self.store.packs.cache_bytes() / 8).max(READ_AHEAD_STEP);
             // The nearer part was read ahead before, unless the reader has just begun.
-            let near = if offset < AHEAD { 0 } else { far - AHEAD };
+            let near = if offset < READ_AHEAD_STEP { 0 } else { far - READ_AHEAD_STEP };
             self.read_ahead(ino, &state, end + near, end + far)?;
         }
         if access == Access::Counts {
             self.touch_atime(ino, &mut state)?;
         }
-        let small = state.row.size <= AHEAD;
+        let small = state.row.size <= READ_AHEAD_STEP;
         Ok(Gathered { len: (end - offset) as usize, small, pieces, flushing, staged })
     }
 
@@ -115,7 +116,7 @@ impl Fs {
         {
             return Ok(recent.clip(from, to).map_or_else(Vec::new, |part| part.pieces().collect()));
         }
-        let extents = extents::touching(&self.now(), ino, from, to)?;
+        let extents = extents::touching(&self.layers(), ino, from, to)?;
         let clipped = extents.iter().filter_map(|extent| extent.clip(from, to));
         let pieces = clipped.flat_map(|extent| extent.pieces().collect::<Vec<_>>()).collect();
         state.recent = extents.into_iter().next_back();
@@ -128,7 +129,7 @@ impl Fs {
         if from >= to {
             return Ok(());
         }
-        let pieces = extents::pieces(&self.now(), ino, from, to)?;
+        let pieces = extents::pieces(&self.layers(), ino, from, to)?;
         let store = self.store.clone();
         self.store.workers.ordinary(move || {
             for piece in pieces {
@@ -163,13 +164,13 @@ impl Fs {
     pub fn lseek(self: &Arc<Self>, ino: u64, offset: i64, whence: i32) -> Result<u64> {
         let inode = self.inode(ino)?;
         self.flush(&inode, Flush::Wanted)?;
-        let state = inode.lock_settled();
+        let state = inode.lock_quiescent();
         let Some(mut at) = u64::try_from(offset).ok().filter(|at| *at < state.row.size) else {
             return posix(libc::ENXIO);
         };
         // Bytes that were staged since the flush are in no extent; they are data.
         let staged = |at: u64| state.staging.ranges(at, state.row.size);
-        let layers = self.now();
+        let layers = self.layers();
         match whence {
             libc::SEEK_DATA => {
                 let stored = extents::next_after(&layers, ino, at)?.map(|extent| extent.offset.max(at));
@@ -201,7 +202,7 @@ impl Fs {
 }
 
 /// Retries once: the gathered range may have been overwritten and its chunks freed meanwhile.
-fn twice<R>(mut read: impl FnMut() -> Result<R>) -> Result<R> {
+fn retry_once<R>(mut read: impl FnMut() -> Result<R>) -> Result<R> {
     match read() {
         Err(error) if error.errno() == libc::EIO => read(),
         other => other,

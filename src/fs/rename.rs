@@ -44,7 +44,7 @@ impl Fs {
 
     /// False if a directory would move, and `tree` is not held alone.
     fn rename_in(&self, tree: &Tree<'_>, from: Place<'_>, to: Place<'_>, flags: RenameFlags) -> Result<bool> {
-        let refusal = self.refuse_held(tree, &[from.parent, to.parent]);
+        let refusal = self.refuse_protected(tree, &[from.parent, to.parent]);
         let circle = self.refuse_circles(tree, from, to, flags.exchange);
         self.with_entries([from, to], |locked, [source, target]| {
             let source = source.ok_or(Error::Posix(libc::ENOENT))?;
@@ -77,7 +77,7 @@ impl Fs {
         to: u64,
         newname: &[u8],
     ) -> Result<()> {
-        let layers = self.now();
+        let layers = self.layers();
         if self.entry(&layers, to, newname)?.is_none() {
             return Ok(());
         }
@@ -96,11 +96,11 @@ impl Fs {
         (from, source): (Place<'_>, DirentRow),
         (to, target): (Place<'_>, Option<DirentRow>),
     ) -> Result<()> {
-        may_add(locked.see(to.parent)?)?;
-        let is_dir = locked.see(source.ino)?.row.is_dir();
-        may_remove(locked.see(from.parent)?, locked.see(source.ino)?)?;
+        may_add(locked.get(to.parent)?)?;
+        let is_dir = locked.get(source.ino)?.row.is_dir();
+        may_remove(locked.get(from.parent)?, locked.get(source.ino)?)?;
         if let Some(target) = target {
-            let old = locked.see(target.ino)?;
+            let old = locked.get(target.ino)?;
             match (is_dir, old.row.is_dir()) {
                 (true, false) => return posix(libc::ENOTDIR),
                 (false, true) => return posix(libc::EISDIR),
@@ -109,21 +109,21 @@ impl Fs {
             if old.row.is_dir() && old.row.entries > 0 {
                 return posix(libc::ENOTEMPTY);
             }
-            may_remove(locked.see(to.parent)?, old)?;
-        } else if is_dir && from.parent != to.parent && locked.see(to.parent)?.row.nlink >= LINK_MAX {
+            may_remove(locked.get(to.parent)?, old)?;
+        } else if is_dir && from.parent != to.parent && locked.get(to.parent)?.row.nlink >= LINK_MAX {
             return posix(libc::EMLINK);
         }
         let now = Timestamp::now();
         let member = self.join()?;
         if let Some(target) = target {
-            let target_is_dir = locked.see(target.ino)?.row.is_dir();
-            self.remove_entry(&member, to.parent, locked.at(to.parent)?, to.name, target_is_dir, now);
-            self.drop_name(&member, target.ino, locked.at(target.ino)?, to.parent, now)?;
+            let target_is_dir = locked.get(target.ino)?.row.is_dir();
+            self.remove_entry(&member, to.parent, locked.get_mut(to.parent)?, to.name, target_is_dir, now);
+            self.drop_name(&member, target.ino, locked.get_mut(target.ino)?, to.parent, now)?;
         }
-        self.remove_entry(&member, from.parent, locked.at(from.parent)?, from.name, is_dir, now);
-        self.add_entry(&member, to.parent, locked.at(to.parent)?, to.name, source, now);
-        self.directory_came(tree, locked.see(to.parent)?, is_dir);
-        let moved = locked.at(source.ino)?;
+        self.remove_entry(&member, from.parent, locked.get_mut(from.parent)?, from.name, is_dir, now);
+        self.add_entry(&member, to.parent, locked.get_mut(to.parent)?, to.name, source, now);
+        self.directory_came(tree, locked.get(to.parent)?, is_dir);
+        let moved = locked.get_mut(source.ino)?;
         moved.row.ctime = now;
         self.note_moved(tree, &member.rows, source.ino, moved, (from.parent, to.parent))?;
         moved.save(source.ino, &member.rows);
@@ -137,21 +137,21 @@ impl Fs {
         (a, of_a): (Place<'_>, DirentRow),
         (b, of_b): (Place<'_>, DirentRow),
     ) -> Result<()> {
-        may_remove(locked.see(a.parent)?, locked.see(of_a.ino)?)?;
-        may_remove(locked.see(b.parent)?, locked.see(of_b.ino)?)?;
+        may_remove(locked.get(a.parent)?, locked.get(of_a.ino)?)?;
+        may_remove(locked.get(b.parent)?, locked.get(of_b.ino)?)?;
         let now = Timestamp::now();
         let member = self.join()?;
         for (side, entry, gone) in [(a, of_b, of_a), (b, of_a, of_b)] {
             let key = dirent_key(side.parent, self.hash.of(side.name), side.name);
             member.rows.put(Table::Dirents, &key, &entry.encode());
-            let dir = locked.at(side.parent)?;
+            let dir = locked.get_mut(side.parent)?;
             dir.row.nlink += u32::from(entry.kind == libc::S_IFDIR);
             dir.row.nlink = dir.row.nlink.saturating_sub(u32::from(gone.kind == libc::S_IFDIR));
             (dir.row.mtime, dir.row.ctime) = (now, now);
             dir.save(side.parent, &member.rows);
         }
         for (entry, from, to) in [(of_a, a.parent, b.parent), (of_b, b.parent, a.parent)] {
-            let state = locked.at(entry.ino)?;
+            let state = locked.get_mut(entry.ino)?;
             state.row.ctime = now;
             self.note_moved(tree, &member.rows, entry.ino, state, (from, to))?;
             state.save(entry.ino, &member.rows);
@@ -186,7 +186,7 @@ impl Fs {
     }
 
     fn refuse_circle(&self, moved: Place<'_>, into: u64) -> Result<()> {
-        let entry = self.entry(&self.now(), moved.parent, moved.name)?;
+        let entry = self.entry(&self.layers(), moved.parent, moved.name)?;
         let Some(moved) = entry.filter(is_directory) else {
             return Ok(());
         };

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::meta::Table;
 use crate::meta::rows::id_key;
-use crate::retry::Trouble;
+use crate::retry::RecurringFailure;
 use crate::sync::channel::{Receiver, RecvTimeoutError, bounded};
 use crate::sync::thread::{Builder, caught};
 use crate::sync::{Arc, Mutex};
@@ -33,7 +33,7 @@ impl Fs {
         let inode = self.inode(ino)?;
         self.flush(&inode, Flush::Wanted)?;
         // Whatever changes a file or a directory, or its name, writes its row.
-        if self.now().is_committed(Table::Inodes, &id_key(ino)) {
+        if self.layers().is_committed(Table::Inodes, &id_key(ino)) {
             return Ok(());
         }
         self.store.commits.commit()
@@ -124,10 +124,10 @@ impl Fs {
     }
 
     /// Background tasks that fail.
-    pub fn troubles(&self) -> Vec<Trouble> {
+    pub fn recurring_failures(&self) -> Vec<RecurringFailure> {
         let now = Instant::now();
         let all = [&self.background.committing, &self.background.reaping];
-        all.into_iter().filter_map(|retry| retry.lock().trouble(now)).collect()
+        all.into_iter().filter_map(|retry| retry.lock().recurring_failure(now)).collect()
     }
 
     /// Commits when asked to, until nobody can ask any more.
@@ -152,8 +152,8 @@ impl Fs {
             return false;
         }
         // A batch that could not be committed stays sealed, even if nothing was written since.
-        let something =
-            !self.dirty.is_empty() || self.store.batches.settled_number() < self.store.batches.open_number();
+        let something = !self.dirty.is_empty()
+            || self.store.batches.last_durable_number() < self.store.batches.open_number();
         self.committed(now, if something { self.sync() } else { Ok(()) })
     }
 
@@ -228,11 +228,15 @@ mod tests {
         disk.set_capacity(Some(0));
         let lines = (0..100).filter(|n| fs.commit_what_there_is(begin + Duration::from_secs(5 * n))).count();
         assert_eq!(lines, 7, "the first time, and each time it has failed twice as often");
-        let troubles = fs.troubles();
-        assert_eq!((troubles.len(), troubles[0].failures), (1, 100), "{troubles:?}");
+        let recurring_failures = fs.recurring_failures();
+        assert_eq!(
+            (recurring_failures.len(), recurring_failures[0].failures),
+            (1, 100),
+            "{recurring_failures:?}"
+        );
         disk.set_capacity(None);
         assert!(!fs.commit_what_there_is(begin));
-        assert!(fs.troubles().is_empty());
+        assert!(fs.recurring_failures().is_empty());
         close(&fs);
     }
 }

@@ -50,7 +50,7 @@ impl Fs {
             }
         }
         let inode = self.inode(ino)?;
-        let mut state = self.lock_free(&inode, false)?;
+        let mut state = self.lock_unprotected(&inode, false)?;
         if !state.row.is_file() {
             return posix(if state.row.is_dir() { libc::EISDIR } else { libc::EINVAL });
         }

@@ -27,7 +27,7 @@ impl Fs {
         if inode.lock().row.flags & InodeRow::HAS_XATTRS == 0 {
             return posix(libc::ENODATA);
         }
-        let value = self.now().get(Table::Xattrs, &xattr_key(ino, name))?;
+        let value = self.layers().get(Table::Xattrs, &xattr_key(ino, name))?;
         value.ok_or(Error::Posix(libc::ENODATA))
     }
 
@@ -39,7 +39,7 @@ impl Fs {
         }
         let mut names = Vec::new();
         let (from, to) = (xattr_key(ino, b""), xattr_end(ino));
-        self.now().scan(Table::Xattrs, Bound::Included(&from), Bound::Excluded(&to), |key, _| {
+        self.layers().scan(Table::Xattrs, Bound::Included(&from), Bound::Excluded(&to), |key, _| {
             names.extend_from_slice(xattr_name(key)?);
             names.push(0);
             Ok(true)
@@ -62,11 +62,11 @@ impl Fs {
             return posix(libc::E2BIG);
         }
         let inode = self.inode(ino)?;
-        let mut state = self.lock_free(&inode, false)?;
+        let mut state = self.lock_unprotected(&inode, false)?;
         may_change(&state)?;
         let key = xattr_key(ino, name);
         let exists =
-            state.row.flags & InodeRow::HAS_XATTRS != 0 && self.now().get(Table::Xattrs, &key)?.is_some();
+            state.row.flags & InodeRow::HAS_XATTRS != 0 && self.layers().get(Table::Xattrs, &key)?.is_some();
         if exists && flags & libc::XATTR_CREATE != 0 {
             return posix(libc::EEXIST);
         }
@@ -106,7 +106,7 @@ impl Fs {
         }
         let mut len = 0;
         let (from, to) = (xattr_key(ino, b""), xattr_end(ino));
-        self.now().scan(Table::Xattrs, Bound::Included(&from), Bound::Excluded(&to), |key, _| {
+        self.layers().scan(Table::Xattrs, Bound::Included(&from), Bound::Excluded(&to), |key, _| {
             len += xattr_name(key)?.len() + 1;
             Ok(true)
         })?;
@@ -128,7 +128,7 @@ impl Fs {
     /// same request as a user.
     pub fn removexattr(&self, ino: u64, name: &[u8]) -> Result<()> {
         let inode = self.inode(ino)?;
-        let mut state = self.lock_free(&inode, false)?;
+        let mut state = self.lock_unprotected(&inode, false)?;
         if name != CAPABILITY || state.row.flags & IMMUTABLE != 0 {
             may_change(&state)?;
         }
@@ -140,7 +140,7 @@ impl Fs {
 
     fn has_xattr(&self, state: &InodeState, ino: u64, name: &[u8]) -> Result<bool> {
         Ok(state.row.flags & InodeRow::HAS_XATTRS != 0
-            && self.now().get(Table::Xattrs, &xattr_key(ino, name))?.is_some())
+            && self.layers().get(Table::Xattrs, &xattr_key(ino, name))?.is_some())
     }
 
     fn delete_xattr(&self, state: &mut InodeState, ino: u64, name: &[u8]) -> Result<()> {
@@ -165,7 +165,7 @@ impl Fs {
             return Ok(None);
         }
         let key = xattr_key(ino, ACCESS_ACL);
-        let Some(value) = self.now().get(Table::Xattrs, &key)? else { return Ok(None) };
+        let Some(value) = self.layers().get(Table::Xattrs, &key)? else { return Ok(None) };
         let mut acl = Acl::parse(&value)?;
         acl.chmod(mode);
         Ok(Some((key, acl.encode())))

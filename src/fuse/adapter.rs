@@ -4,11 +4,11 @@ use std::sync::{Arc, OnceLock};
 
 use fuser::FopenFlags;
 
-use super::asker::Asker;
 use super::control_dir::{self, ControlDir, ControlFiles};
-use super::init::Agreed;
+use super::init::Negotiated;
 use super::options::MountOptions;
 use super::protect::Pages;
+use super::requester::Requester;
 use crate::error::{Error, Result};
 use crate::fs::{AccessTimes, Attr, Fs, ROOT_INO};
 
@@ -18,7 +18,7 @@ pub(super) struct Adapter {
     pub(super) control: ControlDir,
     pub(super) opts: MountOptions,
     /// The result of the negotiation with the kernel. Filled before the first request is taken.
-    agreed: OnceLock<Agreed>,
+    negotiated: OnceLock<Negotiated>,
     /// What the kernel holds of files.
     pub(super) pages: Pages,
 }
@@ -29,20 +29,20 @@ impl Adapter {
             fs,
             control: ControlDir::new(control),
             opts: opts.clone(),
-            agreed: OnceLock::new(),
+            negotiated: OnceLock::new(),
             pages: Pages::default(),
         }
     }
 
     /// Stores the result of the negotiation.
-    pub(super) fn agree(&self, agreed: Agreed) {
+    pub(super) fn set_negotiated(&self, negotiated: Negotiated) {
         // It was empty: each adapter has one session.
-        let _ = self.agreed.set(agreed);
+        let _ = self.negotiated.set(negotiated);
     }
 
     /// True if the kernel will send its requests over io_uring.
-    pub(super) fn rings_agreed(&self) -> bool {
-        self.agreed.get().is_some_and(|agreed| agreed.rings)
+    pub(super) fn uses_rings(&self) -> bool {
+        self.negotiated.get().is_some_and(|negotiated| negotiated.rings)
     }
 
     pub(super) fn find(&self, parent: u64, name: &[u8]) -> Result<Attr> {
@@ -61,13 +61,13 @@ impl Adapter {
 
     /// The kernel leaves set-id bits to us on every change of content; a flag of WRITE says whether they have to be
     /// cleared. FALLOCATE and COPY_FILE_RANGE have no such flag: there they are cleared for everybody but root.
-    pub(super) fn drop_set_ids(&self, ino: u64, asker: Asker) -> Result<()> {
-        if asker.caller.uid == 0 { Ok(()) } else { self.take_set_ids(ino, asker) }
+    pub(super) fn drop_set_ids(&self, ino: u64, requester: Requester) -> Result<()> {
+        if requester.caller.uid == 0 { Ok(()) } else { self.take_set_ids(ino, requester) }
     }
 
-    /// Clears the set-id bits that `asker` has no right to keep, and notifies the kernel.
-    pub(super) fn take_set_ids(&self, ino: u64, asker: Asker) -> Result<()> {
-        if self.fs.drop_set_ids(ino, |gid| asker.is_in(gid))? {
+    /// Clears the set-id bits that `requester` has no right to keep, and notifies the kernel.
+    pub(super) fn take_set_ids(&self, ino: u64, requester: Requester) -> Result<()> {
+        if self.fs.drop_set_ids(ino, |gid| requester.is_in(gid))? {
             self.pages.attributes_changed(ino);
         }
         Ok(())
@@ -80,7 +80,7 @@ impl Adapter {
 
     /// Waits until the kernel has written out its pages of `ino` or, if that is a directory, of everything below it.
     pub(super) fn write_out(&self, ino: u64) -> Result<()> {
-        self.pages.write_out(self.rings_agreed(), || {
+        self.pages.write_out(self.uses_rings(), || {
             let is_dir = self.fs.getattr(ino)?.mode & libc::S_IFMT == libc::S_IFDIR;
             if is_dir { self.fs.remembered_below(ino) } else { Ok(vec![ino]) }
         })

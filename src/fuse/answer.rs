@@ -14,17 +14,17 @@ use crate::sync::thread::caught;
 
 /// How long the kernel may cache a name or attributes. Nothing changes behind its back, so this only bounds the effect
 /// of an error of ours.
-pub(super) const KEEP: Duration = Duration::from_secs(24 * 60 * 60);
+pub(super) const ENTRY_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long an entry may be cached. The content of a control file is that of its lookup, and the number that it shows
 /// is not the one in the entry: neither may be cached.
-pub(super) fn keep(attr: &Attr) -> Duration {
-    if control_dir::is_file(attr.ino) { Duration::ZERO } else { KEEP }
+pub(super) fn entry_timeout(attr: &Attr) -> Duration {
+    if control_dir::is_file(attr.ino) { Duration::ZERO } else { ENTRY_TIMEOUT }
 }
 
 /// The name of a request in error messages.
 #[derive(Clone, Copy)]
-pub(super) struct Asked {
+pub(super) struct RequestInfo {
     pub what: &'static str,
     pub ino: u64,
 }
@@ -43,7 +43,7 @@ pub(super) trait Reply<T>: Sized {
     }
 }
 
-impl Asked {
+impl RequestInfo {
     /// Handles the request: what to answer, or the errno. Nothing else ends the wait of the one who made it, and the
     /// thread has other requests to serve.
     pub(super) fn handle<T>(self, work: impl FnOnce() -> Result<T>) -> Result<T, i32> {
@@ -93,10 +93,10 @@ mod tests {
     #[test]
     fn a_request_whose_handling_panics_is_answered() {
         let answer_to = |work: fn() -> Result<i32>| {
-            let (asked, mut answer) = (Asked { what: "test", ino: 1 }, None);
-            asked.answer(Taken(&mut answer), work);
-            assert_eq!(answer, Some(asked.handle(work)));
-            asked.handle(work)
+            let (request_info, mut answer) = (RequestInfo { what: "test", ino: 1 }, None);
+            request_info.answer(Taken(&mut answer), work);
+            assert_eq!(answer, Some(request_info.handle(work)));
+            request_info.handle(work)
         };
         assert_eq!(answer_to(|| Ok(7)), Ok(7));
         assert_eq!(answer_to(|| Err(Error::Posix(libc::ENOENT))), Err(libc::ENOENT));

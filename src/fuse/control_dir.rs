@@ -24,7 +24,7 @@ use crate::fs::{Attr, Caller, DirEntry, ROOT_INO, SetAttr, Timestamp};
 const NAME: &[u8] = b".cairnfs";
 const DIR_INO: u64 = 1 << 63;
 /// The number of the first instance; the numbers between are those that stat(2) shows.
-const FIRST_SNAPSHOT: u64 = DIR_INO + 16;
+const FIRST_INSTANCE: u64 = DIR_INO + 16;
 
 /// The content and the actions of the files in the control directory.
 ///
@@ -75,7 +75,7 @@ impl Kind {
 }
 
 /// The instance of a control file that one LOOKUP made.
-struct Snapshot {
+struct Instance {
     kind: Kind,
     content: Vec<u8>,
     made: Timestamp,
@@ -93,7 +93,7 @@ pub(super) struct ControlDir {
     /// The next inode number.
     next: AtomicU64,
     /// Every instance that the kernel knows, by number. Never locked while `files` is asked.
-    known: Mutex<HashMap<u64, Snapshot>>,
+    known: Mutex<HashMap<u64, Instance>>,
 }
 
 /// True for the numbers of the control directory and its files.
@@ -139,7 +139,7 @@ impl ControlDir {
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
             born: Timestamp::now(),
-            next: AtomicU64::new(FIRST_SNAPSHOT),
+            next: AtomicU64::new(FIRST_INSTANCE),
             known: Mutex::new(HashMap::new()),
         }
     }
@@ -159,43 +159,43 @@ impl ControlDir {
             return Ok(self.dir_attr());
         }
         if is_file(parent) {
-            return self.look_again(parent, name);
+            return self.add_reference(parent, name);
         }
         let (_, kind) = FILES.iter().find(|(file, _)| *file == name).ok_or(Error::Posix(libc::ENOENT))?;
-        Ok(self.look(*kind))
+        Ok(self.new_instance(*kind))
     }
 
     /// Makes a new instance, with one reference.
-    fn look(&self, kind: Kind) -> Attr {
+    fn new_instance(&self, kind: Kind) -> Attr {
         let content = match kind {
             Kind::Generation => self.files.generation(),
             Kind::Status => self.files.status(),
             Kind::Gc => self.files.gc_status(),
         };
-        let snapshot = Snapshot { kind, content: content.into_bytes(), made: Timestamp::now(), lookups: 1 };
+        let instance = Instance { kind, content: content.into_bytes(), made: Timestamp::now(), lookups: 1 };
         let ino = self.next.fetch_add(1, Ordering::Relaxed);
-        let attr = self.file_attr(ino, &snapshot);
-        self.known.lock().insert(ino, snapshot);
+        let attr = self.file_attr(ino, &instance);
+        self.known.lock().insert(ino, instance);
         attr
     }
 
     /// Adds a reference to an existing instance, for a handle (a lookup of `.` in it).
-    fn look_again(&self, ino: u64, name: &[u8]) -> Result<Attr> {
+    fn add_reference(&self, ino: u64, name: &[u8]) -> Result<Attr> {
         if name != b"." {
             return Err(Error::Posix(libc::ENOTDIR));
         }
         let mut known = self.known.lock();
-        let snapshot = known.get_mut(&ino).ok_or(Error::Posix(libc::ESTALE))?;
-        snapshot.lookups += 1;
-        Ok(self.file_attr(ino, snapshot))
+        let instance = known.get_mut(&ino).ok_or(Error::Posix(libc::ESTALE))?;
+        instance.lookups += 1;
+        Ok(self.file_attr(ino, instance))
     }
 
     /// Removes references.
     pub(super) fn forget(&self, ino: u64, count: u64) {
         let mut known = self.known.lock();
-        if let Some(snapshot) = known.get_mut(&ino) {
-            snapshot.lookups = snapshot.lookups.saturating_sub(count);
-            if snapshot.lookups == 0 {
+        if let Some(instance) = known.get_mut(&ino) {
+            instance.lookups = instance.lookups.saturating_sub(count);
+            if instance.lookups == 0 {
                 known.remove(&ino);
             }
         }
@@ -206,7 +206,7 @@ impl ControlDir {
         if ino == DIR_INO {
             return Ok(self.dir_attr());
         }
-        self.with(ino, |snapshot| Ok(self.file_attr(snapshot.kind.shown_ino(), snapshot)))
+        self.with(ino, |instance| Ok(self.file_attr(instance.kind.shown_ino(), instance)))
     }
 
     /// The only possible change: truncating the gc file, which `echo word > gc` does before it writes. With the
@@ -216,32 +216,32 @@ impl ControlDir {
         if ino == DIR_INO || set.mode.is_some() || set.uid.is_some() || set.gid.is_some() {
             return Err(Error::Posix(libc::EPERM));
         }
-        self.with(ino, |snapshot| {
+        self.with(ino, |instance| {
             let only_tells_when = set.size.is_none() && set.atime.is_none() && set.mtime.is_some();
-            if snapshot.kind != Kind::Gc || set.size != Some(0) && !only_tells_when {
+            if instance.kind != Kind::Gc || set.size != Some(0) && !only_tells_when {
                 return Err(Error::Posix(libc::EPERM));
             }
             if set.size.is_some() {
-                snapshot.content.clear();
+                instance.content.clear();
             }
-            Ok(self.file_attr(snapshot.kind.shown_ino(), snapshot))
+            Ok(self.file_attr(instance.kind.shown_ino(), instance))
         })
     }
 
     pub(super) fn read(&self, ino: u64, offset: u64, size: u32) -> Result<Vec<u8>> {
-        self.with(ino, |snapshot| {
-            let length = snapshot.content.len();
+        self.with(ino, |instance| {
+            let length = instance.content.len();
             let from = usize::try_from(offset).map_or(length, |offset| offset.min(length));
             let to = length.min(from.saturating_add(size as usize));
-            Ok(snapshot.content[from..to].to_vec())
+            Ok(instance.content[from..to].to_vec())
         })
     }
 
     /// A write to the gc file is a command, at any offset. With the writeback cache, an appended word arrives after the
     /// old text.
     pub(super) fn write(&self, ino: u64, data: &[u8]) -> Result<()> {
-        let word = self.with(ino, |snapshot| match snapshot.kind {
-            Kind::Gc => Ok(data.strip_prefix(&*snapshot.content).unwrap_or(data)),
+        let word = self.with(ino, |instance| match instance.kind {
+            Kind::Gc => Ok(data.strip_prefix(&*instance.content).unwrap_or(data)),
             Kind::Generation | Kind::Status => Err(Error::Posix(libc::EPERM)),
         })?;
         self.files.start_gc(word.trim_ascii())
@@ -249,7 +249,7 @@ impl ControlDir {
 
     /// Data up to the end, a hole behind it.
     pub(super) fn lseek(&self, ino: u64, offset: i64, whence: i32) -> Result<u64> {
-        let size = self.with(ino, |snapshot| Ok(snapshot.content.len() as u64))?;
+        let size = self.with(ino, |instance| Ok(instance.content.len() as u64))?;
         let offset = u64::try_from(offset).map_err(|_| Error::Posix(libc::ENXIO))?;
         match whence {
             _ if offset >= size => Err(Error::Posix(libc::ENXIO)),
@@ -280,7 +280,7 @@ impl ControlDir {
             let Some(kind) = kind else {
                 return add(entry, None);
             };
-            let attr = self.look(kind);
+            let attr = self.new_instance(kind);
             let entry = DirEntry { ino: attr.ino, ..*entry };
             let taken = add(&entry, Some(&attr));
             if !taken {
@@ -311,7 +311,7 @@ impl ControlDir {
         Ok(())
     }
 
-    fn with<T>(&self, ino: u64, f: impl FnOnce(&mut Snapshot) -> Result<T>) -> Result<T> {
+    fn with<T>(&self, ino: u64, f: impl FnOnce(&mut Instance) -> Result<T>) -> Result<T> {
         if ino == DIR_INO {
             return Err(Error::Posix(libc::EISDIR));
         }
@@ -323,9 +323,9 @@ impl ControlDir {
         self.attr(DIR_INO, libc::S_IFDIR | 0o555, 0, self.born)
     }
 
-    fn file_attr(&self, ino: u64, snapshot: &Snapshot) -> Attr {
-        let size = snapshot.content.len() as u64;
-        self.attr(ino, snapshot.kind.mode(), size, snapshot.made)
+    fn file_attr(&self, ino: u64, instance: &Instance) -> Attr {
+        let size = instance.content.len() as u64;
+        self.attr(ino, instance.kind.mode(), size, instance.made)
     }
 
     fn attr(&self, ino: u64, mode: u32, size: u64, time: Timestamp) -> Attr {
@@ -395,7 +395,7 @@ mod tests {
         let dir = dir();
         let first = dir.lookup(DIR_INO, b"status").expect("exists");
         let second = dir.lookup(DIR_INO, b"status").expect("exists");
-        assert!(first.ino >= FIRST_SNAPSHOT && second.ino > first.ino);
+        assert!(first.ino >= FIRST_INSTANCE && second.ino > first.ino);
         let shown = dir.getattr(first.ino).expect("known").ino;
         assert_eq!(dir.getattr(second.ino).expect("known").ino, shown);
         assert_eq!(dir.read(first.ino, 0, 100).expect("known"), b"{\"asked\":0}\n");

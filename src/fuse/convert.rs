@@ -7,7 +7,7 @@ use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
 use crate::fs::{Attr, DirEntry, SetTime, Timestamp};
 
 /// The entry reply for a missing name: inode 0, which the kernel caches as a negative entry.
-pub(super) const NOTHING: FileAttr = FileAttr {
+pub(super) const NEGATIVE_ENTRY: FileAttr = FileAttr {
     ino: INodeNo(0),
     size: 0,
     blocks: 0,
@@ -27,7 +27,7 @@ pub(super) const NOTHING: FileAttr = FileAttr {
 
 /// Number and type only, which is all that the kernel uses of "." and ".." in a listing.
 pub(super) fn bare(entry: &DirEntry<'_>) -> FileAttr {
-    FileAttr { ino: INodeNo(entry.ino), kind: file_type(entry.mode), ..NOTHING }
+    FileAttr { ino: INodeNo(entry.ino), kind: file_type(entry.mode), ..NEGATIVE_ENTRY }
 }
 
 /// Attributes as the protocol has them. Device numbers need no change: `Fs` keeps the 32 bits that MKNOD brought.

@@ -13,20 +13,20 @@ const MAX_BACKGROUND: u16 = 64;
 
 /// The result of the negotiation.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Agreed {
+pub(super) struct Negotiated {
     /// Requests come over io_uring: the kernel holds all of them until every queue has an entry.
     pub rings: bool,
 }
 
-impl From<InitFlags> for Agreed {
-    fn from(agreed: InitFlags) -> Self {
-        Self { rings: agreed.contains(InitFlags::FUSE_OVER_IO_URING) }
+impl From<InitFlags> for Negotiated {
+    fn from(negotiated: InitFlags) -> Self {
+        Self { rings: negotiated.contains(InitFlags::FUSE_OVER_IO_URING) }
     }
 }
 
 /// Sets everything that differs from fuser's defaults (which are ASYNC_READ, BIG_WRITES and MAX_PAGES, and times to the
 /// nanosecond). `rings` says that requests can be taken over io_uring.
-pub(super) fn negotiate(config: &mut KernelConfig, opts: &MountOptions, rings: bool) -> Agreed {
+pub(super) fn negotiate(config: &mut KernelConfig, opts: &MountOptions, rings: bool) -> Negotiated {
     let offered = config.capabilities();
     let mut wanted = wanted(opts) & offered;
     if rings {

@@ -13,10 +13,9 @@
 
 mod adapter;
 mod answer;
-mod asker;
+mod child_task;
 mod control_dir;
 mod convert;
-mod errand;
 mod init;
 mod ioctl;
 mod mount;
@@ -25,6 +24,7 @@ mod operations;
 mod options;
 mod protect;
 mod replies;
+mod requester;
 mod requests;
 mod ring;
 mod session;
@@ -37,13 +37,13 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::fs::Fs;
 
+pub use child_task::{ChildTask, MountAnswer, PathInfo, ask};
 pub use control_dir::ControlFiles;
-pub use errand::{Errand, Found, Heard, ask};
-pub use mount::{Detach, can_mount, detach, nobody_answers, remount};
+pub use mount::{UnmountMode, can_mount, detach, nobody_answers, remount};
 pub use mount_table::{Entry, MountTable};
 pub use options::{IoUring, MountOptions, Remount};
-pub use session::{Left, Notifier, Session, Unmounter};
-pub use users::{User, holders, is_held};
+pub use session::{Notifier, Session, UnmountOutcome, Unmounter};
+pub use users::{User, is_alive, list_users};
 
 /// Mounts `fs` at `mountpoint` and negotiates the protocol with the kernel. Requests wait until [`Session::run`].
 pub fn mount(

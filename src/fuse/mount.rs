@@ -222,27 +222,27 @@ pub fn remount(mountpoint: &Path, change: Remount) -> Result<()> {
 
 /// How to give up a mount point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Detach {
+pub enum UnmountMode {
     /// Refused while a program uses it.
-    Plainly,
+    Normal,
     /// Detached at once, unmounted when the last program has left it.
-    Lazily,
+    Lazy,
     /// Even if the daemon does not answer.
-    Forcibly,
+    Force,
 }
 
 /// Unmounts by the system call, or through fusermount3 if that is not permitted. A busy mount is [`Error::Busy`]; if
 /// nothing is mounted there, this is success.
-pub fn detach(mountpoint: &Path, how: Detach) -> Result<()> {
+pub fn detach(mountpoint: &Path, how: UnmountMode) -> Result<()> {
     let flags = match how {
-        Detach::Plainly => UnmountFlags::empty(),
-        Detach::Lazily => UnmountFlags::DETACH,
-        Detach::Forcibly => UnmountFlags::FORCE,
+        UnmountMode::Normal => UnmountFlags::empty(),
+        UnmountMode::Lazy => UnmountFlags::DETACH,
+        UnmountMode::Force => UnmountFlags::FORCE,
     };
     match rustix::mount::unmount(mountpoint, flags | UnmountFlags::NOFOLLOW) {
         Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
         Err(Errno::BUSY) => Err(busy(mountpoint)),
-        Err(Errno::PERM) if how == Detach::Lazily => detach_with_helper(mountpoint, &["-u", "-z"]),
+        Err(Errno::PERM) if how == UnmountMode::Lazy => detach_with_helper(mountpoint, &["-u", "-z"]),
         Err(Errno::PERM) => detach_with_helper(mountpoint, &["-u"]),
         Err(error) => Err(not_unmounted(mountpoint, error)),
     }

@@ -50,7 +50,7 @@ impl Entry {
     }
 
     /// True if its path leads to it: nothing is mounted over it or over one of its parents.
-    pub fn is_in_sight(&self) -> bool {
+    pub fn is_visible(&self) -> bool {
         let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         rustix::fs::open(&self.mountpoint, flags, Mode::empty())
             .map_err(io::Error::from)
@@ -102,7 +102,7 @@ impl MountTable {
     }
 
     /// What is mounted in this mount.
-    pub fn standing_on(&self, entry: &Entry) -> impl Iterator<Item = &Entry> {
+    pub fn mounted_on(&self, entry: &Entry) -> impl Iterator<Item = &Entry> {
         self.0.iter().filter(move |e| e.parent == entry.id)
     }
 
@@ -180,7 +180,7 @@ short line
         assert!(table.at(Path::new("/mnt")).is_none());
         let covered = table.by_id(82).unwrap();
         assert_eq!(table.places_of(covered).count(), 2);
-        assert_eq!(table.standing_on(covered).next().unwrap().fstype, "tmpfs");
+        assert_eq!(table.mounted_on(covered).next().unwrap().fstype, "tmpfs");
         assert_eq!(table.ours().count(), 3);
     }
 
@@ -213,7 +213,7 @@ short line
         let table = MountTable::read().unwrap();
         assert!(table.at(Path::new("/")).is_some());
         let proc = table.at(Path::new("/proc")).unwrap();
-        assert!(proc.is_in_sight());
-        assert!(!Entry { id: proc.id + 1_000_000, ..proc.clone() }.is_in_sight());
+        assert!(proc.is_visible());
+        assert!(!Entry { id: proc.id + 1_000_000, ..proc.clone() }.is_visible());
     }
 }

@@ -7,9 +7,9 @@
 use fuser::{FopenFlags, WriteFlags};
 
 use super::adapter::Adapter;
-use super::asker::Asker;
 use super::control_dir::{self, may_create, may_remove, not_ours};
 use super::ioctl;
+use super::requester::Requester;
 use super::xattr::{self, Fitted};
 use crate::error::{Error, Result};
 use crate::fs::{self, Access, Attr, Caller, DirEntry, NameSpace, SetAttr};
@@ -40,16 +40,16 @@ impl Adapter {
     }
 
     /// The mode may come with the type of the file.
-    pub(super) fn setattr(&self, ino: u64, asker: Asker, set: SetAttr) -> Result<Attr> {
+    pub(super) fn setattr(&self, ino: u64, requester: Requester, set: SetAttr) -> Result<Attr> {
         let set = &SetAttr { mode: set.mode.map(|mode| mode & 0o7777), ..set };
         if control_dir::owns(ino) {
             return self.control.setattr(ino, set);
         }
-        if asker.caller.uid != 0 && set.takes_set_ids() {
+        if requester.caller.uid != 0 && set.takes_set_ids() {
             // The reply tells the kernel.
-            self.fs.drop_set_ids(ino, |gid| asker.is_in(gid))?;
+            self.fs.drop_set_ids(ino, |gid| requester.is_in(gid))?;
         }
-        let result = self.fs.setattr(ino, asker.caller, set);
+        let result = self.fs.setattr(ino, requester.caller, set);
         if result.is_err() && set.size.is_some() {
             // It may be partly truncated.
             self.pages.attributes_changed(ino);
@@ -170,7 +170,7 @@ impl Adapter {
     pub(super) fn write(
         &self,
         ino: u64,
-        asker: Asker,
+        requester: Requester,
         offset: u64,
         data: &[u8],
         flags: WriteFlags,
@@ -181,7 +181,7 @@ impl Adapter {
                 return self.control.write(ino, data);
             }
             if kill_priv {
-                self.take_set_ids(ino, asker)?;
+                self.take_set_ids(ino, requester)?;
             }
             self.fs.write(ino, offset, data, kill_priv)
         };
@@ -231,7 +231,7 @@ impl Adapter {
     pub(super) fn setxattr(
         &self,
         ino: u64,
-        asker: Asker,
+        requester: Requester,
         name: &[u8],
         value: &[u8],
         flags: i32,
@@ -239,7 +239,7 @@ impl Adapter {
         xattr::check(name, self.opts.posix_acl)?;
         not_ours(ino, libc::EPERM)?;
         // The kernel asks for the attributes again after it has set an ACL.
-        self.fs.setxattr(ino, name, value, flags, |gid| asker.is_in(gid))
+        self.fs.setxattr(ino, name, value, flags, |gid| requester.is_in(gid))
     }
 
     /// `size` is the room that the caller has, 0 where it asks for the size; here and in the next.
@@ -278,9 +278,16 @@ impl Adapter {
         result
     }
 
-    pub(super) fn fallocate(&self, ino: u64, asker: Asker, offset: u64, len: u64, mode: i32) -> Result<()> {
+    pub(super) fn fallocate(
+        &self,
+        ino: u64,
+        requester: Requester,
+        offset: u64,
+        len: u64,
+        mode: i32,
+    ) -> Result<()> {
         not_ours(ino, libc::EPERM)?;
-        self.drop_set_ids(ino, asker)?;
+        self.drop_set_ids(ino, requester)?;
         let result = self.fs.fallocate(ino, offset, len, mode);
         if result.as_ref().is_err_and(|error| !matches!(error, Error::Posix(_))) {
             // Part of the hole may have been made.
@@ -301,7 +308,7 @@ impl Adapter {
     /// Between our files and the store's the kernel copies by reading and writing after EXDEV.
     pub(super) fn copy_file_range(
         &self,
-        asker: Asker,
+        requester: Requester,
         from: (u64, u64),
         to: (u64, u64),
         len: u64,
@@ -313,7 +320,7 @@ impl Adapter {
         // Between our files and the store's the kernel copies by reading and writing after EXDEV.
         not_ours(from.0, libc::EXDEV)?;
         not_ours(to.0, libc::EXDEV)?;
-        self.drop_set_ids(to.0, asker)?;
+        self.drop_set_ids(to.0, requester)?;
         let copied = self.fs.copy_file_range(from.0, from.1, to.0, to.1, len.min(MAX_COPY))?;
         Ok(copied as u32)
     }

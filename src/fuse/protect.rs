@@ -90,7 +90,7 @@ impl Pages {
 }
 
 fn is_written_out_first() -> bool {
-    !out(Protection::FlushBeforeHold)
+    !out(Protection::FlushBeforeProtect)
 }
 
 fn next_of(stale: &Mutex<HashSet<u64>>) -> Option<u64> {
@@ -107,8 +107,9 @@ pub(super) fn start(name: &str, work: impl FnOnce() + Send + 'static) {
 /// Has the kernel write out all that it holds of the mount that `file` is in, and waits for that. Asked of a mount of
 /// this process it would wait for itself.
 ///
-/// Pages whose file is protected are refused, and are gone then: whoever changed them was told. The kernel tells of it once
-/// more, with EPERM, to whoever asks first, and not again; every other failure concerns bytes that are still to be kept.
+/// Pages whose file is protected are refused, and are gone then: whoever changed them was told. The kernel tells of it
+/// once more, with EPERM, to whoever asks first, and not again; every other failure concerns bytes that are still to be
+/// kept.
 pub(super) fn write_out_all(file: &File) -> io::Result<()> {
     match rustix::fs::syncfs(file) {
         Err(Errno::PERM) => Ok(rustix::fs::syncfs(file)?),

@@ -6,7 +6,7 @@ use fuser::{
     ReplyXattr,
 };
 
-use super::answer::{KEEP, Reply, keep};
+use super::answer::{ENTRY_TIMEOUT, Reply, entry_timeout};
 use super::convert;
 use super::xattr::Fitted;
 use crate::fs::{Attr, FsStat};
@@ -31,16 +31,16 @@ macro_rules! carries {
 
 carries! {
     ReplyEntry: Attr => |reply, attr| {
-        reply.entry(&keep(&attr), &convert::file_attr(&attr), Generation(attr.generation));
+        reply.entry(&entry_timeout(&attr), &convert::file_attr(&attr), Generation(attr.generation));
     };
     ReplyEntry: Option<Attr> => |reply, found| match found {
         Some(attr) => reply.send(attr),
-        None => reply.entry(&KEEP, &convert::NOTHING, Generation(0)),
+        None => reply.entry(&ENTRY_TIMEOUT, &convert::NEGATIVE_ENTRY, Generation(0)),
     };
-    ReplyAttr: Attr => |reply, attr| reply.attr(&KEEP, &convert::file_attr(&attr));
+    ReplyAttr: Attr => |reply, attr| reply.attr(&ENTRY_TIMEOUT, &convert::file_attr(&attr));
     ReplyCreate: (Attr, FopenFlags) => |reply, (attr, flags)| {
         let generation = Generation(attr.generation);
-        reply.created(&KEEP, &convert::file_attr(&attr), generation, FileHandle(0), flags);
+        reply.created(&ENTRY_TIMEOUT, &convert::file_attr(&attr), generation, FileHandle(0), flags);
     };
     ReplyOpen: FopenFlags => |reply, flags| reply.opened(FileHandle(0), flags);
     ReplyData: Vec<u8> => |reply, data| reply.data(&data);

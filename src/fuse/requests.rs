@@ -24,8 +24,8 @@ use fuser::{
 };
 
 use super::adapter::Adapter;
-use super::answer::{Asked, KEEP, Reply, keep};
-use super::asker::Asker;
+use super::answer::{ENTRY_TIMEOUT, Reply, RequestInfo, entry_timeout};
+use super::requester::Requester;
 use super::{convert, init, ioctl, protect};
 use crate::error::Result;
 use crate::fs::{Attr, Caller, DirEntry, SetAttr};
@@ -38,8 +38,13 @@ pub(super) struct DevFuse {
 }
 
 impl DevFuse {
-    fn answer<T>(&self, asked: Asked, reply: impl Reply<T>, work: impl FnOnce(&Adapter) -> Result<T>) {
-        asked.answer(reply, || work(&self.adapter));
+    fn answer<T>(
+        &self,
+        request_info: RequestInfo,
+        reply: impl Reply<T>,
+        work: impl FnOnce(&Adapter) -> Result<T>,
+    ) {
+        request_info.answer(reply, || work(&self.adapter));
     }
 
     /// The same, but in a thread of its own where it waits for requests that come here. If there can be none, fuser
@@ -47,21 +52,21 @@ impl DevFuse {
     fn answer_apart_if<T>(
         &self,
         waits: bool,
-        asked: Asked,
+        request_info: RequestInfo,
         reply: impl Reply<T> + Send + 'static,
         work: impl FnOnce(&Adapter) -> Result<T> + Send + 'static,
     ) {
         if waits {
             let adapter = Arc::clone(&self.adapter);
-            protect::start("cairn-protect", move || asked.answer(reply, || work(&adapter)));
+            protect::start("cairn-protect", move || request_info.answer(reply, || work(&adapter)));
         } else {
-            self.answer(asked, reply, work);
+            self.answer(request_info, reply, work);
         }
     }
 
     /// As [`seals`](crate::fs::Fs::seals); in doubt, true.
     fn seals(&self, directory: INodeNo) -> bool {
-        asked("seals", directory).handle(|| Ok(self.adapter.fs.seals(directory.0))).unwrap_or(true)
+        request_info("seals", directory).handle(|| Ok(self.adapter.fs.seals(directory.0))).unwrap_or(true)
     }
 }
 
@@ -69,35 +74,37 @@ fn caller(req: &Request) -> Caller {
     Caller { uid: req.uid(), gid: req.gid() }
 }
 
-fn asker(req: &Request) -> Asker {
-    Asker { caller: caller(req), pid: req.pid() }
+fn requester(req: &Request) -> Requester {
+    Requester { caller: caller(req), pid: req.pid() }
 }
 
-fn asked(what: &'static str, ino: INodeNo) -> Asked {
-    Asked { what, ino: ino.0 }
+fn request_info(what: &'static str, ino: INodeNo) -> RequestInfo {
+    RequestInfo { what, ino: ino.0 }
 }
 
 impl Filesystem for DevFuse {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let agreed = init::negotiate(config, &self.adapter.opts, self.rings);
-        self.adapter.agree(agreed);
+        let negotiated = init::negotiate(config, &self.adapter.opts, self.rings);
+        self.adapter.set_negotiated(negotiated);
         Ok(())
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.answer(asked("lookup", parent), reply, |adapter| adapter.lookup(parent.0, name.as_bytes()));
+        self.answer(request_info("lookup", parent), reply, |adapter| {
+            adapter.lookup(parent.0, name.as_bytes())
+        });
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
         // There is no answer to it.
-        let _ = asked("forget", ino).handle(|| {
+        let _ = request_info("forget", ino).handle(|| {
             self.adapter.forget(ino.0, nlookup);
             Ok(())
         });
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.answer(asked("getattr", ino), reply, |adapter| adapter.getattr_of(ino.0));
+        self.answer(request_info("getattr", ino), reply, |adapter| adapter.getattr_of(ino.0));
     }
 
     fn setattr(
@@ -127,11 +134,13 @@ impl Filesystem for DevFuse {
             mtime: mtime.map(convert::set_time),
             ctime: ctime.map(convert::timestamp),
         };
-        self.answer(asked("setattr", ino), reply, |adapter| adapter.setattr(ino.0, asker(req), set));
+        self.answer(request_info("setattr", ino), reply, |adapter| {
+            adapter.setattr(ino.0, requester(req), set)
+        });
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        self.answer(asked("readlink", ino), reply, |adapter| adapter.readlink(ino.0));
+        self.answer(request_info("readlink", ino), reply, |adapter| adapter.readlink(ino.0));
     }
 
     fn mknod(
@@ -144,37 +153,39 @@ impl Filesystem for DevFuse {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        self.answer(asked("mknod", parent), reply, |adapter| {
+        self.answer(request_info("mknod", parent), reply, |adapter| {
             adapter.mknod(parent.0, name.as_bytes(), caller(req), mode, umask, rdev)
         });
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         let (name, caller) = (name.to_owned(), caller(req));
-        self.answer_apart_if(self.seals(parent), asked("mkdir", parent), reply, move |adapter| {
+        self.answer_apart_if(self.seals(parent), request_info("mkdir", parent), reply, move |adapter| {
             adapter.mkdir(parent.0, name.as_bytes(), caller, mode, umask)
         });
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let (name, target) = (name.as_bytes(), target.as_os_str().as_bytes());
-        self.answer(asked("symlink", parent), reply, |adapter| {
+        self.answer(request_info("symlink", parent), reply, |adapter| {
             adapter.symlink(parent.0, name, caller(req), target)
         });
     }
 
     fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        self.answer(asked("link", ino), reply, |adapter| {
+        self.answer(request_info("link", ino), reply, |adapter| {
             adapter.link(ino.0, newparent.0, newname.as_bytes())
         });
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.answer(asked("unlink", parent), reply, |adapter| adapter.unlink(parent.0, name.as_bytes()));
+        self.answer(request_info("unlink", parent), reply, |adapter| {
+            adapter.unlink(parent.0, name.as_bytes())
+        });
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.answer(asked("rmdir", parent), reply, |adapter| adapter.rmdir(parent.0, name.as_bytes()));
+        self.answer(request_info("rmdir", parent), reply, |adapter| adapter.rmdir(parent.0, name.as_bytes()));
     }
 
     fn rename(
@@ -188,17 +199,17 @@ impl Filesystem for DevFuse {
         reply: ReplyEmpty,
     ) {
         let (name, newname) = (name.to_owned(), newname.to_owned());
-        self.answer_apart_if(self.seals(newparent), asked("rename", parent), reply, move |adapter| {
+        self.answer_apart_if(self.seals(newparent), request_info("rename", parent), reply, move |adapter| {
             adapter.rename(parent.0, name.as_bytes(), newparent.0, newname.as_bytes(), flags.bits())
         });
     }
 
     fn open(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.answer(asked("open", ino), reply, Adapter::open);
+        self.answer(request_info("open", ino), reply, Adapter::open);
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.answer(asked("opendir", ino), reply, Adapter::opendir);
+        self.answer(request_info("opendir", ino), reply, Adapter::opendir);
     }
 
     fn create(
@@ -211,7 +222,7 @@ impl Filesystem for DevFuse {
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        self.answer(asked("create", parent), reply, |adapter| {
+        self.answer(request_info("create", parent), reply, |adapter| {
             adapter.create(parent.0, name.as_bytes(), caller(req), mode, umask)
         });
     }
@@ -227,7 +238,7 @@ impl Filesystem for DevFuse {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.answer(asked("read", ino), reply, |adapter| adapter.read(ino.0, offset, size, flags.0));
+        self.answer(request_info("read", ino), reply, |adapter| adapter.read(ino.0, offset, size, flags.0));
     }
 
     fn write(
@@ -242,8 +253,8 @@ impl Filesystem for DevFuse {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.answer(asked("write", ino), reply, |adapter| {
-            adapter.write(ino.0, asker(req), offset, data, write_flags)
+        self.answer(request_info("write", ino), reply, |adapter| {
+            adapter.write(ino.0, requester(req), offset, data, write_flags)
         });
     }
 
@@ -255,7 +266,7 @@ impl Filesystem for DevFuse {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        self.answer(asked("flush", ino), reply, |adapter| adapter.flush(ino.0));
+        self.answer(request_info("flush", ino), reply, |adapter| adapter.flush(ino.0));
     }
 
     fn release(
@@ -268,14 +279,14 @@ impl Filesystem for DevFuse {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.answer(asked("release", ino), reply, |adapter| {
+        self.answer(request_info("release", ino), reply, |adapter| {
             adapter.closed(ino.0);
             Ok(())
         });
     }
 
     fn fsync(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.answer(asked("fsync", ino), reply, |adapter| adapter.fsync(ino.0));
+        self.answer(request_info("fsync", ino), reply, |adapter| adapter.fsync(ino.0));
     }
 
     fn fsyncdir(&self, req: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
@@ -288,7 +299,7 @@ impl Filesystem for DevFuse {
             let name = OsStr::from_bytes(entry.name);
             !reply.add(INodeNo(entry.ino), entry.cookie, kind, name)
         };
-        let listed = asked("readdir", ino).handle(|| self.adapter.readdir(ino.0, offset, &mut add));
+        let listed = request_info("readdir", ino).handle(|| self.adapter.readdir(ino.0, offset, &mut add));
         reply.finish(listed);
     }
 
@@ -302,17 +313,19 @@ impl Filesystem for DevFuse {
     ) {
         // The kernel takes neither attributes nor a reference for "." and "..", only number and type.
         let mut add = |entry: &DirEntry<'_>, attr: Option<&Attr>| {
-            let (generation, keep) = attr.map_or((0, KEEP), |a| (a.generation, keep(a)));
+            let (generation, entry_timeout) =
+                attr.map_or((0, ENTRY_TIMEOUT), |a| (a.generation, entry_timeout(a)));
             let attr = attr.map_or_else(|| convert::bare(entry), convert::file_attr);
             let name = OsStr::from_bytes(entry.name);
-            !reply.add(attr.ino, entry.cookie, name, &keep, &attr, Generation(generation))
+            !reply.add(attr.ino, entry.cookie, name, &entry_timeout, &attr, Generation(generation))
         };
-        let listed = asked("readdirplus", ino).handle(|| self.adapter.readdirplus(ino.0, offset, &mut add));
+        let listed =
+            request_info("readdirplus", ino).handle(|| self.adapter.readdirplus(ino.0, offset, &mut add));
         reply.finish(listed);
     }
 
     fn statfs(&self, _req: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        self.answer(asked("statfs", ino), reply, |adapter| adapter.fs.statfs());
+        self.answer(request_info("statfs", ino), reply, |adapter| adapter.fs.statfs());
     }
 
     fn setxattr(
@@ -325,23 +338,27 @@ impl Filesystem for DevFuse {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        self.answer(asked("setxattr", ino), reply, |adapter| {
-            adapter.setxattr(ino.0, asker(req), name.as_bytes(), value, flags)
+        self.answer(request_info("setxattr", ino), reply, |adapter| {
+            adapter.setxattr(ino.0, requester(req), name.as_bytes(), value, flags)
         });
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.answer(asked("getxattr", ino), reply, |adapter| {
+        self.answer(request_info("getxattr", ino), reply, |adapter| {
             adapter.getxattr(ino.0, caller(req), name.as_bytes(), size)
         });
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.answer(asked("listxattr", ino), reply, |adapter| adapter.listxattr(ino.0, caller(req), size));
+        self.answer(request_info("listxattr", ino), reply, |adapter| {
+            adapter.listxattr(ino.0, caller(req), size)
+        });
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.answer(asked("removexattr", ino), reply, |adapter| adapter.removexattr(ino.0, name.as_bytes()));
+        self.answer(request_info("removexattr", ino), reply, |adapter| {
+            adapter.removexattr(ino.0, name.as_bytes())
+        });
     }
 
     fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
@@ -361,7 +378,7 @@ impl Filesystem for DevFuse {
     ) {
         let (caller, input) = (caller(req), in_data.to_owned());
         let waits = ioctl::protects(cmd, in_data);
-        self.answer_apart_if(waits, asked("ioctl", ino), reply, move |adapter| {
+        self.answer_apart_if(waits, request_info("ioctl", ino), reply, move |adapter| {
             adapter.ioctl(ino.0, caller, cmd, &input)
         });
     }
@@ -389,8 +406,8 @@ impl Filesystem for DevFuse {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.answer(asked("fallocate", ino), reply, |adapter| {
-            adapter.fallocate(ino.0, asker(req), offset, length, mode)
+        self.answer(request_info("fallocate", ino), reply, |adapter| {
+            adapter.fallocate(ino.0, requester(req), offset, length, mode)
         });
     }
 
@@ -403,7 +420,7 @@ impl Filesystem for DevFuse {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        self.answer(asked("lseek", ino), reply, |adapter| adapter.lseek(ino.0, offset, whence));
+        self.answer(request_info("lseek", ino), reply, |adapter| adapter.lseek(ino.0, offset, whence));
     }
 
     fn copy_file_range(
@@ -420,8 +437,8 @@ impl Filesystem for DevFuse {
         reply: ReplyWrite,
     ) {
         let (from, to) = ((ino_in.0, offset_in), (ino_out.0, offset_out));
-        self.answer(asked("copy_file_range", ino_out), reply, |adapter| {
-            adapter.copy_file_range(asker(req), from, to, len)
+        self.answer(request_info("copy_file_range", ino_out), reply, |adapter| {
+            adapter.copy_file_range(requester(req), from, to, len)
         });
     }
 }

@@ -14,13 +14,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use fuser::{Config, INodeNo, SessionACL};
 
 use super::adapter::Adapter;
-use super::errand::Errand;
-use super::mount::{self, Detach};
+use super::child_task::ChildTask;
+use super::mount::{self, UnmountMode};
 use super::mount_table::{Entry, MountTable};
 use super::options::MountOptions;
 use super::requests::DevFuse;
 use super::ring::{self, Rings};
-use super::users::is_held;
+use super::users::is_alive;
 use crate::error::{Error, Result};
 
 /// Read-ahead set on the mount: one request of the largest size.
@@ -110,7 +110,7 @@ impl Session {
     }
 
     fn start_rings(&self) -> Result<Option<Rings>> {
-        if !self.adapter.rings_agreed() {
+        if !self.adapter.uses_rings() {
             return Ok(None);
         }
         let unmounter = self.unmounter();
@@ -138,9 +138,9 @@ impl Drop for Session {
 
 /// The result of an unmount by the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Left {
+pub enum UnmountOutcome {
     /// It is unmounted everywhere: the mount has ended, or ends with the last program that uses it.
-    Nothing,
+    Complete,
     /// It is still mounted at these places, over which something else is mounted.
     Covered(Vec<PathBuf>),
 }
@@ -160,7 +160,7 @@ impl Unmounter {
 
     /// True once the session has ended.
     pub fn has_ended(&self) -> bool {
-        self.ended.load(Ordering::Acquire) || self.entry.as_ref().is_some_and(|e| is_held(e) == Some(false))
+        self.ended.load(Ordering::Acquire) || self.entry.as_ref().is_some_and(|e| is_alive(e) == Some(false))
     }
 
     /// The entry of the mount: its numbers do not change. `None` if the table of mounts did not show it.
@@ -170,17 +170,17 @@ impl Unmounter {
 
     /// Unmounts at every place: as umount(8) does if nobody uses it, otherwise lazily. A child process does it: the end
     /// of a mount waits until the kernel has written out its pages, and so for this process.
-    pub fn unmount(&self) -> Left {
+    pub fn unmount(&self) -> UnmountOutcome {
         let (mut places, mut left) = (self.places(), Vec::new());
-        let how = if places.len() == 1 { Errand::Unmount } else { Errand::Hide };
+        let how = if places.len() == 1 { ChildTask::Unmount } else { ChildTask::LazyUnmount };
         // The last mount is on top of the earlier ones.
         while let Some(place) = places.pop() {
-            if !place.is_in_sight() {
+            if !place.is_visible() {
                 left.push(place.mountpoint);
                 continue;
             }
             let done = match how.send(&place.mountpoint) {
-                Err(Error::Busy(_)) => Errand::Hide.send(&place.mountpoint),
+                Err(Error::Busy(_)) => ChildTask::LazyUnmount.send(&place.mountpoint),
                 done => done,
             };
             if let Err(error) = done {
@@ -188,13 +188,13 @@ impl Unmounter {
                 left.push(place.mountpoint);
             }
         }
-        if left.is_empty() { Left::Nothing } else { Left::Covered(left) }
+        if left.is_empty() { UnmountOutcome::Complete } else { UnmountOutcome::Covered(left) }
     }
 
     /// Detaches the mount; it ends when the last program has left it.
     pub fn detach(&self) {
-        for place in self.places().iter().rev().filter(|place| place.is_in_sight()) {
-            if let Err(error) = mount::detach(&place.mountpoint, Detach::Lazily) {
+        for place in self.places().iter().rev().filter(|place| place.is_visible()) {
+            if let Err(error) = mount::detach(&place.mountpoint, UnmountMode::Lazy) {
                 tracing::warn!("{error}");
             }
         }
@@ -208,7 +208,7 @@ impl Unmounter {
 
     /// Aborts the connection, so that requests do not wait for an answer that will never come.
     fn abort(&self) {
-        if let Some(place) = self.places().iter().find(|place| place.is_in_sight())
+        if let Some(place) = self.places().iter().find(|place| place.is_visible())
             && let Err(error) = mount::abort(&place.mountpoint)
         {
             tracing::warn!("{error}");

@@ -2,7 +2,7 @@
 //! namespaces, and programs that still have its files open.
 //!
 //! All of it comes from /proc, without access to the mount. What /proc does not show to this user is left out, so an
-//! empty answer proves nothing; [`is_held`] does.
+//! empty answer proves nothing; [`is_alive`] does.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -51,13 +51,13 @@ impl fmt::Display for User {
 
 /// Whether the kernel still has the file system of this mount, at any place. `None` if that cannot be seen (no /sys).
 /// The number may belong to a newer mount.
-pub fn is_held(entry: &Entry) -> Option<bool> {
+pub fn is_alive(entry: &Entry) -> Option<bool> {
     let all = Path::new("/sys/class/bdi");
     all.is_dir().then(|| all.join(format!("{}:{}", entry.major, entry.minor)).exists())
 }
 
 /// The users of the file system of this mount, without the process `server` and this one.
-pub fn holders(entry: &Entry, server: u32) -> Vec<User> {
+pub fn list_users(entry: &Entry, server: u32) -> Vec<User> {
     let table = MountTable::read().ok();
     let places = table.iter().flat_map(|table| table.places_of(entry));
     let mut found: Vec<User> = places.map(|place| User::Place(place.mountpoint.clone())).collect();
@@ -111,9 +111,9 @@ mod tests {
     fn whoever_stands_in_a_mount_is_named() {
         let table = MountTable::read().unwrap();
         let proc = table.at(Path::new("/proc")).unwrap();
-        assert_eq!(is_held(&Entry { major: 0, minor: u32::MAX, ..proc.clone() }), Some(false));
+        assert_eq!(is_alive(&Entry { major: 0, minor: u32::MAX, ..proc.clone() }), Some(false));
         let mut child = std::process::Command::new("sleep").arg("1000").current_dir("/proc").spawn().unwrap();
-        let found = holders(proc, 0);
+        let found = list_users(proc, 0);
         assert!(found.contains(&User::Place("/proc".into())), "{found:?}");
         let standing = found.iter().any(|user| user.to_string().contains(&format!("pid {} (", child.id())));
         child.kill().unwrap();

@@ -6,7 +6,7 @@
 use std::ops::Bound;
 
 use crate::error::{Error, Result};
-use crate::meta::rows::{Extent, ino_of, split_extent_key};
+use crate::meta::rows::{Extent, decode_extent_key, ino_of};
 use crate::meta::{ReadView, Table};
 use crate::sabotage::{Protection, out};
 use crate::store::barrier::cells::Cells;
@@ -26,7 +26,7 @@ pub(super) fn mark(
 ) -> Result<()> {
     let mut last_ino = 0;
     view.scan(Table::Extents, Bound::Unbounded, Bound::Unbounded, |key, row| {
-        let (ino, offset) = split_extent_key(key)?;
+        let (ino, offset) = decode_extent_key(key)?;
         let extent = match Extent::decode(offset, row) {
             Err(_) if !errors_end_cycle() => return Ok(true),
             other => other?,

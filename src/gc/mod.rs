@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::meta::rows::Timestamp;
 use crate::meta::{Counter, ReadView};
-use crate::retry::{Retry, Trouble};
+use crate::retry::{RecurringFailure, Retry};
 use crate::sabotage::{Protection, out};
 use crate::store::barrier::cells::Cells;
 use crate::store::{FlipInfo, Store};
@@ -28,7 +28,7 @@ use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
 pub use pause::Point;
 pub use record::{CycleRecord, Stage};
 
-use start::{Last, Look, Starter};
+use start::{LastCycle, Sample, StartPolicy};
 
 /// The first step of a cycle: draining the deletion queue, which belongs to the filesystem.
 pub type Drain = Arc<dyn Fn() -> Result<()> + Send + Sync>;
@@ -54,7 +54,7 @@ impl Default for Options {
 }
 
 /// How often the automatic start checks the store.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
 /// A failed automatic cycle is retried after the first time, then after twice as long each time, up to the second time.
 const RETRY: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(24 * 3600));
 
@@ -66,7 +66,7 @@ pub struct Collector {
     running: Mutex<()>,
     stage: Mutex<Stage>,
     last: Mutex<Option<CycleRecord>>,
-    tried: Mutex<Last>,
+    tried: Mutex<LastCycle>,
     retry: Mutex<Retry>,
     stopping: AtomicBool,
     wake: Sender<()>,
@@ -96,7 +96,7 @@ impl Collector {
             options,
             running: Mutex::new(()),
             stage: Mutex::new(Stage::Idle),
-            tried: Mutex::new(Last { at: Instant::now(), whole: false }),
+            tried: Mutex::new(LastCycle { at: Instant::now(), whole: false }),
             retry: Mutex::new(Retry::new("cycle", RETRY.0, RETRY.1)),
             stopping: AtomicBool::new(false),
             wake,
@@ -117,8 +117,8 @@ impl Collector {
     }
 
     /// The failure, if cycles fail.
-    pub fn trouble(&self) -> Option<Trouble> {
-        self.retry.lock().trouble(Instant::now())
+    pub fn recurring_failure(&self) -> Option<RecurringFailure> {
+        self.retry.lock().recurring_failure(Instant::now())
     }
 
     /// Has a cycle started soon.
@@ -149,10 +149,10 @@ impl Collector {
     }
 
     fn start_cycles(&self, wanted: &Receiver<()>) {
-        let mut starter = Starter::new(self.options.auto, self.options.interval);
+        let mut policy = StartPolicy::new(self.options.auto, self.options.interval);
         while !self.stopping.load(Ordering::Acquire) {
-            let asked = wanted.recv_timeout(LOOK_EVERY).is_ok();
-            let due = self.is_due(&mut starter, Instant::now());
+            let asked = wanted.recv_timeout(POLL_INTERVAL).is_ok();
+            let due = self.is_due(&mut policy, Instant::now());
             if self.stopping.load(Ordering::Acquire) || !(asked || due) {
                 continue;
             }
@@ -161,14 +161,14 @@ impl Collector {
     }
 
     /// Whether a cycle should start by itself at `now`. While a store refuses changes, none does: it could only fail.
-    fn is_due(&self, starter: &mut Starter, now: Instant) -> bool {
+    fn is_due(&self, policy: &mut StartPolicy, now: Instant) -> bool {
         if self.store.batches.writable().is_err() {
             return false;
         }
         let deleted = self.store.commits.counter(Counter::Deleted);
         let short =
             deleted > 0 && self.store.host_space().is_ok_and(|space| space.available < space.total / 50);
-        let due = starter.is_due(now, *self.tried.lock(), Look { deleted, short });
+        let due = policy.is_due(now, *self.tried.lock(), Sample { deleted, short });
         due && self.retry.lock().may_try(now)
     }
 
@@ -196,7 +196,7 @@ impl Collector {
             self.store.batches.writable()?;
         }
         let mut record = CycleRecord { dry_run, started: Timestamp::now().sec, ..CycleRecord::default() };
-        let result = if dry_run { self.look(&mut record) } else { self.collect(&mut record) };
+        let result = if dry_run { self.count_garbage(&mut record) } else { self.collect(&mut record) };
         *self.stage.lock() = Stage::Idle;
         record.ended = Timestamp::now().sec;
         if let Err(error) = &result {
@@ -216,7 +216,7 @@ impl Collector {
             }
             record.keep(&self.store);
             *self.last.lock() = Some(record.clone());
-            *self.tried.lock() = Last { at: ended, whole: result.is_ok() };
+            *self.tried.lock() = LastCycle { at: ended, whole: result.is_ok() };
         }
         result.map(|()| record)
     }
@@ -228,7 +228,7 @@ impl Collector {
             // A dry run does not show that a real cycle works.
             Ok(()) if dry_run => return true,
             Ok(()) => {
-                retry.went_well();
+                retry.succeeded();
                 return true;
             }
             // It was asked to end and did not fail.
@@ -244,10 +244,10 @@ impl Collector {
         says_so
     }
 
-    fn look(&self, record: &mut CycleRecord) -> Result<()> {
+    fn count_garbage(&self, record: &mut CycleRecord) -> Result<()> {
         (self.options.drain)()?;
         self.store.commits.fold()?;
-        let view = self.store.now().view.base().clone();
+        let view = self.store.layers().view.base().clone();
         let cells = Cells::new(self.store.next_chunk());
         record.generation = self.store.generation();
         record.watermark = cells.watermark().0;
@@ -257,13 +257,13 @@ impl Collector {
     }
 
     fn collect(&self, record: &mut CycleRecord) -> Result<()> {
-        self.pass(Point::Begin)?;
+        self.pause_at(Point::Begin)?;
         let mut clock = self.enter(Stage::Drain);
         (self.options.drain)()?;
         let deleted = self.store.commits.counter(Counter::Deleted);
         record.drain_ms = elapsed(&mut clock);
 
-        self.pass(Point::BeforeFlip)?;
+        self.pause_at(Point::BeforeFlip)?;
         self.enter(Stage::Flip);
         self.store.space.make_room();
         let (flip, view) = self.store.collection.flip()?;
@@ -275,7 +275,7 @@ impl Collector {
         let result = self
             .after_flip(&flip, view, record, &mut clock)
             .and_then(|()| self.store.collection.forget_deleted(deleted));
-        self.pass_always(Point::Reclaimed);
+        self.pause_at_always(Point::Reclaimed);
         // The barrier has to be disarmed however the cycle ended; until then, condemned chunks are refused.
         let ended = self.store.collection.end_cycle();
         result.and(ended)
@@ -288,29 +288,29 @@ impl Collector {
         record: &mut CycleRecord,
         clock: &mut Instant,
     ) -> Result<()> {
-        self.pass(Point::Flipped)?;
+        self.pause_at(Point::Flipped)?;
         self.enter(Stage::Mark);
         self.mark(flip, &view, record)?;
         drop(view);
         record.mark_ms = elapsed(clock);
-        self.pass(Point::Marked)?;
+        self.pause_at(Point::Marked)?;
 
         self.enter(Stage::Sweep);
         let usage = sweep::sweep(&self.store, &flip.cells, (self.options.step, false), record, |removed| {
-            self.pass(if removed { Point::MidSweep } else { Point::Condemned })
+            self.pause_at(if removed { Point::MidSweep } else { Point::Condemned })
         })?;
         record.sweep_ms = elapsed(clock);
-        self.pass(Point::Swept)?;
+        self.pause_at(Point::Swept)?;
 
         self.enter(Stage::Reclaim);
         self.make_removal_durable()?;
-        reclaim::reclaim(&self.store, &usage, flip.packs_below, record, || self.pass(Point::Moved))?;
+        reclaim::reclaim(&self.store, &usage, flip.packs_below, record, || self.pause_at(Point::Moved))?;
         record.reclaim_ms = elapsed(clock);
         Ok(())
     }
 
     fn mark(&self, flip: &FlipInfo, view: &ReadView, record: &mut CycleRecord) -> Result<()> {
-        let go_on = || self.pass(Point::MidMark);
+        let go_on = || self.pause_at(Point::MidMark);
         #[cfg(feature = "sim")]
         if out(Protection::OneSnapshot) {
             return mark::late::mark(&self.store, view, &flip.cells, record, go_on);
@@ -318,8 +318,8 @@ impl Collector {
         mark::mark(view, &flip.cells, self.options.step, record, go_on)
     }
 
-    /// I3: no byte is freed before the removal of its last name is durable, and in the database: damage of the log must not
-    /// bring the name back.
+    /// I3: no byte is freed before the removal of its last name is durable, and in the database: damage of the log must
+    /// not bring the name back.
     fn make_removal_durable(&self) -> Result<()> {
         if out(Protection::DurableBeforeFree) { Ok(()) } else { self.store.commits.fold() }
     }
@@ -337,12 +337,12 @@ impl Collector {
     }
 
     /// A point between two steps: tests can stop the cycle here, and closing the store ends it here.
-    fn pass(&self, point: Point) -> Result<()> {
-        self.pass_always(point);
+    fn pause_at(&self, point: Point) -> Result<()> {
+        self.pause_at_always(point);
         self.go_on()
     }
 
-    fn pass_always(&self, point: Point) {
+    fn pause_at_always(&self, point: Point) {
         #[cfg(feature = "sim")]
         pause::hold_by_file(point);
         let hook = self.hook.lock().clone();

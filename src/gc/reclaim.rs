@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::meta::rows::{RegionRow, chunk_of, id_key};
 use crate::meta::{Counter, Table};
 use crate::pack::{HEADER_LEN, Location, PackId, PackInfo};
-use crate::store::{Store, Turn};
+use crate::store::{Priority, Store};
 use crate::sync::Arc;
 
 use super::CycleRecord;
@@ -117,7 +117,7 @@ fn move_regions(
         next = behind;
         moving.copy(store, rows, record)?;
     }
-    settle(store, moving.moves)?;
+    commit_moves(store, moving.moves)?;
     Ok(moving.stay)
 }
 
@@ -129,7 +129,7 @@ fn next_rows(
     is_moving: impl Fn(&RegionRow) -> bool,
 ) -> Result<(Vec<RegionRow>, Option<u64>)> {
     let (mut rows, mut bytes, mut looked, mut next) = (Vec::new(), 0, 0, None);
-    let view = store.now().view.clone();
+    let view = store.layers().view.clone();
     view.scan(Table::Regions, Bound::Included(&id_key(from)), Bound::Unbounded, |key, row| {
         let row = RegionRow::decode(ChunkId(chunk_of(key)?), row)?;
         let end = row.end().0;
@@ -153,8 +153,8 @@ impl Moving {
             return Ok(());
         }
         let copier = store.clone();
-        let threads = (rows.len(), Turn::Last);
-        for (row, copied) in store.workers.together(rows, threads, move |row| copy(&copier, row)) {
+        let threads = (rows.len(), Priority::Low);
+        for (row, copied) in store.workers.parallel_map(rows, threads, move |row| copy(&copier, row)) {
             match copied {
                 Ok(done) => {
                     self.bytes += u64::from(done.to.len);
@@ -173,7 +173,7 @@ impl Moving {
         }
         if self.bytes >= MOVE_BYTES {
             self.bytes = 0;
-            settle(store, std::mem::take(&mut self.moves))?;
+            commit_moves(store, std::mem::take(&mut self.moves))?;
         }
         Ok(())
     }
@@ -186,7 +186,7 @@ fn copy(store: &Store, row: &RegionRow) -> Result<Move> {
 }
 
 /// Syncs moved regions and changes their rows, if these still point to the old place.
-fn settle(store: &Arc<Store>, moves: Vec<Move>) -> Result<()> {
+fn commit_moves(store: &Arc<Store>, moves: Vec<Move>) -> Result<()> {
     if moves.is_empty() {
         return Ok(());
     }
@@ -225,7 +225,7 @@ fn punch_group(
     let used = || group.iter().filter_map(|pack| usage.packs.get(&pack.id));
     let from = id_key(used().map(|pack| pack.from.0).min().unwrap_or(0));
     let to = id_key(used().map(|pack| pack.to.0).max().unwrap_or(0));
-    let view = store.now().view.clone();
+    let view = store.layers().view.clone();
     view.scan(Table::Regions, Bound::Included(&from), Bound::Excluded(&to), |key, row| {
         let row = RegionRow::decode(ChunkId(chunk_of(key)?), row)?;
         if let Some(stretches) = live.get_mut(&row.at.pack) {

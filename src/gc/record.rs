@@ -82,7 +82,7 @@ pub struct CycleRecord {
 impl CycleRecord {
     /// The record of the last cycle of a store. None if there was none or it cannot be read: it is for display only.
     pub fn last_of(store: &Store) -> Option<Self> {
-        let row = store.now().get(Table::State, CYCLE_KEY).ok().flatten()?;
+        let row = store.layers().get(Table::State, CYCLE_KEY).ok().flatten()?;
         serde_json::from_slice(&row).ok()
     }
 

@@ -22,10 +22,10 @@ use super::CycleRecord;
 
 /// Region rows read in one view, for each row that a transaction may remove. While a view is held, the database cannot
 /// reuse pages.
-const LOOK: usize = 16;
+const SCAN_FACTOR: usize = 16;
 /// Condemned digests that are remembered with their chunks, for each that a transaction removes: 40 MiB. If there are
 /// more, all digests are read.
-const LISTED: usize = 256;
+const MAX_LISTED: usize = 256;
 /// Ids of a stretch, which is read again if anything in it was condemned.
 const STRETCH: u64 = 4096;
 
@@ -78,13 +78,13 @@ pub(super) fn sweep(
     mut go_on: impl FnMut(bool) -> Result<()>,
 ) -> Result<Usage> {
     let (usage, listed, stretches) = (Usage::default(), Some(Vec::new()), BTreeSet::new());
-    let mut look = Look { cells, step, dry_run, record, usage, listed, stretches };
+    let mut look = RegionScan { cells, step, dry_run, record, usage, listed, stretches };
     let mut from = Some(ChunkId(0));
     while let Some(first) = from {
         from = look.from(store, first)?;
         go_on(false)?;
     }
-    let Look { usage, listed, stretches, .. } = look;
+    let RegionScan { usage, listed, stretches, .. } = look;
     if dry_run {
         return Ok(usage);
     }
@@ -102,7 +102,7 @@ fn are_digests_first() -> bool {
 }
 
 /// The scan of the regions, which condemns everything white.
-struct Look<'a> {
+struct RegionScan<'a> {
     cells: &'a Cells,
     step: usize,
     dry_run: bool,
@@ -114,7 +114,7 @@ struct Look<'a> {
     stretches: BTreeSet<u64>,
 }
 
-impl Look<'_> {
+impl RegionScan<'_> {
     /// Scans some rows from `first` on; returns where to continue, if there are more.
     ///
     /// The view ends here, before anything is removed: while a view is held, the database keeps every page that
@@ -122,7 +122,7 @@ impl Look<'_> {
     fn from(&mut self, store: &Store, first: ChunkId) -> Result<Option<ChunkId>> {
         // Rows of this view may be out of date; they are read again before they are changed. A chunk that is healed
         // meanwhile counts as live in its old place, and its new place is in a pack that this cycle leaves alone.
-        let view = store.now().view.clone();
+        let view = store.layers().view.clone();
         let (mut next, mut looked) = (None, 0);
         view.scan(Table::Regions, Bound::Included(&id_key(first.0)), Bound::Unbounded, |key, row| {
             let mut row = RegionRow::decode(ChunkId(chunk_of(key)?), row)?;
@@ -131,7 +131,7 @@ impl Look<'_> {
             looked += 1;
             // Not the next key: if a row is split meanwhile, a part of it comes after this key, and it was already
             // scanned.
-            next = (looked >= self.step * LOOK).then(|| row.end());
+            next = (looked >= self.step * SCAN_FACTOR).then(|| row.end());
             Ok(next.is_none())
         })?;
         Ok(next)
@@ -148,7 +148,7 @@ impl Look<'_> {
             }
             let Some(chunk) = entry else { continue };
             let goes = match self.dry_run {
-                true => self.cells.look(id) == Cell::White,
+                true => self.cells.get(id) == Cell::White,
                 false => self.cells.condemn(id) == Cell::Condemned,
             };
             if goes {
@@ -171,7 +171,7 @@ impl Look<'_> {
     }
 
     fn list(&mut self, digest: Digest, id: ChunkId) {
-        let most = self.step * LISTED;
+        let most = self.step * MAX_LISTED;
         self.listed.take_if(|listed| listed.len() >= most);
         if let Some(listed) = &mut self.listed {
             listed.push((digest, id));

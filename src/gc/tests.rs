@@ -40,13 +40,13 @@ fn delete(store: &Arc<Store>) {
 
 /// Looks as the thread does, every five seconds of `time` from `begin` on; how often a cycle was tried.
 fn look(collector: &Collector, begin: Instant, time: Duration) -> u64 {
-    let (mut starter, mut tries, mut at) = (Starter::new(true, None), 0, Duration::ZERO);
+    let (mut policy, mut tries, mut at) = (StartPolicy::new(true, None), 0, Duration::ZERO);
     while at < time {
-        if collector.is_due(&mut starter, begin + at) {
+        if collector.is_due(&mut policy, begin + at) {
             collector.run_unattended(begin + at);
             tries += 1;
         }
-        at += LOOK_EVERY;
+        at += POLL_INTERVAL;
     }
     tries
 }
@@ -61,7 +61,7 @@ fn a_cycle_that_fails_is_tried_ever_more_rarely_and_begins_no_generation() {
     let generation = store.generation();
     assert_eq!(look(&collector, begin, DAY), 11);
     assert_eq!(store.generation(), generation + 1, "only the first one flipped");
-    let trouble = collector.trouble().unwrap();
+    let trouble = collector.recurring_failure().unwrap();
     assert_eq!((trouble.what.as_str(), trouble.failures), ("cycle", 11));
     assert!(trouble.since > 0 && trouble.retry_in > 3600, "{trouble:?}");
     let last = collector.last().unwrap();
@@ -70,7 +70,7 @@ fn a_cycle_that_fails_is_tried_ever_more_rarely_and_begins_no_generation() {
     store.batches.join().unwrap().rows.delete(Table::Extents, &key);
     delete(&store);
     assert_eq!(look(&collector, begin + DAY, DAY), 1);
-    assert!(collector.trouble().is_none());
+    assert!(collector.recurring_failure().is_none());
     assert_eq!(store.generation(), generation + 2);
     collector.shutdown();
     store.close().unwrap();
@@ -86,12 +86,12 @@ fn who_asks_for_a_cycle_gets_one() {
     store.commits.commit().unwrap();
     for failures in 1..=3 {
         assert!(collector.run_cycle(false).is_err());
-        assert_eq!(collector.trouble().unwrap().failures, failures);
+        assert_eq!(collector.recurring_failure().unwrap().failures, failures);
     }
     store.batches.join().unwrap().rows.delete(Table::Extents, &key);
     store.commits.commit().unwrap();
     collector.run_cycle(false).unwrap();
-    assert!(collector.trouble().is_none());
+    assert!(collector.recurring_failure().is_none());
     store.close().unwrap();
 }
 
@@ -103,7 +103,7 @@ fn a_store_that_takes_no_changes_has_no_cycles() {
     store.batches.latch().set(&Error::damaged("the disk"));
     assert_eq!(look(&collector, Instant::now(), DAY), 0);
     assert!(matches!(collector.run_cycle(false), Err(Error::Latched(_))), "who asks is told");
-    assert_eq!((store.generation(), collector.trouble()), (generation, None));
+    assert_eq!((store.generation(), collector.recurring_failure()), (generation, None));
     assert!(collector.last().is_none(), "nothing was begun");
     let _ = store.close();
 }

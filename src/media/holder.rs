@@ -26,7 +26,7 @@ const EXITING: u64 = 4;
 
 /// Where a process is. An unknown value (without `/proc`, for instance) is empty, and equals no other value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Whereabouts {
+pub(super) struct HostId {
     /// The running kernel.
     pub boot: String,
     /// The machine, through all its boots.
@@ -35,7 +35,7 @@ pub(super) struct Whereabouts {
     pub pids: String,
 }
 
-impl Whereabouts {
+impl HostId {
     /// Of this process.
     pub fn here() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
@@ -52,7 +52,7 @@ impl Whereabouts {
 
 /// What the note means to somebody else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Meaning {
+pub(super) enum HolderState {
     /// Nobody has the store open, or the lock alone decides.
     Free,
     /// The process lives.
@@ -70,13 +70,13 @@ pub(super) struct Note {
     pub text: String,
     pid: Option<i32>,
     /// The second line, without the beat; none if the writer of the note has written none.
-    place: Option<(Whereabouts, u64)>,
+    place: Option<(HostId, u64)>,
     pub beat: u64,
 }
 
 impl Note {
     /// Of this process.
-    pub fn new(who: &str, here: &Whereabouts) -> Self {
+    pub fn new(who: &str, here: &HostId) -> Self {
         let mut text = format!("pid {}: {}", process::id(), who.replace('\n', " "));
         while text.len() > WHO_MAX {
             text.pop();
@@ -106,7 +106,7 @@ impl Note {
             return Self { text, pid, ..Self::default() };
         };
         let word = |text: &str| if text == "-" { String::new() } else { text.to_owned() };
-        let at = Whereabouts { boot: word(boot), machine: word(machine), pids: word(pids) };
+        let at = HostId { boot: word(boot), machine: word(machine), pids: word(pids) };
         let place = started.parse().ok().map(|started| (at, started));
         Self { text, pid, place, beat: beat.trim().parse().unwrap_or(0) }
     }
@@ -121,31 +121,31 @@ impl Note {
     }
 
     /// Whether the note names a process that lives, as far as can be seen from here.
-    pub fn seen(&self) -> bool {
+    pub fn is_alive(&self) -> bool {
         let pid = self.pid.and_then(Pid::from_raw);
         pid.is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH))
     }
 
     /// What it means to a process at `here` that has got the lock of `file`. If locks are `trusted`, getting the lock
     /// proves that nobody else has it; then only a note that is certain refuses.
-    pub fn meaning(&self, here: &Whereabouts, trusted: bool, file: &File) -> Meaning {
-        let Some(((at, started), pid)) = self.place.as_ref().zip(self.pid) else { return Meaning::Free };
+    pub fn holder_state(&self, here: &HostId, trusted: bool, file: &File) -> HolderState {
+        let Some(((at, started), pid)) = self.place.as_ref().zip(self.pid) else { return HolderState::Free };
         let same = |theirs: &str, ours: &str| !theirs.is_empty() && theirs == ours;
         if same(&at.boot, &here.boot) && same(&at.pids, &here.pids) {
             // A store that was copied while it was in use has the note of its holder, although nobody has the copy
             // open.
             let lives =
                 pid != process::id() as i32 && lives(pid, *started) && (!trusted || has_open(pid, file));
-            return if lives { Meaning::Alive } else { Meaning::Free };
+            return if lives { HolderState::Alive } else { HolderState::Free };
         }
         if trusted {
-            return Meaning::Free;
+            return HolderState::Free;
         }
         let same_machine = same(&at.machine, &here.machine);
         if same_machine && !at.boot.is_empty() && at.boot != here.boot {
-            Meaning::Rebooted
+            HolderState::Rebooted
         } else {
-            Meaning::Unseen
+            HolderState::Unseen
         }
     }
 }
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_note_comes_back() {
-        let here = Whereabouts::here();
+        let here = HostId::here();
         let note = Note { beat: 7, ..Note::new("mounted at /a\nb", &here) };
         let text = note.encode();
         assert_eq!(Note::decode(text.as_bytes()), note);
@@ -192,7 +192,7 @@ mod tests {
             (text.lines().count(), Note { beat: 123_456, ..note.clone() }.encode().len()),
             (2, text.len())
         );
-        let nowhere = Whereabouts { boot: String::new(), machine: String::new(), pids: String::new() };
+        let nowhere = HostId { boot: String::new(), machine: String::new(), pids: String::new() };
         let blind = Note::new("x", &nowhere);
         assert_eq!(Note::decode(blind.encode().as_bytes()), blind);
         let old = Note::decode(b"pid 12: mount on /mnt\n");
@@ -204,45 +204,54 @@ mod tests {
 
     #[test]
     fn who_lives_is_seen_and_who_cannot_be_seen_counts_only_where_locks_may_be_local() {
-        let here = Whereabouts::here();
+        let here = HostId::here();
         let (lock, copy) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
         let mut child =
             process::Command::new("sleep").arg("60").stdin(lock.try_clone().unwrap()).spawn().unwrap();
         let pid = child.id() as i32;
         let started = process_stat(pid).unwrap().started;
-        let at = |place: &Whereabouts, started| Note {
+        let at = |place: &HostId, started| Note {
             pid: Some(pid),
             place: Some((place.clone(), started)),
             ..Note::default()
         };
-        let meanings = |note: &Note| (note.meaning(&here, true, &lock), note.meaning(&here, false, &lock));
-        assert_eq!(meanings(&at(&here, started)), (Meaning::Alive, Meaning::Alive));
+        let meanings =
+            |note: &Note| (note.holder_state(&here, true, &lock), note.holder_state(&here, false, &lock));
+        assert_eq!(meanings(&at(&here, started)), (HolderState::Alive, HolderState::Alive));
         let copied = at(&here, started);
-        assert_eq!(copied.meaning(&here, true, &copy), Meaning::Free, "the holder has another file open");
-        assert_eq!(copied.meaning(&here, false, &copy), Meaning::Alive);
+        assert_eq!(
+            copied.holder_state(&here, true, &copy),
+            HolderState::Free,
+            "the holder has another file open"
+        );
+        assert_eq!(copied.holder_state(&here, false, &copy), HolderState::Alive);
         assert_eq!(
             meanings(&at(&here, started + 1)),
-            (Meaning::Free, Meaning::Free),
+            (HolderState::Free, HolderState::Free),
             "its number was given anew"
         );
-        let with = |change: fn(&mut Whereabouts)| {
+        let with = |change: fn(&mut HostId)| {
             let mut place = here.clone();
             change(&mut place);
             meanings(&at(&place, started))
         };
-        assert_eq!(with(|at| at.pids = "1".into()), (Meaning::Free, Meaning::Unseen), "in a container");
-        assert_eq!(with(|at| at.boot = "1".into()), (Meaning::Free, Meaning::Rebooted));
+        assert_eq!(
+            with(|at| at.pids = "1".into()),
+            (HolderState::Free, HolderState::Unseen),
+            "in a container"
+        );
+        assert_eq!(with(|at| at.boot = "1".into()), (HolderState::Free, HolderState::Rebooted));
         let other = with(|at| (at.boot, at.machine) = ("1".into(), "2".into()));
-        assert_eq!(other, (Meaning::Free, Meaning::Unseen));
-        assert_eq!(with(|at| at.boot = String::new()), (Meaning::Free, Meaning::Unseen));
+        assert_eq!(other, (HolderState::Free, HolderState::Unseen));
+        assert_eq!(with(|at| at.boot = String::new()), (HolderState::Free, HolderState::Unseen));
         child.kill().unwrap();
         // A zombie holds nothing.
         while process_stat(pid).is_some_and(|stat| !stat.ends) {
             std::thread::yield_now();
         }
-        assert_eq!(meanings(&at(&here, started)), (Meaning::Free, Meaning::Free));
+        assert_eq!(meanings(&at(&here, started)), (HolderState::Free, HolderState::Free));
         child.wait().unwrap();
-        assert_eq!(meanings(&at(&here, started)), (Meaning::Free, Meaning::Free));
-        assert_eq!(meanings(&Note::default()), (Meaning::Free, Meaning::Free));
+        assert_eq!(meanings(&at(&here, started)), (HolderState::Free, HolderState::Free));
+        assert_eq!(meanings(&Note::default()), (HolderState::Free, HolderState::Free));
     }
 }

@@ -38,7 +38,7 @@ pub struct HostMedia {
     /// The user who owns new files, if root works in a user's store.
     heir: Option<(Uid, Gid)>,
     /// The log has said that a file could not be given to that user.
-    told: AtomicBool,
+    warned: AtomicBool,
     kind: Kind,
     /// The host has a limit that its figures do not show.
     hidden_limit: bool,
@@ -79,7 +79,7 @@ impl HostMedia {
         let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
         let heir = heir(owner);
         let (kind, hidden_limit) = (Kind::of(&dir)?, kind::has_hidden_limit(&dir));
-        Ok(Self { path: path.to_owned(), dir, heir, told: AtomicBool::new(false), kind, hidden_limit })
+        Ok(Self { path: path.to_owned(), dir, heir, warned: AtomicBool::new(false), kind, hidden_limit })
     }
 
     /// What kind of file system the store is on.
@@ -98,7 +98,7 @@ impl HostMedia {
     }
 
     /// Keeps everybody but the owner out of the store.
-    pub fn keep_others_out(&self) -> io::Result<()> {
+    pub fn restrict_to_owner(&self) -> io::Result<()> {
         Ok(fs::fchmod(&self.dir, Mode::RWXU)?)
     }
 
@@ -110,10 +110,10 @@ impl HostMedia {
 
     /// Gives a file that this process has just made to the store's owner. Some hosts cannot do that; the store works
     /// all the same.
-    fn hand_over(&self, made: impl AsFd, name: &str) {
+    fn give_to_owner(&self, made: impl AsFd, name: &str) {
         let Some((uid, gid)) = self.heir else { return };
         if let Err(errno) = fs::fchown(made, Some(uid), Some(gid))
-            && !self.told.swap(true, Ordering::Relaxed)
+            && !self.warned.swap(true, Ordering::Relaxed)
         {
             let (path, uid) = (self.path.display(), uid.as_raw());
             tracing::warn!("{path}/{name} cannot be given to user {uid}, who owns the store: {errno}");
@@ -122,7 +122,7 @@ impl HostMedia {
 
     /// The same for a directory. If it is not empty, it is not the one that was made here: somebody who can write to
     /// the store has put it in its place.
-    fn hand_over_dir(&self, parent: &Place<'_>, name: &str) -> io::Result<()> {
+    fn give_dir_to_owner(&self, parent: &Place<'_>, name: &str) -> io::Result<()> {
         if self.heir.is_none() {
             return Ok(());
         }
@@ -133,7 +133,7 @@ impl HostMedia {
                 return Ok(());
             }
         }
-        self.hand_over(&made, name);
+        self.give_to_owner(&made, name);
         Ok(())
     }
 
@@ -147,7 +147,7 @@ impl HostMedia {
         let (dir, name) = self.parent(path)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = retry_on_intr(|| fs::openat(&dir, name, flags, Mode::RUSR | Mode::WUSR))?;
-        self.hand_over(&fd, path);
+        self.give_to_owner(&fd, path);
         Ok(fd.into())
     }
 
@@ -242,7 +242,7 @@ impl Media for HostMedia {
     fn mkdir(&self, dir: &str) -> io::Result<()> {
         let (parent, name) = self.parent(dir)?;
         match fs::mkdirat(&parent, name, Mode::RWXU) {
-            Ok(()) => self.hand_over_dir(&parent, name),
+            Ok(()) => self.give_dir_to_owner(&parent, name),
             Err(Errno::EXIST) => {
                 let stat = fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
                 if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
@@ -364,8 +364,8 @@ impl MediaFile for HostFile {
         // On a new file system, a copy may have the same inode number that the file has on the old one.
         let found = fs::statx(&self.0, "", AtFlags::EMPTY_PATH, StatxFlags::INO | StatxFlags::BTIME)?;
         let born = (found.stx_btime.tv_sec as u64, found.stx_btime.tv_nsec.into());
-        let told = [found.stx_ino, born.0, born.1].map(u64::to_le_bytes);
-        Ok(xxh3_64(told.as_flattened()).max(1))
+        let warned = [found.stx_ino, born.0, born.1].map(u64::to_le_bytes);
+        Ok(xxh3_64(warned.as_flattened()).max(1))
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -11,7 +11,7 @@ const EXFAT: u64 = 0x2011_bab0;
 const BTRFS: u64 = 0x9123_683e;
 /// File systems of one kernel, on which flock(2) is seen by whoever can open the file: ext, XFS, btrfs, tmpfs, ramfs,
 /// F2FS, ZFS, bcachefs, JFS, reiserfs, NILFS, ntfs3, eCryptfs, UBIFS.
-const OF_ONE_KERNEL: [u64; 14] = [
+const LOCAL_FILE_SYSTEMS: [u64; 14] = [
     0xef53,
     0x5846_5342,
     BTRFS,
@@ -69,7 +69,7 @@ impl Kind {
 
     /// Whether this host may not see a lock that is held on another machine or through another mount.
     pub(super) fn locks_may_be_local(self) -> bool {
-        !OF_ONE_KERNEL.contains(&self.0)
+        !LOCAL_FILE_SYSTEMS.contains(&self.0)
     }
 }
 
@@ -112,7 +112,7 @@ mod tests {
     fn fat_is_refused_and_only_known_locks_are_trusted() {
         assert!(Kind(FAT).refusal().is_some_and(|why| why.contains("4 GiB") && why.contains("ext4")));
         assert!(Kind(EXFAT).refusal().is_some_and(|why| why.contains("exFAT") && !why.contains("4 GiB")));
-        for local in OF_ONE_KERNEL {
+        for local in LOCAL_FILE_SYSTEMS {
             assert!(Kind(local).refusal().is_none() && !Kind(local).locks_may_be_local());
         }
         // FUSE, NFS, CIFS, 9P.

@@ -35,6 +35,6 @@ pub fn raise(limit: Limit) -> Option<u64> {
 }
 
 /// How many files this process may have open at a time.
-pub fn most_open_files() -> u64 {
+pub fn max_open_files_now() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }

@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::sabotage::{Protection, out};
 
 use super::HostMedia;
-use super::holder::{Meaning, NOTE_MAX, Note, Whereabouts};
+use super::holder::{HolderState, HostId, NOTE_MAX, Note};
 
 /// The lock's name in the store.
 const NAME: &str = "lock";
@@ -37,8 +37,8 @@ const NOTE_GRACE: Duration = Duration::from_millis(100);
 
 /// The parameters of waiting and of the second check.
 #[derive(Debug, Clone)]
-struct Guard {
-    here: Whereabouts,
+struct HolderCheck {
+    here: HostId,
     /// Getting the lock proves that nobody else holds it.
     trusted: bool,
     /// The interval of a holder's beats.
@@ -54,8 +54,8 @@ struct Guard {
 pub struct StoreLock {
     file: File,
     path: PathBuf,
-    here: Whereabouts,
-    beating: Option<Beating>,
+    here: HostId,
+    heartbeat: Option<Heartbeat>,
 }
 
 fn is_lock_needed() -> bool {
@@ -72,7 +72,7 @@ fn is_holder_read() -> bool {
 
 /// The thread that writes the beats; it ends when this is dropped.
 #[derive(Debug)]
-struct Beating {
+struct Heartbeat {
     /// Dropped first.
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -82,46 +82,46 @@ impl StoreLock {
     /// Locks the store in `media`, trying until `wait` is over, which is said in the log once it lasts; `who` is what
     /// others are told meanwhile.
     pub fn acquire(media: &HostMedia, wait: Duration, who: &str) -> Result<Self> {
-        let guard = Guard {
-            here: Whereabouts::here(),
+        let check = HolderCheck {
+            here: HostId::here(),
             trusted: media.sees_all_locks() && is_lock_seen(),
             beat: Duration::from_secs(5),
             watch: Duration::from_secs(25),
             silence: SILENT_WAIT,
         };
-        Self::acquire_with(media, wait, who, &guard)
+        Self::acquire_with(media, wait, who, &check)
     }
 
-    fn acquire_with(media: &HostMedia, wait: Duration, who: &str, guard: &Guard) -> Result<Self> {
+    fn acquire_with(media: &HostMedia, wait: Duration, who: &str, check: &HolderCheck) -> Result<Self> {
         let dir = media.path();
         let path = dir.join(NAME);
-        let file = open_or_make(media).map_err(|error| cannot_open(dir, &path, error))?;
+        let file = open_lock_file(media).map_err(|error| cannot_open(dir, &path, error))?;
         let (begin, mut told) = (Instant::now(), false);
         loop {
             let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
             let note = read_note(&file);
             let refusal = match locked {
-                _ if !is_lock_needed() => return Ok(Self::of(file, path, guard)),
+                _ if !is_lock_needed() => return Ok(Self::of(file, path, check)),
                 Err(errno) if !matches!(errno, Errno::WOULDBLOCK | Errno::INTR) => {
                     return Err(Error::io(format!("locking {}", path.display()), errno.into()));
                 }
                 // As on a host with local locks.
                 Err(_) if is_lock_seen() => in_use(&note, dir, ADVICE),
-                _ => match note.meaning(&guard.here, guard.trusted, &file) {
-                    _ if !is_holder_read() => return Self::begin(file, path, who, guard),
-                    Meaning::Free => return Self::begin(file, path, who, guard),
-                    Meaning::Rebooted if !beats(media, &note, guard) => {
-                        return Self::begin(file, path, who, guard);
+                _ => match note.holder_state(&check.here, check.trusted, &file) {
+                    _ if !is_holder_read() => return Self::begin(file, path, who, check),
+                    HolderState::Free => return Self::begin(file, path, who, check),
+                    HolderState::Rebooted if !beat_advances(media, &note, check) => {
+                        return Self::begin(file, path, who, check);
                     }
-                    Meaning::Alive => in_use(&note, dir, ADVICE),
-                    Meaning::Rebooted | Meaning::Unseen => unseen(&note, dir),
+                    HolderState::Alive => in_use(&note, dir, ADVICE),
+                    HolderState::Rebooted | HolderState::Unseen => unseen(&note, dir),
                 },
             };
             let waited = begin.elapsed();
-            if waited >= wait && (locked.is_err() && note.seen() || waited >= wait + NOTE_GRACE) {
+            if waited >= wait && (locked.is_err() && note.is_alive() || waited >= wait + NOTE_GRACE) {
                 return Err(Error::Busy(refusal));
             }
-            if !told && locked.is_err() && (guard.silence..wait).contains(&waited) {
+            if !told && locked.is_err() && (check.silence..wait).contains(&waited) {
                 told = true;
                 let until = format!("waiting for it, up to {} s", wait.as_secs());
                 tracing::warn!("{}", in_use(&note, dir, &until));
@@ -130,16 +130,16 @@ impl StoreLock {
         }
     }
 
-    fn of(file: File, path: PathBuf, guard: &Guard) -> Self {
-        Self { file, path, here: guard.here.clone(), beating: None }
+    fn of(file: File, path: PathBuf, check: &HolderCheck) -> Self {
+        Self { file, path, here: check.here.clone(), heartbeat: None }
     }
 
     /// The lock is this process's.
-    fn begin(file: File, path: PathBuf, who: &str, guard: &Guard) -> Result<Self> {
-        let mut lock = Self::of(file, path, guard);
+    fn begin(file: File, path: PathBuf, who: &str, check: &HolderCheck) -> Result<Self> {
+        let mut lock = Self::of(file, path, check);
         lock.note(who)?;
-        if !guard.trusted {
-            lock.beating = Some(Beating::start(&lock, who, guard)?);
+        if !check.trusted {
+            lock.heartbeat = Some(Heartbeat::start(&lock, who, check)?);
         }
         Ok(lock)
     }
@@ -161,7 +161,7 @@ impl Drop for StoreLock {
     /// Takes the note back if it is still this process's: after a fork the child has written its own. The lock itself
     /// ends when the last copy of the descriptor is closed; to unlock here would take it from such a child.
     fn drop(&mut self) {
-        drop(self.beating.take());
+        drop(self.heartbeat.take());
         if read_note(&self.file).is_this_process()
             && let Err(error) = self.file.set_len(0)
         {
@@ -170,11 +170,11 @@ impl Drop for StoreLock {
     }
 }
 
-impl Beating {
-    fn start(lock: &StoreLock, who: &str, guard: &Guard) -> Result<Self> {
+impl Heartbeat {
+    fn start(lock: &StoreLock, who: &str, check: &HolderCheck) -> Result<Self> {
         let failed = |error| Error::io("starting the thread that shows that the store is in use", error);
         let file = lock.file.try_clone().map_err(failed)?;
-        let (mut note, every) = (Note::new(who, &guard.here), guard.beat);
+        let (mut note, every) = (Note::new(who, &check.here), check.beat);
         let (stop, stopped) = mpsc::channel::<()>();
         let beat = move || {
             while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
@@ -190,7 +190,7 @@ impl Beating {
     }
 }
 
-impl Drop for Beating {
+impl Drop for Heartbeat {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
@@ -200,7 +200,7 @@ impl Drop for Beating {
     }
 }
 
-fn open_or_make(media: &HostMedia) -> io::Result<File> {
+fn open_lock_file(media: &HostMedia) -> io::Result<File> {
     loop {
         match media.open_file(NAME, true) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => match media.create_file(NAME) {
@@ -232,16 +232,16 @@ fn read_note(file: &File) -> Note {
 
 /// Whether the beat of the note goes on. Each look opens the file again, so that a host that caches it reads it again.
 /// Any other change of the note also shows that somebody has the store.
-fn beats(media: &HostMedia, note: &Note, guard: &Guard) -> bool {
+fn beat_advances(media: &HostMedia, note: &Note, check: &HolderCheck) -> bool {
     let begin = Instant::now();
     tracing::warn!(
         "{}: the machine was started anew while the store was open; looking for {} s whether a copy of the machine has \
          it open",
         media.path().display(),
-        guard.watch.as_secs()
+        check.watch.as_secs()
     );
-    while begin.elapsed() < guard.watch {
-        thread::sleep(guard.beat / 5);
+    while begin.elapsed() < check.watch {
+        thread::sleep(check.beat / 5);
         if media.open_file(NAME, false).is_ok_and(|file| read_note(&file) != *note) {
             return true;
         }
@@ -254,7 +254,7 @@ const ADVICE: &str = "unmount it there first, or give the command to the process
 /// Who has the store, and what follows from it.
 fn in_use(note: &Note, dir: &Path, so: &str) -> String {
     let store = dir.display();
-    if note.seen() {
+    if note.is_alive() {
         format!("the store {store} is in use by {}; {so}", note.text)
     } else if note.is_empty() {
         format!("the store {store} is in use by another process; {so}")
@@ -345,7 +345,7 @@ mod tests {
                 let media = HostMedia::open(dir.path()).unwrap();
                 let wait = Duration::from_secs(60);
                 tracing::subscriber::with_default(logger, || {
-                    StoreLock::acquire_with(&media, wait, "second", &guard(true))
+                    StoreLock::acquire_with(&media, wait, "second", &check(true))
                 })
             });
             while text().is_empty() {
@@ -383,9 +383,9 @@ mod tests {
         format!("pid 5: mounted at /m\nboot {boot} machine {machine} pids 1 started 9 beat {beat:012}\n")
     }
 
-    fn guard(trusted: bool) -> Guard {
-        let here = Whereabouts { boot: "b2".into(), machine: "m1".into(), pids: "2".into() };
-        Guard {
+    fn check(trusted: bool) -> HolderCheck {
+        let here = HostId { boot: "b2".into(), machine: "m1".into(), pids: "2".into() };
+        HolderCheck {
             here,
             trusted,
             beat: Duration::from_millis(10),
@@ -395,7 +395,7 @@ mod tests {
     }
 
     fn guarded(dir: &Path, trusted: bool) -> Result<StoreLock> {
-        StoreLock::acquire_with(&HostMedia::open(dir).unwrap(), Duration::ZERO, "new", &guard(trusted))
+        StoreLock::acquire_with(&HostMedia::open(dir).unwrap(), Duration::ZERO, "new", &check(trusted))
     }
 
     #[test]
@@ -455,7 +455,7 @@ mod tests {
         }
         drop(lock);
         let lock = guarded(dir.path(), true).unwrap();
-        assert!(lock.beating.is_none() && beat() == 0);
+        assert!(lock.heartbeat.is_none() && beat() == 0);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 pub use host::HostMedia;
 pub use kind::Kind;
-pub use limits::{Limit, most_open_files, raise};
+pub use limits::{Limit, max_open_files_now, raise};
 pub use lock::StoreLock;
 pub use overlay::Overlay;
 
@@ -55,7 +55,7 @@ pub trait Media: Send + Sync + Debug {
 }
 
 /// Makes a file, after removing what an interrupted attempt left under the name.
-pub fn create_anew(media: &dyn Media, path: &str) -> io::Result<Arc<dyn MediaFile>> {
+pub fn recreate(media: &dyn Media, path: &str) -> io::Result<Arc<dyn MediaFile>> {
     if media.exists(path)? {
         media.remove(path)?;
     }
@@ -72,7 +72,7 @@ pub fn has_no_links(error: &io::Error) -> bool {
 /// moment either the old or the new content is there, whole.
 pub fn replace(media: &dyn Media, path: &str, content: &[u8]) -> io::Result<()> {
     let new = format!("{path}.new");
-    let file = create_anew(media, &new)?;
+    let file = recreate(media, &new)?;
     file.write_at(content, 0)?;
     file.sync()?;
     media.rename(&new, path)?;

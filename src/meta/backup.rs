@@ -25,7 +25,7 @@ const TRAILER: usize = size_of::<Trailer>();
 /// Plain bytes at which a block is closed.
 const BLOCK: usize = 1 << 20;
 /// No block has more plain bytes: one row is at most a few hundred KiB.
-const MOST: usize = 16 << 20;
+const MAX_BLOCK: usize = 16 << 20;
 const LEVEL: i32 = 1;
 /// A seed that is no block's number.
 const SEED_OF_ENDS: u64 = u64::MAX;
@@ -252,7 +252,7 @@ impl Backup {
         }
         self.file.read_at(head.as_mut_bytes(), self.at).map_err(failed)?;
         let (plain, payload) = (head.plain.get() as usize, head.payload.get() as usize);
-        if plain > MOST || payload as u64 > self.len - self.at - (BLOCK_HEAD + TRAILER) as u64 {
+        if plain > MAX_BLOCK || payload as u64 > self.len - self.at - (BLOCK_HEAD + TRAILER) as u64 {
             return Err(damaged("a block of it makes no sense"));
         }
         let mut block = vec![0; BLOCK_HEAD + payload];

@@ -22,7 +22,7 @@ use crate::error::{Error, Result, contained};
 use crate::media::MediaFile;
 use crate::sync::Mutex;
 
-use super::pages::{Found, Pages};
+use super::pages::{Pages, Shutdown};
 
 pub use write::WriteTxn;
 
@@ -51,7 +51,7 @@ pub enum Table {
     /// Inode with several names, directory -> how many of them are in it.
     Links,
     /// Directory that is immutable or append-only -> nothing.
-    Held,
+    Protected,
 }
 
 impl Table {
@@ -67,7 +67,7 @@ impl Table {
         Table::State,
         Table::Bad,
         Table::Links,
-        Table::Held,
+        Table::Protected,
     ];
 
     /// The table's name in the database and in messages.
@@ -83,7 +83,7 @@ impl Table {
             Table::State => "state",
             Table::Bad => "bad",
             Table::Links => "links",
-            Table::Held => "held",
+            Table::Protected => "held",
         }
     }
 
@@ -147,12 +147,12 @@ fn file_error(error: io::Error) -> Error {
 }
 
 /// If a change of the file failed, returns that error: later errors of the engine are only consequences.
-fn first_of(pages: &Pages, later: Error) -> Error {
+fn original_error(pages: &Pages, later: Error) -> Error {
     pages.failure().map_or(later, file_error)
 }
 
 /// Fails if a change of the file did (I8).
-fn unfailed(pages: &Pages) -> Result<()> {
+fn check_not_failed(pages: &Pages) -> Result<()> {
     pages.failure().map_or(Ok(()), |error| Err(file_error(error)))
 }
 
@@ -161,7 +161,7 @@ fn unfailed(pages: &Pages) -> Result<()> {
 struct Backend(Arc<Pages>);
 
 /// The payload with which a failed read unwinds.
-struct CannotRead(io::Error);
+struct ReadFailure(io::Error);
 
 impl redb::StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
@@ -175,7 +175,7 @@ impl redb::StorageBackend for Backend {
         match self.0.read(offset, out) {
             Ok(()) => Ok(()),
             Err(error) if std::thread::panicking() => Err(error),
-            Err(error) => std::panic::resume_unwind(Box::new(CannotRead(error))),
+            Err(error) => std::panic::resume_unwind(Box::new(ReadFailure(error))),
         }
     }
 
@@ -231,14 +231,14 @@ impl Kv {
 
     /// True if it was found as it had been closed: whoever had it open before came to his end in order.
     pub fn was_closed(&self) -> bool {
-        self.pages.found() == Found::Whole
+        self.pages.shutdown() == Shutdown::Clean
     }
 
     /// Opens the database in a file. A missing database is never made: the store would look empty, and a cycle would
     /// free everything.
     pub fn open(file: Arc<dyn MediaFile>, cache_bytes: usize) -> Result<Self> {
         let (kv, found) = Self::open_as_found(file, cache_bytes)?;
-        if found == Found::CopiedInUse {
+        if found == Shutdown::CopiedInUse {
             tracing::warn!(
                 "the metadata database is a copy of one that was in use; all of it is checked now"
             );
@@ -248,7 +248,7 @@ impl Kv {
                 ))
             })?;
             kv.pages.verified();
-            unfailed(&kv.pages)?;
+            check_not_failed(&kv.pages)?;
         }
         Ok(kv)
     }
@@ -259,9 +259,9 @@ impl Kv {
         Self::open_as_found(file, cache_bytes).map(|(kv, _)| kv)
     }
 
-    fn open_as_found(file: Arc<dyn MediaFile>, cache_bytes: usize) -> Result<(Self, Found)> {
+    fn open_as_found(file: Arc<dyn MediaFile>, cache_bytes: usize) -> Result<(Self, Shutdown)> {
         let pages = Pages::open(file).map_err(file_error)?;
-        let found = pages.found();
+        let found = pages.shutdown();
         if pages.len() == 0 {
             // redb would make a new database of it.
             return Err(Error::damaged("metadata database: its file ends before its first page"));
@@ -276,9 +276,9 @@ impl Kv {
             let mut builder = Database::builder();
             builder.set_cache_size(cache_bytes).create_with_backend(backend).map_err(db_error)
         })
-        .map_err(|error| first_of(&pages, error))?;
+        .map_err(|error| original_error(&pages, error))?;
         let kv = Self { db: RwLock::new(Some(db)), writing: Mutex::new(()), pages };
-        unfailed(&kv.pages).map(|()| kv)
+        check_not_failed(&kv.pages).map(|()| kv)
     }
 
     /// Reads every used page, also those that only the engine knows, along every path to it. After an error nothing
@@ -291,14 +291,14 @@ impl Kv {
             // After an incomplete check, it would panic when dropped.
             std::mem::forget(held.take());
         }
-        checked.and_then(|_| unfailed(&self.pages))
+        checked.and_then(|_| check_not_failed(&self.pages))
     }
 
     /// Lets the database write its last pages, and closes it. Views that are still held can be read.
     pub fn close(&self) -> Result<()> {
         let Some(db) = self.db.write().take() else { return Ok(()) };
-        guarded(|| db.close().map_err(db_error)).map_err(|error| first_of(&self.pages, error))?;
-        unfailed(&self.pages)
+        guarded(|| db.close().map_err(db_error)).map_err(|error| original_error(&self.pages, error))?;
+        check_not_failed(&self.pages)
     }
 
     fn with_db<R>(&self, use_it: impl FnOnce(&Database) -> Result<R>) -> Result<R> {
@@ -429,7 +429,7 @@ fn owned(table: Table, row: Result<(Guard<'_>, Guard<'_>), redb::StorageError>) 
 pub(crate) fn guarded<R>(read: impl FnOnce() -> Result<R>) -> Result<R> {
     // A read changes nothing, so nothing can be left half changed.
     contained(read).unwrap_or_else(|panic| {
-        let panic = match panic.downcast::<CannotRead>() {
+        let panic = match panic.downcast::<ReadFailure>() {
             Ok(cannot) => return Err(file_error(cannot.0)),
             Err(panic) => panic,
         };

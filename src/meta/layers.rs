@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::sync::{Arc, RwLock};
 
 use super::kv::{Kv, Row, Table};
-use super::memtable::{Counter, Known, Memtable};
+use super::memtable::{Counter, LayerLookup, Memtable};
 use super::run::{Changes, Run};
 use super::view::{Stack, View};
 
@@ -61,7 +61,7 @@ impl Layers {
     /// True if no batch that is to be committed says anything of `key`.
     pub fn is_committed(&self, table: Table, key: &[u8]) -> bool {
         let mut batches = std::iter::once(&self.active).chain(&self.sealed);
-        batches.all(|batch| batch.get(table, key) == Known::Nothing)
+        batches.all(|batch| batch.get(table, key) == LayerLookup::Absent)
     }
 
     /// A sum over the whole store, the open batches included; what only damage can make less than nothing is nothing.
@@ -88,7 +88,7 @@ impl Meta {
     }
 
     /// All layers at one moment.
-    pub fn now(&self) -> Arc<Layers> {
+    pub fn layers(&self) -> Arc<Layers> {
         self.layers.read().clone()
     }
 
@@ -109,8 +109,8 @@ impl Meta {
         });
     }
 
-    /// Replaces what is committed, and drops the sealed batch if it is `with_sealed`. For the one who holds the queue of
-    /// commits: two of them could put an older view over a newer one.
+    /// Replaces what is committed, and drops the sealed batch if it is `with_sealed`. For the one who holds the queue
+    /// of commits: two of them could put an older view over a newer one.
     pub fn publish(&self, view: View, sums: Sums, with_sealed: bool) {
         let mut layers = self.layers.write();
         *layers = Arc::new(Layers {

@@ -59,9 +59,9 @@ pub struct Memtable {
 
 /// What a layer knows of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Known {
+pub enum LayerLookup {
     /// Nothing: ask the layer below.
-    Nothing,
+    Absent,
     /// Removed here.
     Removed,
     /// This value.
@@ -114,11 +114,11 @@ impl Memtable {
     }
 
     /// What is known of a key.
-    pub fn get(&self, table: Table, key: &[u8]) -> Known {
+    pub fn get(&self, table: Table, key: &[u8]) -> LayerLookup {
         match self.tables[table as usize].lock().get(key) {
-            None => Known::Nothing,
-            Some(None) => Known::Removed,
-            Some(Some(value)) => Known::Value(value.to_vec()),
+            None => LayerLookup::Absent,
+            Some(None) => LayerLookup::Removed,
+            Some(Some(value)) => LayerLookup::Value(value.to_vec()),
         }
     }
 

@@ -39,7 +39,7 @@ const MAGIC: [u8; 16] = *b"cairnfs pages 1\n";
 /// Bytes of the head: magic, state, sum of the engine's head, pages, identity, checksum.
 const HEAD_LEN: usize = 48;
 /// The identity of no file.
-const NOBODYS: u64 = 0;
+const NO_IDENTITY: u64 = 0;
 
 /// What a file's head says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,11 +87,11 @@ impl Head {
 
 /// The state of a file when it was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum Shutdown {
     /// Closed cleanly, or made just now.
-    Whole,
+    Clean,
     /// It was open when its process or the machine ended.
-    Abandoned,
+    Unclean,
     /// The same, and it is not the file that was open then, but a copy of a file in use, whose parts may not fit.
     CopiedInUse,
 }
@@ -100,7 +100,7 @@ pub(super) enum Found {
 #[derive(Debug)]
 pub(super) struct Pages {
     file: Arc<dyn MediaFile>,
-    found: Found,
+    shutdown: Shutdown,
     /// One change at a time, a sync included. Lock order: before `state`.
     changing: Mutex<Changing>,
     /// Held for short reads or changes, and to read or write a page of sums; not during a sync.
@@ -198,7 +198,7 @@ impl Pages {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         file.allocate(0, PAGE)?;
-        let pages = Self::new(file, Found::Whole, 0, None)?;
+        let pages = Self::new(file, Shutdown::Clean, 0, None)?;
         pages.mark_open(&mut pages.changing.lock())?;
         Ok(pages)
     }
@@ -216,30 +216,30 @@ impl Pages {
             Some(Head::Closed { pages: recorded, .. }) if file_len(recorded) != len => {
                 Err(damaged("it does not have the length with which it was closed"))
             }
-            Some(Head::Closed { sum, .. }) => Self::new(file, Found::Whole, pages, Some(sum)),
+            Some(Head::Closed { sum, .. }) => Self::new(file, Shutdown::Clean, pages, Some(sum)),
             Some(Head::Open { identity }) if identity != file.identity()? => {
-                Self::new(file, Found::CopiedInUse, pages, None)
+                Self::new(file, Shutdown::CopiedInUse, pages, None)
             }
-            Some(Head::Open { .. }) => Self::new(file, Found::Abandoned, pages, None),
+            Some(Head::Open { .. }) => Self::new(file, Shutdown::Unclean, pages, None),
             // Torn while the file was opened or closed, or damaged: its state is not known.
-            None => Self::new(file, Found::CopiedInUse, pages, None),
+            None => Self::new(file, Shutdown::CopiedInUse, pages, None),
         }
     }
 
-    fn new(file: Arc<dyn MediaFile>, found: Found, pages: u64, first: Option<u32>) -> io::Result<Self> {
+    fn new(file: Arc<dyn MediaFile>, shutdown: Shutdown, pages: u64, first: Option<u32>) -> io::Result<Self> {
         let kept = NonZeroUsize::new(SUMS_KEPT).unwrap_or(NonZeroUsize::MIN);
         // A file without holes is allocated. Otherwise its stretches are allocated again. That costs nothing if the
         // host can allocate; if not, it rewrites the bytes once.
         let has_place = file.allocated()? >= file_len(pages);
         let claimed = if has_place { (0..file_len(pages) / CLAIM).collect() } else { BTreeSet::new() };
         let state = State { pages, clean: LruCache::new(kept), dirty: BTreeMap::new(), first, claimed };
-        let changing = Changing { unverified: found == Found::CopiedInUse, ..Changing::default() };
-        Ok(Self { file, found, changing: Mutex::new(changing), state: Mutex::new(state) })
+        let changing = Changing { unverified: shutdown == Shutdown::CopiedInUse, ..Changing::default() };
+        Ok(Self { file, shutdown, changing: Mutex::new(changing), state: Mutex::new(state) })
     }
 
     /// How the file was found.
-    pub fn found(&self) -> Found {
-        self.found
+    pub fn shutdown(&self) -> Shutdown {
+        self.shutdown
     }
 
     /// The engine's length in bytes.
@@ -250,7 +250,7 @@ impl Pages {
     /// Before the first change: from here on, an opening must not rely on the closed state in the head.
     fn mark_open(&self, changing: &mut Changing) -> io::Result<()> {
         if !changing.marked && !out(Protection::OpenIsMarked) {
-            let identity = if changing.unverified { NOBODYS } else { self.file.identity()? };
+            let identity = if changing.unverified { NO_IDENTITY } else { self.file.identity()? };
             self.file.write_at(&Head::Open { identity }.encode(), 0)?;
             self.file.sync()?;
             changing.marked = true;
@@ -357,13 +357,13 @@ impl Pages {
     /// The error of the first failed change: nothing since then is in the file.
     pub fn failure(&self) -> Option<io::Error> {
         let changing = self.changing.lock();
-        changing.failure.as_ref().filter(|_| !out(Protection::FailureIsTold)).map(Failure::again)
+        changing.failure.as_ref().filter(|_| !out(Protection::FailureIsReported)).map(Failure::again)
     }
 
     /// Writes whole pages, or a beginning of the engine's head. The sums change first, also if the write fails: the
     /// remains of a failed write must not be taken for a page of the engine.
     pub fn write(&self, offset: u64, data: &[u8]) {
-        let expected = self.expect(offset, data);
+        let expected = self.note_sums(offset, data);
         self.change(|changing| {
             expected?;
             self.mark_open(changing)?;
@@ -396,7 +396,7 @@ impl Pages {
     }
 
     /// Sets the sums of pages that are about to be written.
-    fn expect(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+    fn note_sums(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         if offset.saturating_add(data.len() as u64) > self.len() {
             return Err(damaged("a write beyond the end"));
         }
@@ -548,7 +548,7 @@ fn runs(first: u64, len: usize) -> impl Iterator<Item = (u64, std::ops::Range<us
 /// Sets the sum of every page of a closed file to that of its present bytes. For tests that change pages behind the
 /// engine.
 #[cfg(any(test, feature = "sim"))]
-pub fn accept_all(bytes: &mut [u8]) {
+pub fn recompute_sums(bytes: &mut [u8]) {
     let pages = pages_in(bytes.len() as u64);
     for number in 1..pages {
         let at = page_at(number) as usize;

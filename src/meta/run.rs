@@ -1,7 +1,8 @@
 //! Runs: the final rows of one or several commits, in key order, never changed once made.
 //!
-//! Keeps true: a run says of a key that it has a value, that it was removed, or nothing; where two runs are merged the newer
-//! one's word stands. A run has one form in memory and in the log ([`super::log`]), so what is replayed is what was seen.
+//! Keeps true: a run says of a key that it has a value, that it was removed, or nothing; where two runs are merged the
+//! newer one's word stands. A run has one form in memory and in the log ([`super::log`]), so what is replayed is what
+//! was seen.
 //!
 //! A run has for each table one buffer of changes, one after the other: the key's length and the key, then 0 for a row
 //! that was removed, or the value's length and 1 more, and the value. Lengths are varints.
@@ -12,7 +13,7 @@ use std::ops::Bound;
 use crate::error::{Error, Result};
 
 use super::kv::{Table, range_is_empty};
-use super::memtable::{Known, Memtable};
+use super::memtable::{LayerLookup, Memtable};
 use super::varint;
 
 /// A key, and its value or that it was removed.
@@ -23,7 +24,7 @@ pub trait Changes {
     /// True if nothing is known of any key of a table.
     fn is_silent(&self, table: Table) -> bool;
     /// What is known of a key.
-    fn known(&self, table: Table, key: &[u8]) -> Known;
+    fn known(&self, table: Table, key: &[u8]) -> LayerLookup;
     /// The last change with a key in `from..=to`.
     fn last_change(&self, table: Table, from: &[u8], to: &[u8]) -> Option<Change>;
     /// Up to `limit` changes from `from`, below `to`, in key order.
@@ -35,7 +36,7 @@ impl Changes for Memtable {
         self.with_changes(table, |changes| changes.is_empty())
     }
 
-    fn known(&self, table: Table, key: &[u8]) -> Known {
+    fn known(&self, table: Table, key: &[u8]) -> LayerLookup {
         self.get(table, key)
     }
 
@@ -211,8 +212,8 @@ impl Run {
         self.tables[table as usize].iter()
     }
 
-    /// Its bytes in the log: for each table with changes its number (1 byte), how many there are (4), how many bytes they
-    /// take (4), and these.
+    /// Its bytes in the log: for each table with changes its number (1 byte), how many there are (4), how many bytes
+    /// they take (4), and these.
     pub fn encode(&self, out: &mut Vec<u8>) {
         for table in Table::ALL {
             let sorted = &self.tables[table as usize];
@@ -249,16 +250,16 @@ impl Changes for Run {
         self.tables[table as usize].at.is_empty()
     }
 
-    fn known(&self, table: Table, key: &[u8]) -> Known {
+    fn known(&self, table: Table, key: &[u8]) -> LayerLookup {
         let sorted = &self.tables[table as usize];
         let index = sorted.below(key, false);
         if index >= sorted.at.len() {
-            return Known::Nothing;
+            return LayerLookup::Absent;
         }
         match sorted.change(index) {
-            (found, Some(value)) if found == key => Known::Value(value.to_vec()),
-            (found, None) if found == key => Known::Removed,
-            _ => Known::Nothing,
+            (found, Some(value)) if found == key => LayerLookup::Value(value.to_vec()),
+            (found, None) if found == key => LayerLookup::Removed,
+            _ => LayerLookup::Absent,
         }
     }
 

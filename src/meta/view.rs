@@ -1,8 +1,8 @@
 //! What is committed, at one moment: the database, and above it the runs that are not folded into it yet.
 //!
-//! Keeps true: a view never changes; what is above wins over what is below, removals included. There are few runs, however
-//! many commits there were: one is merged with those before it that are not much longer, so each change is copied some
-//! ten times at most, and a lookup asks some ten runs at most.
+//! Keeps true: a view never changes; what is above wins over what is below, removals included. There are few runs,
+//! however many commits there were: one is merged with those before it that are not much longer, so each change is
+//! copied some ten times at most, and a lookup asks some ten runs at most.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::sync::Arc;
 
 use super::kv::{ReadView, Row, Table};
-use super::memtable::Known;
+use super::memtable::LayerLookup;
 use super::run::{Change, Changes, Run};
 
 /// How many rows a merged scan asks of each layer at a time.
@@ -97,9 +97,9 @@ impl Stack<'_> {
     pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
         for changes in &self.above {
             match changes.known(table, key) {
-                Known::Nothing => {}
-                Known::Removed => return Ok(None),
-                Known::Value(value) => return Ok(Some(value)),
+                LayerLookup::Absent => {}
+                LayerLookup::Removed => return Ok(None),
+                LayerLookup::Value(value) => return Ok(Some(value)),
             }
         }
         self.base.get(table, key)

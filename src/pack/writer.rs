@@ -130,8 +130,8 @@ impl PackWriter {
         }
     }
 
-    /// Makes everything appended so far durable; where a pack that was synced cannot grow, the open one is sealed for it.
-    /// While it works, appends go on; those are for the next sync.
+    /// Makes everything appended so far durable; where a pack that was synced cannot grow, the open one is sealed for
+    /// it. While it works, appends go on; those are for the next sync.
     pub fn sync(&self) -> Result<()> {
         let _turn = self.syncing.lock();
         let dirty = {
@@ -156,8 +156,8 @@ impl PackWriter {
         self.packs.sync_names()
     }
 
-    /// The records appended since the last sync, or since they were last taken, if they are few: whoever makes them durable
-    /// elsewhere need not sync the packs for them. None if there are too many.
+    /// The records appended since the last sync, or since they were last taken, if they are few: whoever makes them
+    /// durable elsewhere need not sync the packs for them. None if there are too many.
     pub fn take_few(&self) -> Result<Option<Vec<Appended>>> {
         let mut state = self.state.lock();
         state.check()?;
@@ -166,7 +166,8 @@ impl PackWriter {
         Ok(few.filter(|_| self.packs.grows_after_sync()))
     }
 
-    /// Seals the open pack, if there is one with a region in it. Its footer is durable after the next [`sync`](Self::sync).
+    /// Seals the open pack, if there is one with a region in it. Its footer is durable after the next
+    /// [`sync`](Self::sync).
     pub fn seal(&self) -> Result<()> {
         let mut state = self.state.lock();
         state.check()?;
@@ -180,7 +181,7 @@ impl PackWriter {
     }
 
     /// The pack and offset of the next append: nothing before it is written any more.
-    pub fn frontier(&self) -> (PackId, u64) {
+    pub fn append_position(&self) -> (PackId, u64) {
         let state = self.state.lock();
         state.open.as_ref().map_or((state.next, 0), |pack| (pack.id, pack.end))
     }
@@ -264,8 +265,8 @@ impl State {
     }
 }
 
-/// Puts records back to where they were appended, and syncs them: after a power cut their packs may have lost them. A pack
-/// that is not there is made.
+/// Puts records back to where they were appended, and syncs them: after a power cut their packs may have lost them. A
+/// pack that is not there is made.
 pub fn restore<'a>(
     packs: &dyn PackStore,
     store: [u8; 16],

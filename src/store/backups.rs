@@ -10,7 +10,7 @@
 //! clock is read (I10): the daemon decides when to check.
 
 use crate::error::{Error, Result};
-use crate::media::{Media, create_anew};
+use crate::media::{Media, recreate};
 use crate::meta::Meta;
 use crate::meta::backup::{self, Backup, Head, Size};
 use crate::sync::{Arc, AtomicU64, Ordering};
@@ -24,7 +24,7 @@ pub const BACKUP_DIR: &str = "meta-backups";
 /// Backups that are kept.
 const KEPT: usize = 2;
 /// With fewer changed bytes of rows, no backup is due.
-const LEAST: u64 = 64 << 10;
+const MIN_CHANGED: u64 = 64 << 10;
 /// A store with no more bytes of rows than this gets a backup at each closing after a change.
 const SMALL: u64 = 64 << 20;
 /// Free space that a backup leaves on the disk.
@@ -108,8 +108,8 @@ impl Backups {
     /// Has enough changed for a backup? For a small store, `at_close`, any change is enough.
     pub fn are_due(&self, at_close: bool) -> bool {
         let last = self.size.load(Ordering::Relaxed);
-        let changed = self.commits.changed();
-        changed >= LEAST.max(last / 8) || at_close && changed > 0 && last <= SMALL
+        let changed = self.commits.changed_bytes();
+        changed >= MIN_CHANGED.max(last / 8) || at_close && changed > 0 && last <= SMALL
     }
 
     /// Writes a backup of the database. `go_on` is asked from time to time; if it fails, nothing stays behind. None if
@@ -121,11 +121,11 @@ impl Backups {
         if space.available < expected + MARGIN.min(self.reserve * 2) {
             return Ok(None);
         }
-        let changed = self.commits.begin_changes();
+        let changed = self.commits.take_changed_bytes();
         self.commits.fold()?;
         let written = self.write_backup(go_on);
         if written.is_err() {
-            self.commits.still_changed(changed);
+            self.commits.add_changed_bytes(changed);
         }
         let size = written?;
         self.size.store(size.plain, Ordering::Relaxed);
@@ -140,9 +140,9 @@ impl Backups {
         let numbers = list_backups(media)?;
         let name = path(numbers.first().map_or(1, |newest| newest + 1));
         let new = format!("{name}.new");
-        let file = create_anew(media, &new).map_err(failed)?;
+        let file = recreate(media, &new).map_err(failed)?;
         let head = Head { store: self.uuid, generation: self.numbers.generation() };
-        let view = self.meta.now().view.base().clone();
+        let view = self.meta.layers().view.base().clone();
         let size = match backup::write(&view, head, file.as_ref(), go_on) {
             Ok(size) => size,
             Err(error) => {

@@ -94,15 +94,15 @@ impl Collection {
     /// Ends a cycle (I9): clears cached answers, waits for members that may hold one, then disarms the barrier. If that
     /// fails, the barrier stays armed, which only costs memory.
     pub fn end_cycle(&self) -> Result<()> {
-        self.forget_remembered();
+        self.clear_digest_cache();
         self.wait_for_grace()?;
         self.barrier.disarm();
         Ok(())
     }
 
-    fn forget_remembered(&self) {
-        if !out(Protection::ForgetRemembered) {
-            self.chunks.forget_remembered();
+    fn clear_digest_cache(&self) {
+        if !out(Protection::ClearDigestCache) {
+            self.chunks.clear_digest_cache();
         }
     }
 

@@ -22,7 +22,7 @@ pub const RESERVE_FILE: &str = "reserve";
 /// The metadata database.
 pub const META_FILE: &str = "meta/cairnfs.redb";
 /// Bytes of the file that are read at most.
-const LONGEST: u64 = 1 << 20;
+const MAX_LEN: u64 = 1 << 20;
 
 /// The choices of mkfs.
 #[derive(Debug, Clone)]
@@ -120,7 +120,7 @@ impl StoreConfig {
     pub fn read(media: &HostMedia) -> Result<Self> {
         let dir = media.path();
         let path = dir.join(CONFIG_FILE);
-        let bytes = read_whole(media, CONFIG_FILE, LONGEST);
+        let bytes = read_whole(media, CONFIG_FILE, MAX_LEN);
         let text =
             bytes.and_then(|bytes| String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData.into()));
         match text {
@@ -202,7 +202,7 @@ pub fn no_store(dir: &Path) -> Error {
 }
 
 /// The error if the host refuses access: no permission is not the same as no store.
-pub fn cannot_look(path: &Path, error: io::Error) -> Error {
+pub fn access_error(path: &Path, error: io::Error) -> Error {
     if error.kind() == io::ErrorKind::PermissionDenied {
         return Error::Environment(format!(
             "no permission to look at {}; run the command as the user who owns the store, or as root",
@@ -219,7 +219,7 @@ fn not_a_store(dir: &Path, path: &Path, error: io::Error) -> Error {
             "{} is damaged (it is not text); put back a copy of it, every other file of the store is as it was",
             path.display()
         )),
-        _ => cannot_look(path, error),
+        _ => access_error(path, error),
     }
 }
 

@@ -11,18 +11,18 @@ use crate::media::MediaFile;
 use crate::sabotage::{Protection, out};
 use crate::sync::Arc;
 
-use super::space::SpaceKeeper;
+use super::space::SpaceManager;
 
 /// A file for which what backs promises is given up, and then the reserve.
 #[derive(Debug)]
 pub struct GivenRoom {
     file: Arc<dyn MediaFile>,
-    space: Arc<SpaceKeeper>,
+    space: Arc<SpaceManager>,
 }
 
 impl GivenRoom {
     /// `file`, and what is given up for it.
-    pub fn new(file: Arc<dyn MediaFile>, space: Arc<SpaceKeeper>) -> Self {
+    pub fn new(file: Arc<dyn MediaFile>, space: Arc<SpaceManager>) -> Self {
         Self { file, space }
     }
 

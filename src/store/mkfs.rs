@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::media::{HostMedia, Media, StoreLock, create_anew};
+use crate::media::{HostMedia, Media, StoreLock, recreate};
 use crate::meta::log::{FOLDED_KEY, FoldedRow, LOG_FILE};
 use crate::meta::{Kv, Table};
 use crate::pack::PACKS;
@@ -168,8 +168,8 @@ fn fill(
         move |error: io::Error| Error::io(what, error)
     };
     clear(media).map_err(failed("removing what an interrupted mkfs has left"))?;
-    media.keep_others_out().map_err(failed("setting permissions"))?;
-    let file = create_anew(media, UNFINISHED).map_err(failed("making the configuration"))?;
+    media.restrict_to_owner().map_err(failed("setting permissions"))?;
+    let file = recreate(media, UNFINISHED).map_err(failed("making the configuration"))?;
     make_database(media)?;
     config.reserve = claim_reserve(media, options).map_err(failed("claiming the reserve (see --reserve)"))?;
     finish(config)?;
@@ -186,8 +186,8 @@ fn claim_reserve(media: &dyn Media, options: &MkfsOptions) -> io::Result<u64> {
     let part = media.space()?.available / PART_FOR_RESERVE;
     let mut size = options.reserve.min(part.max(options.least_reserve));
     loop {
-        let claimed = create_anew(media, RESERVE_FILE)
-            .and_then(|file| file.allocate(0, size).and_then(|()| file.sync()));
+        let claimed =
+            recreate(media, RESERVE_FILE).and_then(|file| file.allocate(0, size).and_then(|()| file.sync()));
         match claimed {
             // The directory may be allowed less than the host reports as free.
             Err(error) if is_full(&error) && size / 2 >= options.least_reserve => size /= 2,

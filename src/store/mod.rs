@@ -49,11 +49,11 @@ pub use batches::{FIRST_INO, Member, NUMBER_GAP};
 pub use chunks::Cut;
 pub use collection::FlipInfo;
 pub use config::{
-    CONFIG_FILE, META_FILE, MkfsOptions, StoreConfig, cannot_look, no_store, open_dir, real_path,
+    CONFIG_FILE, META_FILE, MkfsOptions, StoreConfig, access_error, no_store, open_dir, real_path,
 };
 pub use mkfs::{make_database, mkfs, mkfs_and};
 pub use status::StoreStatus;
-pub use workers::Turn;
+pub use workers::Priority;
 
 use backups::Backups;
 use barrier::Barrier;
@@ -64,7 +64,7 @@ use commit::{Commits, Replay};
 use given_room::GivenRoom;
 use healing::Healing;
 use packs::{PackOptions, Packs, pack_store};
-use space::SpaceKeeper;
+use space::SpaceManager;
 use workers::Pool;
 
 /// How a store is opened.
@@ -108,7 +108,7 @@ pub struct Store {
     /// The workers.
     pub workers: Arc<Pool>,
     /// The disk's free bytes.
-    pub space: Arc<SpaceKeeper>,
+    pub space: Arc<SpaceManager>,
     /// The batches.
     pub batches: Arc<Batches>,
     /// Records of regions.
@@ -160,7 +160,7 @@ impl Store {
         if !media.exists(META_FILE).map_err(opening)? {
             return Err(without_database(&path));
         }
-        let space = Arc::new(SpaceKeeper::new(media.clone(), config.reserve));
+        let space = Arc::new(SpaceManager::new(media.clone(), config.reserve));
         let kv = open_database(media.as_ref(), space.clone(), (options.cache_bytes / 3 * 2) as usize)?;
         let replay =
             Replay::read((media.as_ref(), packs.as_ref()), &kv, *config.uuid.as_bytes(), config.reserve)
@@ -193,7 +193,7 @@ impl Store {
 
     /// Puts the parts together, from bottom to top.
     fn assemble(
-        (media, packs, space): (Arc<dyn Media>, Arc<dyn PackStore>, Arc<SpaceKeeper>),
+        (media, packs, space): (Arc<dyn Media>, Arc<dyn PackStore>, Arc<SpaceManager>),
         config: StoreConfig,
         (path, lock): (PathBuf, Option<StoreLock>),
         (kv, replay, state): (Kv, Replay, &State),
@@ -313,8 +313,8 @@ impl Store {
     }
 
     /// The metadata at one moment.
-    pub fn now(&self) -> Arc<Layers> {
-        self.meta.now()
+    pub fn layers(&self) -> Arc<Layers> {
+        self.meta.layers()
     }
 
     /// The store's directory.
@@ -397,7 +397,7 @@ fn without_database(path: &Path) -> Error {
 }
 
 /// Opens the database. On a full disk the reserve is given up for that, since nothing could be deleted otherwise.
-fn open_database(media: &dyn Media, space: Arc<SpaceKeeper>, cache_bytes: usize) -> Result<Kv> {
+fn open_database(media: &dyn Media, space: Arc<SpaceManager>, cache_bytes: usize) -> Result<Kv> {
     let file = media.open(META_FILE, true).map_err(opening)?;
     Kv::open(Arc::new(GivenRoom::new(file, space)), cache_bytes).map_err(unusable)
 }

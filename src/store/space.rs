@@ -5,10 +5,11 @@
 //! writes. With the reserve, a store can also be opened, and deletes and cycles can run, on a disk with 0 bytes free.
 //! If the host has no free inode, the reserve's file provides one.
 //!
-//! A host may refuse long before its figures say so: a quota shows in none of them. There a promise is *backed*: as many
-//! bytes are really taken, behind the reserve in its file, and what cannot be backed is not promised. They are given back
-//! when the host first refuses what was promised, which then finds its place: a record of a region, or whatever the
-//! database writes ([`given_room`](super::given_room)), also if they were taken again since somebody made room for it.
+//! A host may refuse long before its figures say so: a quota shows in none of them. There a promise is *backed*: as
+//! many bytes are really taken, behind the reserve in its file, and what cannot be backed is not promised. They are
+//! given back when the host first refuses what was promised, which then finds its place: a record of a region, or
+//! whatever the database writes ([`given_room`](super::given_room)), also if they were taken again since somebody made
+//! room for it.
 
 use std::io;
 
@@ -31,7 +32,7 @@ const CYCLE_ROWS: u64 = 16 << 20;
 
 /// Accounts for the space of one store.
 #[derive(Debug)]
-pub struct SpaceKeeper {
+pub struct SpaceManager {
     media: Arc<dyn Media>,
     reserve: u64,
     /// Bytes that may be promised before the host is asked again.
@@ -48,7 +49,7 @@ fn can_back() -> bool {
     !out(Protection::PromisesAreBacked)
 }
 
-impl SpaceKeeper {
+impl SpaceManager {
     /// For a store on `media` whose reserve has this many bytes.
     pub fn new(media: Arc<dyn Media>, reserve: u64) -> Self {
         let has_reserve = media.exists(RESERVE_FILE).unwrap_or(false);
@@ -77,7 +78,7 @@ impl SpaceKeeper {
             (space.available.saturating_sub(needed) / 2).min(STEP).min((self.reserve / 4).max(256 << 10));
         // Promised bytes go into packs, and a pack takes an inode.
         let full = space.available < needed || space.files > 0 && space.files_free == 0;
-        if full || self.backs.load(Ordering::Acquire) && !self.back(promised + bytes + budget) {
+        if full || self.backs.load(Ordering::Acquire) && !self.allocate_backing(promised + bytes + budget) {
             self.budget.store(0, Ordering::Relaxed);
             return Err(Error::Posix(libc::ENOSPC));
         }
@@ -195,7 +196,7 @@ impl SpaceKeeper {
     }
 
     /// Makes sure that `bytes` and the margin are really allocated; false if the host refuses.
-    fn back(&self, bytes: u64) -> bool {
+    fn allocate_backing(&self, bytes: u64) -> bool {
         let mut backing = self.backing.lock();
         let wanted = bytes + MARGIN;
         if (wanted..wanted + STEP).contains(&*backing) {

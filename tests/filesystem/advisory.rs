@@ -198,7 +198,7 @@ fn inodes(world: &World) -> Vec<u64> {
         inodes.push(ino_of(key)?);
         Ok(true)
     };
-    world.store.now().scan(Table::Inodes, all, all, take).unwrap();
+    world.store.layers().scan(Table::Inodes, all, all, take).unwrap();
     inodes
 }
 

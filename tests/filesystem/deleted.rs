@@ -97,7 +97,7 @@ fn rows_of(world: &World, ino: u64) -> usize {
             rows += 1;
             Ok(true)
         };
-        world.store.now().scan(table, Bound::Included(&from), Bound::Excluded(&to), count).unwrap();
+        world.store.layers().scan(table, Bound::Included(&from), Bound::Excluded(&to), count).unwrap();
     }
     rows
 }
@@ -109,7 +109,7 @@ fn a_small_file_goes_at_once_and_a_large_one_by_the_queue() {
     let world = World::open(&disk, &config()).unwrap();
     // One chunk, one extent.
     const LEN: usize = 10_000;
-    let at_once = WAYS_TO_GO[0];
+    let immediate_removal_limit = WAYS_TO_GO[0];
     let file = |name: &str, kind: u64, attributes: usize| {
         let ino = world.save(name, &random::content(kind, LEN));
         for number in 0..attributes {
@@ -117,16 +117,20 @@ fn a_small_file_goes_at_once_and_a_large_one_by_the_queue() {
         }
         ino
     };
-    let (small, large) = (file("small", 1, at_once - 1), file("large", 2, at_once));
+    let (small, large) =
+        (file("small", 1, immediate_removal_limit - 1), file("large", 2, immediate_removal_limit));
     let open = file("open", 3, 0);
     world.fs.sync().unwrap();
-    assert_eq!((rows_of(&world, small), rows_of(&world, large)), (at_once + 1, at_once + 2));
+    assert_eq!(
+        (rows_of(&world, small), rows_of(&world, large)),
+        (immediate_removal_limit + 1, immediate_removal_limit + 2)
+    );
     let inodes = world.store.commits.counter(Counter::Inodes);
     world.remove(ROOT_INO, "small");
     world.remove(ROOT_INO, "large");
     world.fs.unlink(ROOT_INO, b"open").unwrap();
     assert_eq!(rows_of(&world, small), 0, "before any commit");
-    assert_eq!(rows_of(&world, large), at_once + 3);
+    assert_eq!(rows_of(&world, large), immediate_removal_limit + 3);
     assert_eq!(world.store.commits.counter(Counter::Orphans), 2);
     assert_eq!(world.read(open).unwrap(), random::content(3, LEN), "the kernel remembers it");
     // What is in the queue by the time it is forgotten goes at once, too.

@@ -1,9 +1,9 @@
 //! The disk fails at each operation of a run, once or for ever, with EIO or full; or a read is cut short.
 //!
 //! Wherever it fails: the one who asked is told, with the errno that fits; nothing panics; what is healthy can still be
-//! read; after a failed write or sync of what a commit needs, the store takes no more changes (I8); a cycle that meets an
-//! error frees nothing that is needed (I7); and once the disk is healthy again and the store was opened anew, everything
-//! that was acknowledged as durable is there and the check is clean.
+//! read; after a failed write or sync of what a commit needs, the store takes no more changes (I8); a cycle that meets
+//! an error frees nothing that is needed (I7); and once the disk is healthy again and the store was opened anew,
+//! everything that was acknowledged as durable is there and the check is clean.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -330,8 +330,8 @@ fn a_disk_that_is_full_from_some_moment_on_is_told() {
     no_promise_is_broken("room", takes_room, Failing::Once(libc::ENOSPC), 3);
 }
 
-/// I8: one sync that fails while a commit needs it, and the store takes no change until it is opened again, though every
-/// later sync of the disk would succeed; what is there can be read.
+/// I8: one sync that fails while a commit needs it, and the store takes no change until it is opened again, though
+/// every later sync of the disk would succeed; what is there can be read.
 #[test]
 fn after_a_failed_sync_the_store_is_read_only_and_reads_go_on() {
     let _all = protected();
@@ -396,7 +396,7 @@ fn a_page_of_the_database_that_cannot_be_read_fails_alone() {
 /// The negative control: if a failed change of the database is not told, what was called durable is lost.
 #[test]
 fn without_telling_of_a_failed_change_durable_data_is_lost() {
-    let _out = without(&[Protection::FailureIsTold]);
+    let _out = without(&[Protection::FailureIsReported]);
     // The log is written all the same, anew from its beginning once a fold seems to be durable.
     let of_database = |op: &Op| is_change(op) && op.path.starts_with("meta/cairnfs");
     let (_, broken) = everywhere(of_database, Failing::From(libc::EIO), 1);

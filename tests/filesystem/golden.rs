@@ -21,14 +21,14 @@ fn again(table: Table, key: &[u8], row: &[u8]) -> Result<Option<Vec<u8>>> {
     Ok(Some(match table {
         Table::Inodes => InodeRow::decode(row)?.encode(),
         Table::Dirents => DirentRow::decode(row)?.encode(),
-        Table::Extents => Extent::decode(rows::split_extent_key(key)?.1, row)?.encode(),
+        Table::Extents => Extent::decode(rows::decode_extent_key(key)?.1, row)?.encode(),
         Table::Regions => RegionRow::decode(ChunkId(rows::chunk_of(key)?), row)?.encode(),
-        Table::Digests => rows::digest::named(row)?.flat_map(|id| rows::id_key(id.0)).collect(),
+        Table::Digests => rows::digest::chunk_ids(row)?.flat_map(|id| rows::id_key(id.0)).collect(),
         Table::State if key == STATE_KEY => State::decode(row)?.encode(),
         Table::State if key == SCRUB_KEY => ScrubRow::decode(row)?.encode(),
         Table::Bad => bad_row(bad_pack(row)?),
         Table::Links => rows::link_row(rows::link_count(row)?),
-        Table::Xattrs | Table::Orphans | Table::State | Table::Held => return Ok(None),
+        Table::Xattrs | Table::Orphans | Table::State | Table::Protected => return Ok(None),
     }))
 }
 

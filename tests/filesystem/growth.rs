@@ -25,8 +25,8 @@ const GARBAGE: u64 = CHUNKS / RUN * GARBAGE_OF_RUN;
 /// The file that has the others.
 const INO: u64 = 99;
 
-/// What was durable before, and what the last transactions wrote instead: the database needs some times its space, but no
-/// more with every transaction.
+/// What was durable before, and what the last transactions wrote instead: the database needs some times its space, but
+/// no more with every transaction.
 const BOUND: f64 = 1.7;
 
 /// Writes rows of chunks whose digests are in no order, and extents that refer to most of them.
@@ -58,8 +58,8 @@ fn write_rows(store: &Store) {
     written.unwrap();
 }
 
-/// How many times its space on the disk the database has after a cycle that removes three fifths of the chunks. On the host's disk: the
-/// simulated one remembers every page that was ever written.
+/// How many times its space on the disk the database has after a cycle that removes three fifths of the chunks. On the
+/// host's disk: the simulated one remembers every page that was ever written.
 fn growth(hold_a_view: bool) -> f64 {
     let dir = tempfile::tempdir().unwrap();
     mkfs(dir.path(), &MkfsOptions { reserve: 1 << 20, ..MkfsOptions::default() }).unwrap();
@@ -74,7 +74,7 @@ fn growth(hold_a_view: bool) -> f64 {
     let (inside, holder) = (store.clone(), held.clone());
     collector.set_hook(Some(Arc::new(move |point| {
         if hold_a_view && point == Point::Condemned {
-            holder.lock().unwrap().get_or_insert_with(|| inside.now().view.base().clone());
+            holder.lock().unwrap().get_or_insert_with(|| inside.layers().view.base().clone());
         }
     })));
     let record = collector.run_cycle(false).unwrap();

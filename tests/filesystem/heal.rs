@@ -156,8 +156,9 @@ fn content_that_is_written_again_heals_old_files() {
     world.close().unwrap();
 }
 
-/// One chunk of a region has other bytes than its digest says, as after a mistake of the host's memory: its record's sums
-/// are right. The bytes that are brought again are read from that moment on, also behind a good chunk of the same region.
+/// One chunk of a region has other bytes than its digest says, as after a mistake of the host's memory: its record's
+/// sums are right. The bytes that are brought again are read from that moment on, also behind a good chunk of the same
+/// region.
 #[test]
 fn what_was_brought_again_is_read_beside_what_was_always_good() {
     let _all = protected();
@@ -182,7 +183,7 @@ fn what_was_brought_again_is_read_beside_what_was_always_good() {
     world.store.commits.rewrite(true, moved).unwrap();
     assert!(world.read(ino).unwrap() != bytes, "the test changed what is read");
 
-    world.store.healing.distrust([bad.id], row.at.pack);
+    world.store.healing.mark_bad([bad.id], row.at.pack);
     let member = world.store.batches.join().unwrap();
     assert_eq!(world.store.chunks.put(&member, bad.digest, &whole, 0).unwrap(), bad.id);
     assert!(world.read(ino).unwrap() == bytes, "before any commit");
@@ -378,8 +379,8 @@ fn without_reading_rows_again_a_cycle_undoes_a_healing() {
     assert!(noticed.is_some());
 }
 
-/// A pack that somebody removed is noticed without reading any data, and the same content heals what was in it. One that a
-/// cycle removed is not missed, also where the list of packs is older than the cycle.
+/// A pack that somebody removed is noticed without reading any data, and the same content heals what was in it. One
+/// that a cycle removed is not missed, also where the list of packs is older than the cycle.
 #[test]
 fn a_pack_that_is_gone_is_noticed_and_heals() {
     let _protected = protected();
@@ -406,7 +407,7 @@ fn a_pack_that_is_gone_is_noticed_and_heals() {
         assert_eq!(world.read(world.find(&format!("s0/f{number}")).unwrap()).unwrap(), content(number));
     }
 
-    let older = world.store.now().get(Table::State, b"packs").unwrap().unwrap();
+    let older = world.store.layers().get(Table::State, b"packs").unwrap().unwrap();
     let before = packs(&disk).list().unwrap();
     for name in ["s0", "s1", "other"] {
         let dir = world.find(name).unwrap();
@@ -415,7 +416,7 @@ fn a_pack_that_is_gone_is_noticed_and_heals() {
         }
     }
     world.collector.run_cycle(false).unwrap();
-    let newer = world.store.now().get(Table::State, b"packs").unwrap().unwrap();
+    let newer = world.store.layers().get(Table::State, b"packs").unwrap().unwrap();
     assert!(newer != older && packs(&disk).list().unwrap() != before, "packs went");
     let bad = world.store.status().unwrap().bad_chunks;
     for row in [newer, older] {

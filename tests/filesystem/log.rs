@@ -1,5 +1,5 @@
-//! The log of commits under a store: replayed it says what was seen before, folded it says the same, and damage of it is
-//! told.
+//! The log of commits under a store: replayed it says what was seen before, folded it says the same, and damage of it
+//! is told.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -18,7 +18,7 @@ const BLOCK: usize = 4096;
 
 /// All rows of a store, however they stand.
 fn rows(world: &World) -> BTreeMap<(&'static str, Vec<u8>), Vec<u8>> {
-    let (layers, mut rows) = (world.store.now(), BTreeMap::new());
+    let (layers, mut rows) = (world.store.layers(), BTreeMap::new());
     for table in Table::ALL {
         let each = |key: &[u8], value: &[u8]| {
             // How far the log is folded is what differs.
@@ -67,16 +67,16 @@ fn a_store_says_the_same_however_much_of_it_is_in_the_log() {
         world.close().unwrap();
 
         let world = World::open(&killed, &config()).unwrap();
-        replayed += usize::from(!world.store.now().view.runs().is_empty());
+        replayed += usize::from(!world.store.layers().view.runs().is_empty());
         assert!(rows(&world) == wanted, "seed {seed}: replayed");
         world.store.commits.fold().unwrap();
-        assert!(world.store.now().view.runs().is_empty());
+        assert!(world.store.layers().view.runs().is_empty());
         assert!(rows(&world) == wanted, "seed {seed}: folded");
         let again = killed.cut_at(killed.op_count(), seed);
         world.close().unwrap();
 
         let world = World::open(&again, &config()).unwrap();
-        assert!(world.store.now().view.runs().is_empty());
+        assert!(world.store.layers().view.runs().is_empty());
         assert!(rows(&world) == wanted, "seed {seed}: opened once more");
         assert!(world.check().is_clean());
         world.close().unwrap();
@@ -118,8 +118,8 @@ fn there(world: &World) -> Vec<u64> {
     (0..FILES).filter(is_there).collect()
 }
 
-/// Every so many bytes of the log are changed, one at a time; how often the store was refused, how often it lost the last
-/// file, and how often others.
+/// Every so many bytes of the log are changed, one at a time; how often the store was refused, how often it lost the
+/// last file, and how often others.
 fn change_bytes(stride: usize) -> (u64, u64, u64) {
     let (disk, config) = killed();
     let log = disk.contents(LOG_FILE).unwrap();
@@ -150,8 +150,8 @@ fn change_bytes(stride: usize) -> (u64, u64, u64) {
     (refused, last, others)
 }
 
-/// What others follow is refused. What stands last may never have been acknowledged: it is gone, and the log of the daemon
-/// says so.
+/// What others follow is refused. What stands last may never have been acknowledged: it is gone, and the log of the
+/// daemon says so.
 #[test]
 fn a_changed_byte_of_the_log_loses_nothing_in_silence() {
     let _all = protected();

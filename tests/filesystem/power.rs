@@ -1,6 +1,6 @@
-//! The power is cut before every operation on the disk of a scripted run: backup, fsync, clone, rename, prune, and cycles
-//! that remove a pack and move what is live out of another. Each seed chooses anew what is kept, lost, torn or reordered
-//! of what was not synced; `CAIRNFS_POWER` is the number of seeds.
+//! The power is cut before every operation on the disk of a scripted run: backup, fsync, clone, rename, prune, and
+//! cycles that remove a pack and move what is live out of another. Each seed chooses anew what is kept, lost, torn or
+//! reordered of what was not synced; `CAIRNFS_POWER` is the number of seeds.
 //!
 //! After each cut the store must open, hold everything that was synced before, show no bytes that were never written,
 //! check clean, and work on.
@@ -50,7 +50,8 @@ struct Places {
     syncs: AtomicU64,
 }
 
-/// Counts from here on what changes in the database's file. It is smaller than a group, so its second page has all sums.
+/// Counts from here on what changes in the database's file. It is smaller than a group, so its second page has all
+/// sums.
 fn count_places(disk: &SimMedia) -> Arc<Places> {
     let places = Arc::new(Places::default());
     let counted = places.clone();
@@ -73,7 +74,8 @@ fn count_places(disk: &SimMedia) -> Arc<Places> {
 /// Runs the script on `disk`; returns what was promised when.
 fn script(disk: &SimMedia, seed: u64) -> Vec<Promise> {
     // In one transaction, so that nothing of a sweep becomes durable by the way.
-    let setting = Setting { step: 4096, at_once: WAYS_TO_GO[seed as usize % 2], ..Setting::default() };
+    let setting =
+        Setting { step: 4096, immediate_removal_limit: WAYS_TO_GO[seed as usize % 2], ..Setting::default() };
     let world = World::with(disk, &config(), setting).unwrap();
     let mut files = BTreeMap::new();
     let mut promises = Vec::new();

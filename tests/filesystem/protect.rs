@@ -30,7 +30,7 @@ impl Places {
     }
 
     /// Is this file protected by `directory`? A model that looks at one name only is the wrong one.
-    fn is_held(&self, file: u64, directory: u64, all_names: bool) -> bool {
+    fn is_protected(&self, file: u64, directory: u64, all_names: bool) -> bool {
         let mut names = self.names.iter().filter(|(_, ino)| **ino == file).map(|((parent, _), _)| *parent);
         if all_names {
             names.any(|parent| self.is_below(parent, directory))
@@ -93,7 +93,7 @@ fn differences(world: &World, places: &Places, all_names: bool) -> Vec<String> {
         for file in places.files() {
             let refused =
                 world.fs.write(file, 0, b"x", false).is_err_and(|error| error.errno() == libc::EPERM);
-            if refused != places.is_held(file, directory, all_names) {
+            if refused != places.is_protected(file, directory, all_names) {
                 wrong.push(format!("file {file} below directory {directory}: refused is {refused}"));
             }
         }

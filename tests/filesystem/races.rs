@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use cairnfs::fs::{AT_ONCE, ROOT_INO, RenameFlags, SetAttr};
+use cairnfs::fs::{IMMEDIATE_REMOVAL_LIMIT, ROOT_INO, RenameFlags, SetAttr};
 use cairnfs::gc::Point;
 use cairnfs::media::sim::SimMedia;
 use cairnfs::sabotage::Protection;
@@ -224,9 +224,9 @@ fn verify(world: &World, race: Race, open: &[u64]) -> Result<(), String> {
 
 /// One cell: `race` while the cycle is at `point`, then another cycle, then everything is read, also after opening
 /// the store again.
-fn cell(race: Race, point: Point, at_once: usize) -> Result<(), String> {
+fn cell(race: Race, point: Point, immediate_removal_limit: usize) -> Result<(), String> {
     let (disk, config) = (new_disk(), config());
-    let setting = Setting { at_once, ..Setting::default() };
+    let setting = Setting { immediate_removal_limit, ..Setting::default() };
     let world = Arc::new(World::with(&disk, &config, setting).unwrap());
     before(&world, race);
     let open: Vec<u64> = match race {
@@ -273,8 +273,12 @@ fn no_operation_at_any_point_of_a_cycle_loses_anything() {
     for race in RACES {
         let mut line = format!("{:<22}", format!("{race:?}"));
         for point in Point::ALL {
-            for at_once in WAYS_TO_GO {
-                assert_eq!(cell(race, point, at_once), Ok(()), "{race:?} at {point}, at once {at_once}");
+            for immediate_removal_limit in WAYS_TO_GO {
+                assert_eq!(
+                    cell(race, point, immediate_removal_limit),
+                    Ok(()),
+                    "{race:?} at {point}, at once {immediate_removal_limit}"
+                );
             }
             line.push_str(&format!("{:>13}", "kept"));
         }
@@ -285,12 +289,14 @@ fn no_operation_at_any_point_of_a_cycle_loses_anything() {
 /// Takes protections out and looks for a cell that loses something.
 fn must_be_noticed(protections: &[Protection], race: Race) {
     let _out = without(protections);
-    for at_once in WAYS_TO_GO {
-        let noticed =
-            Point::ALL.into_iter().find_map(|point| Some((point, cell(race, point, at_once).err()?)));
-        let (point, lost) = noticed
-            .unwrap_or_else(|| panic!("{protections:?} out, {race:?}, at once {at_once}: nothing noticed"));
-        println!("without {protections:?}: {race:?} at {point}, at once {at_once}: {lost}");
+    for immediate_removal_limit in WAYS_TO_GO {
+        let noticed = Point::ALL
+            .into_iter()
+            .find_map(|point| Some((point, cell(race, point, immediate_removal_limit).err()?)));
+        let (point, lost) = noticed.unwrap_or_else(|| {
+            panic!("{protections:?} out, {race:?}, at once {immediate_removal_limit}: nothing noticed")
+        });
+        println!("without {protections:?}: {race:?} at {point}, at once {immediate_removal_limit}: {lost}");
     }
 }
 
@@ -298,7 +304,7 @@ fn must_be_noticed(protections: &[Protection], race: Race) {
 fn must_be_kept(protection: Protection, race: Race) {
     let _out = without(&[protection]);
     for point in Point::ALL {
-        let kept = cell(race, point, AT_ONCE);
+        let kept = cell(race, point, IMMEDIATE_REMOVAL_LIMIT);
         assert_eq!(kept, Ok(()), "{race:?} at {point} without {protection:?}");
     }
 }
@@ -331,7 +337,7 @@ fn without_draining_before_the_snapshot_uncommitted_chunks_are_lost() {
 
 #[test]
 fn without_forgetting_a_remembered_answer_is_used_after_the_cycle() {
-    must_be_noticed(&[Protection::ForgetRemembered], Race::WrittenAfter);
+    must_be_noticed(&[Protection::ClearDigestCache], Race::WrittenAfter);
 }
 
 #[test]
@@ -373,7 +379,7 @@ fn cycle_over_a_bad_row() -> (Result<(), String>, usize) {
             chunks += 1;
             Ok(true)
         };
-        world.store.now().scan(Table::Digests, all, all, count).unwrap();
+        world.store.layers().scan(Table::Digests, all, all, count).unwrap();
         chunks
     };
     let had = chunks(&world);

@@ -102,7 +102,7 @@ fn the_scrub_ends_when_told_to_and_trusts_what_reads_again() {
     assert!(scrub.status().running && scrub.status().bytes == 0);
     let last = ChunkId(world.store.next_chunk().0 - 1);
     let (row, _) = world.store.chunks.region_of(last).unwrap();
-    world.store.healing.distrust(row.live().map(|(id, _)| id), row.at.pack);
+    world.store.healing.mark_bad(row.live().map(|(id, _)| id), row.at.pack);
     assert!(world.store.status().unwrap().bad_chunks > 0);
     assert_eq!(scrub.step(u64::MAX, 2, &|| true).unwrap(), []);
     assert_eq!(world.store.status().unwrap().bad_chunks, 0, "they read back");
@@ -116,7 +116,7 @@ fn region_rows(world: &World) -> Vec<(RegionRow, Vec<u8>)> {
         rows.push((RegionRow::decode(ChunkId(chunk_of(key)?), row)?, row.to_vec()));
         Ok(true)
     };
-    world.store.now().view.scan(Table::Regions, Bound::Unbounded, Bound::Unbounded, each).unwrap();
+    world.store.layers().view.scan(Table::Regions, Bound::Unbounded, Bound::Unbounded, each).unwrap();
     rows
 }
 

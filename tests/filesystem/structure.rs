@@ -8,7 +8,7 @@ use cairnfs::check::repair::RepairReport;
 use cairnfs::check::{CheckReport, Finding, Resumed, ScrubStatus};
 use cairnfs::control::{Holder, StatusReport};
 use cairnfs::gc::{CycleRecord, Stage};
-use cairnfs::retry::Trouble;
+use cairnfs::retry::RecurringFailure;
 use cairnfs::store::StoreStatus;
 use serde_json::Value;
 
@@ -102,7 +102,8 @@ fn each_crate_beneath_is_named_in_one_place() {
         ("unsafe ", &["media/", "fuse/ring/entry.rs"]),
         // What the explorer of schedules replaces, and what must be one step to it.
         ("parking_lot::", &["sync.rs", "meta/kv", "meta/pages.rs", "media/", "fuse/", "daemon/", "control/"]),
-        // No clock decides anything about chunks (I10): a span may be measured for display, the time of day is not read.
+        // No clock decides anything about chunks (I10): a span may be measured for display, the time of day is not
+        // read.
         ("SystemTime", &["meta/rows/inode.rs", "fuse/", "cli/", "daemon/", "control/"]),
     ];
     for (name, places) in rules {
@@ -359,7 +360,8 @@ fn fields(value: &Value, prefix: &str, found: &mut BTreeSet<String>) {
 
 /// What `status --json` prints if everything there can be is there.
 fn full_status() -> StatusReport {
-    let trouble = Trouble { what: "cycle".into(), error: "no".into(), failures: 1, since: 0, retry_in: 0 };
+    let trouble =
+        RecurringFailure { what: "cycle".into(), error: "no".into(), failures: 1, since: 0, retry_in: 0 };
     StatusReport {
         version: String::new(),
         path: String::new(),

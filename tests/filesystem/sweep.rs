@@ -126,7 +126,8 @@ fn put_row(store: &Store, from: u64, to: u64) {
         .unwrap();
 }
 
-/// A row is split, as by a healing, after its chunks were condemned: each part is removed, wherever in the ids it begins.
+/// A row is split, as by a healing, after its chunks were condemned: each part is removed, wherever in the ids it
+/// begins.
 #[test]
 fn a_row_that_is_split_after_the_look_goes_with_all_its_parts() {
     let _all = protected();
@@ -150,7 +151,7 @@ fn a_row_that_is_split_after_the_look_goes_with_all_its_parts() {
         left += 1;
         Ok(true)
     };
-    world.store.now().scan(Table::Regions, Bound::Unbounded, Bound::Unbounded, count).unwrap();
+    world.store.layers().scan(Table::Regions, Bound::Unbounded, Bound::Unbounded, count).unwrap();
     assert_eq!(left, 0, "parts of the row are left");
     world.close().unwrap();
 }

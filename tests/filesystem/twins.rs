@@ -17,8 +17,8 @@ use crate::world::{World, config, new_disk, protected};
 
 /// The chunks that a digest names in the database.
 fn named(store: &Store, of: &Digest) -> Vec<ChunkId> {
-    let row = store.now().view.get(Table::Digests, &of.0).unwrap();
-    row.map_or(Vec::new(), |row| digest::named(&row).unwrap().collect())
+    let row = store.layers().view.get(Table::Digests, &of.0).unwrap();
+    row.map_or(Vec::new(), |row| digest::chunk_ids(&row).unwrap().collect())
 }
 
 /// Stores bytes as the only chunk of a file, as a flush does.

@@ -87,7 +87,7 @@ fn a_read_that_fails_and_passes_is_not_remembered() {
 
 #[test]
 fn without_that_a_hiccup_condemns_a_region() {
-    let _out = without(&[Protection::HiccupsPass]);
+    let _out = without(&[Protection::TransientErrorsPass]);
     assert!(hiccup(libc::EIO, OpKind::Read).0 > 0);
     assert!(hiccup(libc::EMFILE, OpKind::Open).0 > 0);
 }

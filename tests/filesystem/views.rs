@@ -27,7 +27,7 @@ impl Held {
                 && let Some(store) = store.upgrade()
             {
                 // One is the store's own.
-                seen.fetch_max(Arc::strong_count(store.now().view.base()), Ordering::SeqCst);
+                seen.fetch_max(Arc::strong_count(store.layers().view.base()), Ordering::SeqCst);
             }
             None
         }));
@@ -74,7 +74,7 @@ fn no_view_is_held_while_packs_are_read_or_moved() {
     // The watch sees one. What the cycle has noted is committed, or the check would, and the view be an old one.
     world.store.commits.commit().unwrap();
     world.store.commits.fold().unwrap();
-    let view: Arc<ReadView> = world.store.now().view.base().clone();
+    let view: Arc<ReadView> = world.store.layers().view.base().clone();
     assert!(check::check(&world.store, &options).unwrap().is_clean());
     assert_eq!(held.most(), 2);
     drop(view);
@@ -111,7 +111,7 @@ fn growth(hold_a_view: bool) -> f64 {
     (0..20).for_each(commit);
     let on_disk = || std::fs::metadata(dir.path().join("meta/cairnfs.redb")).unwrap().blocks() * 512;
     let before = on_disk();
-    let view = hold_a_view.then(|| store.now().view.base().clone());
+    let view = hold_a_view.then(|| store.layers().view.base().clone());
     let committed = std::cell::Cell::new(false);
     let progress = |at: Progress| {
         if at.bytes > 0 && !committed.replace(true) {

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use cairnfs::check::{self, CheckReport};
-use cairnfs::fs::{AT_ONCE, Caller, Fs, FsOptions, ROOT_INO};
+use cairnfs::fs::{Caller, Fs, FsOptions, IMMEDIATE_REMOVAL_LIMIT, ROOT_INO};
 use cairnfs::gc::{Collector, Options};
 use cairnfs::media::sim::SimMedia;
 use cairnfs::pack::{LocalPacks, PackStore};
@@ -81,7 +81,7 @@ pub struct Setting {
     /// With a small cache, what is looked at is read from the disk.
     pub cache_bytes: u64,
     /// As in [`FsOptions`].
-    pub at_once: usize,
+    pub immediate_removal_limit: usize,
 }
 
 impl Default for Setting {
@@ -90,11 +90,12 @@ impl Default for Setting {
     }
 }
 
-pub const SMALL_CACHE: Setting = Setting { step: 8, cache_bytes: 64 << 10, at_once: WAYS_TO_GO[0] };
+pub const SMALL_CACHE: Setting =
+    Setting { step: 8, cache_bytes: 64 << 10, immediate_removal_limit: WAYS_TO_GO[0] };
 
 /// A file's rows up to which it goes at once: with the first of these any, with the second none, so that the deletion
 /// queue has all of them.
-pub const WAYS_TO_GO: [usize; 2] = [AT_ONCE, 0];
+pub const WAYS_TO_GO: [usize; 2] = [IMMEDIATE_REMOVAL_LIMIT, 0];
 
 impl World {
     pub fn open(disk: &SimMedia, config: &StoreConfig) -> Result<Self> {
@@ -112,13 +113,16 @@ impl World {
         config: &StoreConfig,
         setting: Setting,
     ) -> Result<Self> {
-        let Setting { step, cache_bytes, at_once } = setting;
+        let Setting { step, cache_bytes, immediate_removal_limit } = setting;
         let options = OpenOptions { cache_bytes, workers: 2, ..OpenOptions::default() };
         let path = PathBuf::from("/simulated");
         let store = Store::with_packs((Arc::new(disk.clone()), packs), config.clone(), path, None, &options)?;
         // Commits happen where the test says, not when a timer does.
         let commit_interval = Duration::from_secs(3600);
-        let fs = Fs::new(store.clone(), FsOptions { commit_interval, at_once, ..FsOptions::default() })?;
+        let fs = Fs::new(
+            store.clone(),
+            FsOptions { commit_interval, immediate_removal_limit, ..FsOptions::default() },
+        )?;
         let drained = fs.clone();
         let drain = Arc::new(move || drained.drain_orphans());
         let collector = Collector::new(store.clone(), Options { drain, step, ..Options::default() })?;

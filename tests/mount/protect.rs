@@ -309,7 +309,7 @@ fn what_the_kernel_held_before_chattr_is_kept() {
 #[test]
 fn without_the_writing_out_it_is_lost() {
     let options = "gc=off,commit=1,cache=16M,writeback";
-    let Some(world) = with_options(options, "flush-before-hold") else { return };
+    let Some(world) = with_options(options, "flush-before-protect") else { return };
     assert!(written_then_held(&world).iter().any(|(expected, found)| found != expected));
 }
 

@@ -140,7 +140,7 @@ fn without_the_drain_before_the_snapshot_the_open_batch_is_lost() {
 
 #[test]
 fn without_forgetting_what_comes_again_is_lost() {
-    lost_only_without("forget-remembered", Setup::default, content_comes_again_after_the_cycle);
+    lost_only_without("clear-digest-cache", Setup::default, content_comes_again_after_the_cycle);
 }
 
 /// A file is open and has no name while its chunks are collected, or its rows removed; true if it still reads right.

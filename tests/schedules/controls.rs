@@ -55,7 +55,7 @@ pub const ALL: &[Control] = &[
     },
     Control {
         name: "without_forgetting_a_remembered_answer_is_used_after_the_cycle",
-        out: &[Protection::ForgetRemembered],
+        out: &[Protection::ClearDigestCache],
         scenario: &scenarios::REMEMBERED,
     },
     Control {

@@ -6,7 +6,7 @@
 
 use shuttle::rand::{Rng, thread_rng};
 
-use crate::fs::AT_ONCE;
+use crate::fs::IMMEDIATE_REMOVAL_LIMIT;
 use crate::media::sim::SimMedia;
 use crate::sync::{Arc, Mutex};
 
@@ -64,7 +64,7 @@ pub fn power_fails(world: &Arc<World>) -> Outcome {
 
 /// Opens the disk after a cut at `at`, looks for what was promised by then, and works on.
 fn look(disk: &SimMedia, at: u64, promises: &Promises) -> Outcome {
-    let world = World::open(disk, AT_ONCE)?;
+    let world = World::open(disk, IMMEDIATE_REMOVAL_LIMIT)?;
     let held: Vec<(&str, u64)> = {
         let promises = promises.lock();
         let held = promises.iter().filter(|promise| promise.from <= at && at <= promise.until);

@@ -25,7 +25,7 @@ pub struct Scenario {
     /// The name of its test.
     pub name: &'static str,
     /// As in `FsOptions`: files with more rows go by the deletion queue.
-    pub at_once: usize,
+    pub immediate_removal_limit: usize,
     /// What the store holds before; run once.
     pub before: fn(&World) -> Outcome,
     /// The race, and what must be true in the end; run once a schedule, on a copy of that store just opened.
@@ -120,7 +120,7 @@ fn run(scenario: &'static Scenario, image: &SimMedia, scheduler: impl Scheduler 
     let once = move || {
         let number = count.fetch_add(1, Ordering::Relaxed);
         let disk = image.cut_at(0, number);
-        let world = World::open(&disk, scenario.at_once)
+        let world = World::open(&disk, scenario.immediate_removal_limit)
             .unwrap_or_else(|error| panic!("the store does not open: {error}"));
         let result = (scenario.race)(&world);
         let closed = world.close().map_err(Broken::from);
@@ -148,7 +148,8 @@ fn image(scenario: &'static Scenario) -> SimMedia {
     let made = disk.clone();
     let once = move || {
         make_store(&made);
-        let world = World::open(&made, scenario.at_once).expect("an empty disk becomes a store");
+        let world =
+            World::open(&made, scenario.immediate_removal_limit).expect("an empty disk becomes a store");
         (scenario.before)(&world).expect("nothing races with what comes before");
         world.close().expect("the store closes");
     };

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use crate::error::Result;
-use crate::fs::{AT_ONCE, Caller, ROOT_INO, RenameFlags, SetAttr};
+use crate::fs::{Caller, IMMEDIATE_REMOVAL_LIMIT, ROOT_INO, RenameFlags, SetAttr};
 use crate::meta::rows::{APPEND_ONLY, IMMUTABLE};
 use crate::sync::Arc;
 
@@ -74,7 +74,7 @@ fn one_of(ended: [i32; 2], one_refused: i32, other_refused: i32) -> Outcome {
 /// A file is made in a directory while that moves to another one.
 pub const PARENT_MOVES: Scenario = Scenario {
     name: "what_is_made_in_a_directory_that_moves_is_in_it",
-    at_once: AT_ONCE,
+    immediate_removal_limit: IMMEDIATE_REMOVAL_LIMIT,
     before: |world| {
         let (a, _) = (mkdir(world, ROOT_INO, "a")?, mkdir(world, ROOT_INO, "b")?);
         mkdir(world, a, "moves")?;
@@ -101,7 +101,7 @@ pub const PARENT_MOVES: Scenario = Scenario {
 /// A file is made in a directory that is removed.
 pub const PARENT_GOES: Scenario = Scenario {
     name: "nothing_is_made_in_a_directory_that_is_gone",
-    at_once: AT_ONCE,
+    immediate_removal_limit: IMMEDIATE_REMOVAL_LIMIT,
     before: |world| {
         mkdir(world, ROOT_INO, "goes")?;
         Ok(world.fs.sync()?)
@@ -119,7 +119,7 @@ pub const PARENT_GOES: Scenario = Scenario {
 /// A file gets another name while it loses its last.
 pub const LAST_NAME: Scenario = Scenario {
     name: "what_has_lost_its_last_name_gets_none",
-    at_once: AT_ONCE,
+    immediate_removal_limit: IMMEDIATE_REMOVAL_LIMIT,
     before: |world| {
         world.save("last", 1)?;
         Ok(world.fs.sync()?)
@@ -144,7 +144,7 @@ pub const LAST_NAME: Scenario = Scenario {
 /// Two directories are moved into each other.
 pub const CIRCLE: Scenario = Scenario {
     name: "two_renames_make_no_circle",
-    at_once: AT_ONCE,
+    immediate_removal_limit: IMMEDIATE_REMOVAL_LIMIT,
     before: |world| {
         let (a, b) = (mkdir(world, ROOT_INO, "a")?, mkdir(world, ROOT_INO, "b")?);
         let (_, _) = (mkdir(world, a, "below")?, mkdir(world, b, "below")?);
@@ -202,7 +202,7 @@ fn a_directory_below(world: &World) -> Outcome {
 /// A directory becomes immutable while a file is made far below it.
 pub const PROTECTED: Scenario = Scenario {
     name: "nothing_is_made_below_what_is_immutable",
-    at_once: AT_ONCE,
+    immediate_removal_limit: IMMEDIATE_REMOVAL_LIMIT,
     before: a_directory_below,
     race: |world| {
         let above = find(world, ROOT_INO, "above")?;
@@ -219,7 +219,7 @@ fn an_append_only_group(world: &World) -> Outcome {
 /// A snapshot is begun while a file is made in the one before it.
 pub const SEALED: Scenario = Scenario {
     name: "nothing_is_made_in_a_snapshot_that_is_sealed",
-    at_once: AT_ONCE,
+    immediate_removal_limit: IMMEDIATE_REMOVAL_LIMIT,
     before: an_append_only_group,
     race: |world| {
         let group = find(world, ROOT_INO, "above")?;
@@ -231,7 +231,7 @@ pub const SEALED: Scenario = Scenario {
 /// The same by a directory that comes from elsewhere.
 pub const SEALED_BY_MOVE: Scenario = Scenario {
     name: "nothing_is_made_in_a_snapshot_that_a_move_seals",
-    at_once: AT_ONCE,
+    immediate_removal_limit: IMMEDIATE_REMOVAL_LIMIT,
     before: an_append_only_group,
     race: |world| {
         let group = find(world, ROOT_INO, "above")?;
@@ -243,7 +243,7 @@ pub const SEALED_BY_MOVE: Scenario = Scenario {
 /// A file is made twice under one name, looked up, and written by whoever finds it.
 pub const TWICE: Scenario = Scenario {
     name: "a_name_is_made_once_and_its_inode_is_one",
-    at_once: AT_ONCE,
+    immediate_removal_limit: IMMEDIATE_REMOVAL_LIMIT,
     before: |_| Ok(()),
     race: |world| {
         let mut finder = Threads::default();
@@ -273,7 +273,7 @@ pub const TWICE: Scenario = Scenario {
 /// found, is removed and renamed at the same time.
 pub const OLDER: Scenario = Scenario {
     name: "a_name_goes_once",
-    at_once: AT_ONCE,
+    immediate_removal_limit: IMMEDIATE_REMOVAL_LIMIT,
     before: |world| {
         world.save("older", 1)?;
         let (ino, dir) = (world.lookup("older")?, mkdir(world, ROOT_INO, "dir")?);

@@ -6,7 +6,7 @@ use std::ops::Bound;
 use crate::check::{self, CheckReport};
 use crate::chunk::{ChunkId, Digest};
 use crate::meta::Table;
-use crate::meta::rows::{Extent, split_extent_key};
+use crate::meta::rows::{Extent, decode_extent_key};
 
 use super::world::{Outcome, World, broken};
 
@@ -59,8 +59,8 @@ fn every_reference_reads(world: &World) -> Outcome {
 /// The chunks of all extents, each once.
 pub fn references(world: &World) -> Outcome<Vec<ChunkId>> {
     let mut ids = BTreeSet::new();
-    world.store.now().scan(Table::Extents, Bound::Unbounded, Bound::Unbounded, |key, row| {
-        let extent = Extent::decode(split_extent_key(key)?.1, row)?;
+    world.store.layers().scan(Table::Extents, Bound::Unbounded, Bound::Unbounded, |key, row| {
+        let extent = Extent::decode(decode_extent_key(key)?.1, row)?;
         ids.extend(extent.pieces().map(|piece| piece.id));
         Ok(true)
     })?;
@@ -84,7 +84,7 @@ fn has_no_garbage(world: &World) -> Outcome {
         return broken(format!("{} chunks of garbage after two cycles", report.unreferenced_chunks));
     }
     let mut live = HashSet::new();
-    world.store.now().scan(Table::Regions, Bound::Unbounded, Bound::Unbounded, |key, row| {
+    world.store.layers().scan(Table::Regions, Bound::Unbounded, Bound::Unbounded, |key, row| {
         let first = ChunkId(crate::meta::rows::chunk_of(key)?);
         live.insert(crate::meta::rows::RegionRow::decode(first, row)?.at.pack);
         Ok(true)

@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::Error;
-use crate::fs::AT_ONCE;
+use crate::fs::IMMEDIATE_REMOVAL_LIMIT;
 use crate::meta::Table;
 use crate::meta::rows::extent_key;
 use crate::sync::Arc;
@@ -37,7 +37,7 @@ fn garbage(world: &World, numbers: &[u64]) -> Outcome {
 /// pruned, the cycle goes on.
 pub const ADVISORY: Scenario = Scenario {
     name: "the_advisory_loses_nothing",
-    at_once: AT_ONCE,
+    immediate_removal_limit: IMMEDIATE_REMOVAL_LIMIT,
     before: |world| {
         world.save("s0", 1)?;
         world.save("bystander", 2)?;
@@ -61,7 +61,7 @@ pub const ADVISORY: Scenario = Scenario {
 /// whose cells are in the same word, and a commit in between.
 pub const REVIVED: Scenario = Scenario {
     name: "revived_garbage_stays_or_is_stored_anew",
-    at_once: AT_ONCE,
+    immediate_removal_limit: IMMEDIATE_REMOVAL_LIMIT,
     before: |world| {
         world.save("kept", 3)?;
         garbage(world, &[1, 2])
@@ -83,7 +83,7 @@ pub const REVIVED: Scenario = Scenario {
 /// Two writers of equal bytes that the store never had, commits, and two cycles.
 pub const FRESH: Scenario = Scenario {
     name: "new_chunks_outlive_the_cycles_they_are_born_in",
-    at_once: AT_ONCE,
+    immediate_removal_limit: IMMEDIATE_REMOVAL_LIMIT,
     before: |world| {
         world.save("kept", 3)?;
         garbage(world, &[4])
@@ -110,7 +110,7 @@ pub const FRESH: Scenario = Scenario {
 /// Digests that are remembered from before the sweep are not answered after the cycle.
 pub const REMEMBERED: Scenario = Scenario {
     name: "what_is_remembered_does_not_outlive_a_sweep",
-    at_once: AT_ONCE,
+    immediate_removal_limit: IMMEDIATE_REMOVAL_LIMIT,
     before: |world| {
         // In one region, so that whoever finds one of them remembers all.
         world.save("kept", 3)?;
@@ -135,7 +135,7 @@ pub const REMEMBERED: Scenario = Scenario {
 /// A clone whose source is pruned, and files of many chunks whose batches span flip and end of a cycle.
 pub const CLONE: Scenario = Scenario {
     name: "a_clone_outlives_its_source",
-    at_once: AT_ONCE,
+    immediate_removal_limit: IMMEDIATE_REMOVAL_LIMIT,
     before: |world| {
         world.save("source", 51)?;
         garbage(world, &[4, 53])
@@ -177,7 +177,7 @@ pub const CLONE: Scenario = Scenario {
 /// and afterwards nothing is left of it. It goes at once.
 pub const OPEN: Scenario = Scenario {
     name: "an_open_file_without_a_name_keeps_its_bytes",
-    at_once: AT_ONCE,
+    immediate_removal_limit: IMMEDIATE_REMOVAL_LIMIT,
     before: one_file,
     race: loses_its_name_while_open,
 };
@@ -185,7 +185,7 @@ pub const OPEN: Scenario = Scenario {
 /// The same with a file that the deletion queue removes.
 pub const QUEUED: Scenario = Scenario {
     name: "an_open_file_that_goes_by_the_queue_keeps_its_bytes",
-    at_once: 0,
+    immediate_removal_limit: 0,
     before: one_file,
     race: loses_its_name_while_open,
 };
@@ -225,7 +225,7 @@ fn loses_its_name_while_open(world: &Arc<World>) -> Outcome {
 /// Power fails at any operation of backups, a prune and a cycle.
 pub const POWER: Scenario = Scenario {
     name: "a_power_cut_in_any_schedule_breaks_no_promise",
-    at_once: AT_ONCE,
+    immediate_removal_limit: IMMEDIATE_REMOVAL_LIMIT,
     before: |world| {
         // A cycle seals the pack, so that the one of the garbage can go as a whole.
         garbage(world, &[4])?;
@@ -241,7 +241,7 @@ pub const POWER: Scenario = Scenario {
 /// Regions move while they are read: most of the pack is garbage.
 pub const MOVED: Scenario = Scenario {
     name: "a_region_that_moves_can_be_read",
-    at_once: AT_ONCE,
+    immediate_removal_limit: IMMEDIATE_REMOVAL_LIMIT,
     before: |world| {
         // A region of its own, with nothing dead in it.
         world.save_durably("whole", 51)?;
@@ -272,7 +272,7 @@ pub const MOVED: Scenario = Scenario {
 /// A row that does not decode: the cycle ends and frees nothing, whatever else goes on.
 pub const BAD_ROW: Scenario = Scenario {
     name: "a_row_that_does_not_decode_ends_the_cycle",
-    at_once: AT_ONCE,
+    immediate_removal_limit: IMMEDIATE_REMOVAL_LIMIT,
     before: |world| {
         world.save("kept", 3)?;
         world.save("bad", 1)?;
@@ -292,7 +292,7 @@ pub const BAD_ROW: Scenario = Scenario {
                 digests += 1;
                 Ok(true)
             };
-            world.store.now().scan(Table::Digests, all, all, count).map(|()| digests)
+            world.store.layers().scan(Table::Digests, all, all, count).map(|()| digests)
         };
         let had = digests(world)?;
         let mut threads = Threads::default();

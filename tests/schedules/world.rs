@@ -72,12 +72,15 @@ pub struct World {
 }
 
 impl World {
-    pub fn open(disk: &SimMedia, at_once: usize) -> Result<Arc<Self>> {
+    pub fn open(disk: &SimMedia, immediate_removal_limit: usize) -> Result<Arc<Self>> {
         let options = OpenOptions { cache_bytes: 3 << 20, workers: 1, ..OpenOptions::default() };
         let path = PathBuf::from("/simulated");
         let store = Store::on_media(Arc::new(Disk::new(disk)), config()?, path, None, &options)?;
         let commit_interval = Duration::from_secs(3600);
-        let fs = Fs::new(store.clone(), FsOptions { commit_interval, at_once, ..FsOptions::default() })?;
+        let fs = Fs::new(
+            store.clone(),
+            FsOptions { commit_interval, immediate_removal_limit, ..FsOptions::default() },
+        )?;
         let drained = fs.clone();
         let drain = Arc::new(move || drained.drain_orphans());
         let collector = Collector::new(store.clone(), Options { drain, ..Options::default() })?;

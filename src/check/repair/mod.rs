@@ -20,7 +20,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::media::{Media, StoreLock, create_anew, has_no_links};
+use crate::media::{Media, StoreLock, has_no_links, recreate};
 use crate::meta::log::{FOLDED_KEY, FoldedRow};
 use crate::meta::rows::{STATE_KEY, State};
 use crate::meta::{Counter, Kv, Table};
@@ -69,7 +69,7 @@ pub fn repair_with(
     let name = if found.is_at(NEW) { NEWER } else { NEW };
     let failed = |error| Error::io(format!("making {name}"), error);
     media.mkdir("meta").map_err(failed)?;
-    let file = create_anew(media.as_ref(), name).map_err(failed)?;
+    let file = recreate(media.as_ref(), name).map_err(failed)?;
     let begin = FoldedRow::begin(uuid::Uuid::new_v4().into_bytes()).encode();
     let rows: [(Table, &[u8], &[u8]); 1] = [(Table::State, FOLDED_KEY, &begin)];
     let made = Kv::create(file.clone(), &rows).and_then(|()| Kv::open(file, CACHE));
@@ -93,7 +93,7 @@ fn build(
     packs: &Arc<dyn PackStore>,
     config: &StoreConfig,
     kv: &Kv,
-    found: source::Found,
+    found: source::Sources,
     report: &mut RepairReport,
 ) -> Result<()> {
     let view = found.old.as_ref().map(|old| &old.view);
@@ -102,13 +102,14 @@ fn build(
     let copied = source::copy(view, found.backup, &mut sink, report)?;
     let uuid = *config.uuid.as_bytes();
     let chunks = packs::rebuild((packs, config.codec()?), uuid, (view, is_whole_truth), &mut sink, report)?;
-    sink.settle()?;
+    sink.flush()?;
     let mut sums = [0; Counter::ALL.len()];
     packs::digests(kv, &mut sink, &mut sums)?;
     report.chunks = sums[Counter::Chunks as usize].max(0) as u64;
     let mut state = first_state(&copied, &chunks);
-    let mend = tree::Mend::new(kv, &mut sink, report, config.name_seed, (state.next_ino, state.generation));
-    state.next_ino = mend.run(&chunks, &mut sums)?;
+    let tree_repair =
+        tree::TreeRepair::new(kv, &mut sink, report, config.name_seed, (state.next_ino, state.generation));
+    state.next_ino = tree_repair.run(&chunks, &mut sums)?;
     // This counter is not a sum of rows; the reason for a cycle stays.
     sums[Counter::Deleted as usize] = state.counters[Counter::Deleted as usize];
     state.counters = sums;

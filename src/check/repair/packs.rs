@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::meta::rows::{RegionEntry, RegionRow, bad_row, chunk_of, digest, id_key};
 use crate::meta::{Counter, Kv, ReadView, Table, WriteTxn};
 use crate::pack::{Codec, Location, PackId, PackReader, PackScan, PackStore, RegionChunk, RegionHeader};
-use crate::store::healing::split;
+use crate::store::healing::split_row;
 use crate::sync::Arc;
 
 use super::super::findings::sentence;
@@ -76,7 +76,7 @@ pub(super) fn rebuild(
             let name = packs.name(pack);
             match reader.walk(pack) {
                 Ok(scan) => take_pack((&reader, &name), store, &scan, &mut chunks, sink, report)?,
-                Err(error) if error.is_refusal() => return Err(error),
+                Err(error) if error.is_access_error() => return Err(error),
                 Err(_) if unopened.contains(&pack) => {}
                 Err(error) => {
                     report.unread_parts += u64::from(matches!(error, Error::Io { .. }));
@@ -113,7 +113,7 @@ fn lengths(
             Err(error) => {
                 let error = Error::io(packs.name(*pack), error);
                 // If access is denied, the pack must not be given up.
-                if error.is_refusal() {
+                if error.is_access_error() {
                     return Err(error);
                 }
                 report.unread_parts += 1;
@@ -178,7 +178,7 @@ fn take_old(
 
 /// Checks the tables that are rebuilt from others; here it only matters whether the old ones are intact.
 fn look_at_derived(view: &ReadView, report: &mut RepairReport) {
-    for table in [Table::Digests, Table::Links, Table::Held] {
+    for table in [Table::Digests, Table::Links, Table::Protected] {
         let rows =
             view.rows(table).map(|mut rows| rows.find_map(|row| row.and_then(|(_, value)| value).err()));
         if let Some(error) = rows.unwrap_or_else(Some) {
@@ -203,7 +203,7 @@ fn take_pack(
     // A crash leaves a torn end, unless the host could not read it.
     let torn = scan.torn.iter().filter(|torn| torn.is_of_host());
     for damage in scan.damaged.iter().chain(torn) {
-        if damage.error.is_refusal() {
+        if damage.error.is_access_error() {
             return Err(Error::io(name, io::Error::other(sentence(&damage.error))));
         }
         report.unread_parts += u64::from(damage.is_of_host());
@@ -271,7 +271,8 @@ fn row_of(txn: &WriteTxn, id: u64) -> Result<Option<RegionRow>> {
 /// Points the row of one chunk to another place.
 fn point(txn: &mut WriteTxn, chunk: &RegionChunk, at: &Location, plain: u32) -> Result<()> {
     let Some(row) = row_of(txn, chunk.id.0)? else { return Ok(()) };
-    let parts = split(&row, |id, digest| (id == chunk.id && *digest == chunk.digest).then_some((*at, plain)));
+    let parts =
+        split_row(&row, |id, digest| (id == chunk.id && *digest == chunk.digest).then_some((*at, plain)));
     let gone = std::iter::once((id_key(row.first.0), None));
     let rows = parts.iter().map(|part| (id_key(part.first.0), Some(part.encode())));
     txn.apply(Table::Regions, gone.chain(rows))
@@ -282,7 +283,7 @@ pub(super) fn digests(kv: &Kv, sink: &mut Sink<'_>, sums: &mut [i64; Counter::AL
     kv.read()?.scan(Table::Regions, Bound::Unbounded, Bound::Unbounded, |key, row| {
         let row = RegionRow::decode(ChunkId(chunk_of(key)?), row)?;
         for (id, entry) in row.live() {
-            sink.txn()?.merge(Table::Digests, [(entry.digest.0, id_key(id.0))], digest::both)?;
+            sink.txn()?.merge(Table::Digests, [(entry.digest.0, id_key(id.0))], digest::merge)?;
             sums[Counter::Chunks as usize] += 1;
             sums[Counter::PlainBytes as usize] += i64::from(entry.len);
         }

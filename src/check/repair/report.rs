@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The most paths that a report names.
-const NAMED: usize = 1000;
+const MAX_NAMES: usize = 1000;
 
 /// How the metadata database was found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,7 +32,7 @@ pub struct Paths {
 impl Paths {
     pub(super) fn add(&mut self, path: impl FnOnce() -> String) {
         self.total += 1;
-        if self.named.len() < NAMED {
+        if self.named.len() < MAX_NAMES {
             self.named.push(path());
         }
     }

@@ -46,7 +46,7 @@ impl<'a> Sink<'a> {
     }
 
     /// Makes what was put visible to readers of the database.
-    pub fn settle(&mut self) -> Result<()> {
+    pub fn flush(&mut self) -> Result<()> {
         self.commit(false)
     }
 

@@ -1,4 +1,5 @@
-//! Names, attributes and extents: from the old database as far as it can be read, the rest from the newest whole backup.
+//! Names, attributes and extents: from the old database as far as it can be read, the rest from the newest whole
+//! backup.
 //!
 //! A row of the database has priority over that of the backup, which is older. If the database has damaged rows, or
 //! pages that cannot be read, the backup's rows between the sound ones replace them. Extents are replaced only for
@@ -14,7 +15,7 @@ use crate::meta::backup::{Backup, TABLES};
 use crate::meta::kv::{CheckedRow, Row, hex};
 use crate::meta::log::FOLDED_KEY;
 use crate::meta::rows::{
-    DirentRow, Extent, InodeRow, STATE_KEY, State, dirent_name, ino_of, split_extent_key, xattr_name,
+    DirentRow, Extent, InodeRow, STATE_KEY, State, decode_extent_key, dirent_name, ino_of, xattr_name,
 };
 use crate::meta::{Counter, Kv, ReadView, Table};
 use crate::pack::PackStore;
@@ -35,12 +36,12 @@ pub(super) struct Old {
 }
 
 /// The sources of a rebuild, beside the packs.
-pub(super) struct Found {
+pub(super) struct Sources {
     pub old: Option<Old>,
     pub backup: Option<Backup>,
 }
 
-impl Found {
+impl Sources {
     /// Is the old database in this file?
     pub fn is_at(&self, name: &str) -> bool {
         self.old.as_ref().is_some_and(|old| old.name == name)
@@ -57,7 +58,7 @@ pub(super) fn find(
     (media, packs): (&dyn Media, &dyn PackStore),
     store: [u8; 16],
     report: &mut RepairReport,
-) -> Result<Found> {
+) -> Result<Sources> {
     let (backup, newest) = newest_backup(media, store, report)?.unzip();
     let mut old = open_old(media, packs, report)?;
     if old.is_none() && report.database == Database::Missing && are_leftovers_read() {
@@ -68,7 +69,7 @@ pub(super) fn find(
                 Some(format!("it is missing, {} is read, which an earlier repair has left", old.name));
         }
     }
-    Ok(Found { old, backup })
+    Ok(Sources { old, backup })
 }
 
 fn are_leftovers_read() -> bool {
@@ -130,7 +131,7 @@ fn state_of(view: &ReadView) -> Option<State> {
 /// Opens what can be read of a database without changing its file.
 fn open(media: &dyn Media, name: &str) -> Result<Old> {
     let kv = open_kv(media, name)?;
-    let view = kv.read_what_is_there()?;
+    let view = kv.read_partial()?;
     Ok(Old { name: name.to_owned(), view, _kv: kv })
 }
 
@@ -142,7 +143,7 @@ fn check_all(media: &dyn Media, name: &str) -> Result<()> {
 /// Damage can be repaired. But if the host refuses access, nothing is known, and nothing is repaired.
 fn looked<T>(found: Result<T>) -> Result<Result<T>> {
     match found {
-        Err(error) if error.is_refusal() => Err(error),
+        Err(error) if error.is_access_error() => Err(error),
         found => Ok(found),
     }
 }
@@ -338,7 +339,7 @@ fn copy_table(
                         saved += keep_older(table, &key, &value, sink, copied)?;
                     }
                 }
-                settle(report, std::mem::take(&mut damaged), saved);
+                count_damaged(report, std::mem::take(&mut damaged), saved);
                 gap = false;
                 let old = older.at(table, &key)?;
                 compare(table, &key, &value, old, copied);
@@ -352,7 +353,7 @@ fn copy_table(
         take_rest(table, older, sink, report, copied)?;
         let saved = report.rows_from_backup - before;
         report.rows_from_backup = before;
-        settle(report, damaged, saved);
+        count_damaged(report, damaged, saved);
     }
     Ok(())
 }
@@ -364,7 +365,7 @@ pub(super) fn lost_whole(view: &ReadView, table: Table) -> bool {
         Table::Extents => Counter::ReferencedBytes,
         Table::Regions | Table::Digests => Counter::Chunks,
         Table::Orphans => Counter::Orphans,
-        Table::Xattrs | Table::State | Table::Bad | Table::Links | Table::Held => return false,
+        Table::Xattrs | Table::State | Table::Bad | Table::Links | Table::Protected => return false,
     };
     let state = state_of(view);
     // The root has no name, and neither have inodes in the deletion queue.
@@ -377,7 +378,7 @@ pub(super) fn lost_whole(view: &ReadView, table: Table) -> bool {
 }
 
 /// Counts damaged rows, and rows of the backup that replace them.
-fn settle(report: &mut RepairReport, damaged: u64, saved: u64) {
+fn count_damaged(report: &mut RepairReport, damaged: u64, saved: u64) {
     report.rows_from_backup += saved;
     report.rows_lost += damaged.saturating_sub(saved);
 }
@@ -462,12 +463,12 @@ fn sound(table: Table, key: &[u8], value: &[u8]) -> Result<()> {
         Table::Xattrs => xattr_name(key).map(drop),
         Table::Extents => {
             exactly(key, 16).ok_or_else(wrong)?;
-            Extent::decode(split_extent_key(key)?.1, value).map(drop)
+            Extent::decode(decode_extent_key(key)?.1, value).map(drop)
         }
         Table::Orphans => exactly(key, 8).ok_or_else(wrong),
         Table::State if key == STATE_KEY => State::decode(value).map(drop),
         Table::State => Ok(()),
-        Table::Regions | Table::Digests | Table::Bad | Table::Links | Table::Held => Ok(()),
+        Table::Regions | Table::Digests | Table::Bad | Table::Links | Table::Protected => Ok(()),
     }
 }
 

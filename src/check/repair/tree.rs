@@ -14,8 +14,8 @@ use roaring::RoaringTreemap;
 use crate::chunk::ChunkId;
 use crate::error::Result;
 use crate::meta::rows::{
-    DirentRow, Extent, InodeRow, NameHash, PROTECTING, Piece, ROOT_INO, Timestamp, dirent_key, dirent_name,
-    extent_key, id_key, ino_of, link_count, link_row, split_extent_key,
+    DirentRow, Extent, InodeRow, NameHash, PROTECTING, Piece, ROOT_INO, Timestamp, decode_extent_key,
+    dirent_key, dirent_name, extent_key, id_key, ino_of, link_count, link_row,
 };
 use crate::meta::{Counter, Kv, Table};
 
@@ -29,7 +29,7 @@ const LOST: ChunkId = ChunkId(0);
 /// Bytes that one such extent stands for at most.
 const LOST_LEN: u64 = 1 << 30;
 /// No directory is deeper than this.
-const DEEPEST: usize = 4096;
+const MAX_DEPTH: usize = 4096;
 
 /// What is known of an inode.
 #[derive(Default)]
@@ -67,7 +67,7 @@ struct Move {
     to: Vec<Vec<u8>>,
 }
 
-pub(super) struct Mend<'a, 's> {
+pub(super) struct TreeRepair<'a, 's> {
     kv: &'a Kv,
     sink: &'a mut Sink<'s>,
     report: &'a mut RepairReport,
@@ -81,7 +81,7 @@ pub(super) struct Mend<'a, 's> {
     pub next_ino: u64,
 }
 
-impl<'a, 's> Mend<'a, 's> {
+impl<'a, 's> TreeRepair<'a, 's> {
     pub fn new(
         kv: &'a Kv,
         sink: &'a mut Sink<'s>,
@@ -98,7 +98,7 @@ impl<'a, 's> Mend<'a, 's> {
     pub fn run(mut self, chunks: &Chunks, sums: &mut [i64; Counter::ALL.len()]) -> Result<u64> {
         self.inodes()?;
         self.extents(chunks)?;
-        self.sink.settle()?;
+        self.sink.flush()?;
         let names = self.names()?;
         self.orphans(sums)?;
         self.plan_moves(names)?;
@@ -106,9 +106,9 @@ impl<'a, 's> Mend<'a, 's> {
         self.places()?;
         self.write_inodes(sums)?;
         self.attributes()?;
-        self.sink.settle()?;
+        self.sink.flush()?;
         self.kv.read()?.scan(Table::Extents, Bound::Unbounded, Bound::Unbounded, |key, row| {
-            let extent = Extent::decode(split_extent_key(key)?.1, row)?;
+            let extent = Extent::decode(decode_extent_key(key)?.1, row)?;
             sums[Counter::ReferencedBytes as usize] += extent.len as i64;
             Ok(true)
         })?;
@@ -138,7 +138,7 @@ impl<'a, 's> Mend<'a, 's> {
         let mut file: Option<Seen> = None;
         let view = self.kv.read()?;
         view.scan(Table::Extents, Bound::Unbounded, Bound::Unbounded, |key, row| {
-            let (ino, offset) = split_extent_key(key)?;
+            let (ino, offset) = decode_extent_key(key)?;
             let extent = Extent::decode(offset, row)?;
             if file.as_ref().is_none_or(|seen| seen.ino != ino)
                 && let Some(seen) = file.replace(Seen { ino, covered: Vec::new(), hurt: false })
@@ -262,7 +262,7 @@ impl<'a, 's> Mend<'a, 's> {
     /// The names of a path, from the root. If a directory has lost its name, the path begins with its number.
     fn path(&self, mut dir: u64, name: &[u8]) -> Vec<Vec<u8>> {
         let mut parts = vec![name.to_vec()];
-        while dir != ROOT_INO && parts.len() < DEEPEST {
+        while dir != ROOT_INO && parts.len() < MAX_DEPTH {
             match self.dirs.get(&dir) {
                 Some((above, name)) => {
                     parts.push(name.to_vec());
@@ -376,7 +376,7 @@ impl<'a, 's> Mend<'a, 's> {
 
     /// Rebuilds the rows that say where the names of inodes are, from the names.
     fn places(&mut self) -> Result<()> {
-        self.sink.settle()?;
+        self.sink.flush()?;
         self.kv.read()?.scan(Table::Dirents, Bound::Unbounded, Bound::Unbounded, |key, row| {
             let (dir, entry) = (ino_of(key)?, DirentRow::decode(row)?);
             match self.nodes.get_mut(&entry.ino) {
@@ -413,7 +413,7 @@ impl<'a, 's> Mend<'a, 's> {
             if node.kind == libc::S_IFDIR {
                 (row.nlink, row.entries, row.parent) = (2 + node.subdirs, node.entries, node.parent);
                 if row.flags & PROTECTING != 0 {
-                    self.sink.put(Table::Held, &key, &[])?;
+                    self.sink.put(Table::Protected, &key, &[])?;
                 }
             } else {
                 (row.nlink, row.parent) = (node.names, node.parent);
@@ -431,7 +431,7 @@ impl<'a, 's> Mend<'a, 's> {
 
     /// Removes extended attributes of inodes that do not exist.
     fn attributes(&mut self) -> Result<()> {
-        self.sink.settle()?;
+        self.sink.flush()?;
         let view = self.kv.read()?;
         let (mut last, mut stale) = ((0, false), Vec::new());
         view.scan(Table::Xattrs, Bound::Unbounded, Bound::Unbounded, |key, _| {

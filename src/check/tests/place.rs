@@ -5,7 +5,7 @@ use tempfile::TempDir;
 use crate::chunk::ChunkId;
 use crate::fs::{Caller, Fs, FsOptions, ROOT_INO};
 use crate::meta::rows::{
-    DirentRow, Extent, InodeRow, RegionRow, chunk_of, dirent_key, id_key, split_extent_key,
+    DirentRow, Extent, InodeRow, RegionRow, chunk_of, decode_extent_key, dirent_key, id_key,
 };
 use crate::meta::{Counter, Table, Txn};
 use crate::store::{MkfsOptions, OpenOptions, Store, mkfs};
@@ -95,7 +95,7 @@ impl Place {
     }
 
     pub fn change_inode(&self, ino: u64, change: impl FnOnce(&mut InodeRow)) {
-        let row = self.store.now().get(Table::Inodes, &id_key(ino)).unwrap().unwrap();
+        let row = self.store.layers().get(Table::Inodes, &id_key(ino)).unwrap().unwrap();
         let mut row = InodeRow::decode(&row).unwrap();
         change(&mut row);
         self.damage(|txn| txn.put(Table::Inodes, &id_key(ino), &row.encode()));
@@ -132,7 +132,7 @@ impl Place {
     pub fn extents(&self, ino: u64) -> Vec<Extent> {
         let mut extents = Vec::new();
         self.scan(Table::Extents, |key, row| {
-            let (owner, offset) = split_extent_key(key).unwrap();
+            let (owner, offset) = decode_extent_key(key).unwrap();
             if owner == ino {
                 extents.push(Extent::decode(offset, row).unwrap());
             }
@@ -155,7 +155,7 @@ impl Place {
     fn scan(&self, table: Table, mut each: impl FnMut(&[u8], &[u8])) {
         let (from, to) = (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded);
         self.store
-            .now()
+            .layers()
             .view
             .scan(table, from, to, |key, row| {
                 each(key, row);

@@ -1,7 +1,7 @@
 //! Damage of what is stored: regions, digests, packs, bytes; and what a cycle may change meanwhile.
 
-use super::super::findings::{Findings, NAMED};
-use super::super::packs::settled;
+use super::super::findings::{Findings, MAX_NAMES};
+use super::super::packs::confirm_damage;
 use super::place::{Place, noise};
 use super::*;
 use crate::chunk::{ChunkId, Digest};
@@ -150,7 +150,7 @@ fn a_chunk_stored_once_more_is_no_fault() {
     let (before, before_rows) = (place.check(true).bytes_read, place.regions().len());
     let region = place.regions().swap_remove(0);
     // Every other one: the row has to be split.
-    place.store.healing.distrust(region.live().map(|(id, _)| id).filter(|id| id.0 % 2 == 0), region.at.pack);
+    place.store.healing.mark_bad(region.live().map(|(id, _)| id).filter(|id| id.0 % 2 == 0), region.at.pack);
     super::place::file(&place.fs, place.dir, b"again", &noise(300_000, 1));
     place.fs.sync().unwrap();
     let report = place.check(true);
@@ -237,13 +237,13 @@ fn move_all(place: &Place) {
 }
 
 /// Everything after the snapshot was taken, as `check` has it.
-fn rest_of_check(run: &mut Run<'_>) -> Vec<Finding> {
+fn rest_of_check(run: &mut CheckRun<'_>) -> Vec<Finding> {
     let mut regions = chunks::regions(run).unwrap();
     chunks::digests(run, &mut regions).unwrap();
-    let lost = packs::look(run, &regions).unwrap();
+    let lost = packs::check(run, &regions).unwrap();
     tree::check(run, &regions).unwrap();
     data::read(run, &lost).unwrap();
-    let findings = std::mem::replace(&mut run.findings, Findings::new(NAMED));
+    let findings = std::mem::replace(&mut run.findings, Findings::new(MAX_NAMES));
     paths::resolve(run, findings).unwrap()
 }
 
@@ -254,12 +254,12 @@ fn a_cycle_that_moves_and_frees_under_the_check_is_no_damage() {
     place.store.collection.flip().unwrap();
     place.store.collection.end_cycle().unwrap();
     let options = Options { data: true, ..Options::default() };
-    let mut run = Run::new(&place.store, &options);
+    let mut run = CheckRun::new(&place.store, &options);
     move_all(&place);
     assert_eq!(rest_of_check(&mut run), []);
 
     // A region whose chunks were all swept, and its pack unlinked.
-    let mut run = Run::new(&place.store, &options);
+    let mut run = CheckRun::new(&place.store, &options);
     let rows = place.regions();
     for row in &rows {
         place.remove(Table::Regions, &id_key(row.first.0));
@@ -273,12 +273,12 @@ fn a_pack_lost_after_the_look_at_it_is_damage() {
     let place = Place::new();
     let options = Options { data: true, ..Options::default() };
     place.store.commits.fold().unwrap();
-    let mut run = Run::new(&place.store, &options);
+    let mut run = CheckRun::new(&place.store, &options);
     let regions = chunks::regions(&mut run).unwrap();
-    let lost = packs::look(&mut run, &regions).unwrap();
+    let lost = packs::check(&mut run, &regions).unwrap();
     place.store.packs.remove(place.regions()[0].at.pack).unwrap();
     data::read(&mut run, &lost).unwrap();
-    let findings = std::mem::replace(&mut run.findings, Findings::new(NAMED));
+    let findings = std::mem::replace(&mut run.findings, Findings::new(MAX_NAMES));
     let findings = paths::resolve(&mut run, findings).unwrap();
     assert_eq!(findings.len(), place.regions().len(), "{findings:#?}");
     assert!(findings.iter().all(|finding| finding.what.contains("not read back")), "{findings:#?}");
@@ -300,7 +300,7 @@ fn a_row_that_became_several_is_looked_at_in_all_its_parts() {
     let parts = [part(0, 1, healed), part(1, 3, row.at), part(3, 4, healed), part(4, end, row.at)];
     parts.iter().for_each(|part| place.put_region(part));
     let mut looked = Vec::new();
-    let found = settled(&place.store, row.clone(), |row| {
+    let found = confirm_damage(&place.store, row.clone(), |row| {
         looked.push((row.first.0 - first, row.entries.len()));
         Ok(if row.at == healed { Ok(()) } else { Err(()) })
     })
@@ -308,10 +308,10 @@ fn a_row_that_became_several_is_looked_at_in_all_its_parts() {
     assert_eq!(found, [(parts[1].clone(), ()), (parts[3].clone(), ())]);
     looked.sort_unstable();
     assert_eq!(looked, [(0, 1), (0, end), (1, 2), (3, 1), (4, end - 4)]);
-    let found = settled(&place.store, row.clone(), |_| Ok(Ok::<_, ()>(()))).unwrap();
+    let found = confirm_damage(&place.store, row.clone(), |_| Ok(Ok::<_, ()>(()))).unwrap();
     assert_eq!(found, [], "a place that is left may still be read");
     place.damage(|txn| {
         txn.apply(Table::Regions, parts.iter().map(|part| (id_key(part.first.0), None::<&[u8]>)));
     });
-    assert_eq!(settled(&place.store, row, |_| Ok(Err(()))).unwrap(), [], "nothing needs it any more");
+    assert_eq!(confirm_damage(&place.store, row, |_| Ok(Err(()))).unwrap(), [], "nothing needs it any more");
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::run::Runner;
 use crate::cli::{show, size::show_size};
 use crate::error::{Error, Result};
-use crate::fuse::{Detach, MountTable, detach};
+use crate::fuse::{MountTable, UnmountMode, detach};
 
 /// A directory with the store, the mount point, the files to back up and the restored ones.
 pub(super) struct Place {
@@ -91,7 +91,7 @@ impl Place {
             && self.is_mounted()
         {
             eprintln!("cairnfs: {e}");
-            if let Err(e) = detach(&mount, Detach::Lazily) {
+            if let Err(e) = detach(&mount, UnmountMode::Lazy) {
                 eprintln!("cairnfs: {e}");
             }
         }
@@ -121,7 +121,7 @@ impl Drop for Place {
             return;
         }
         if self.is_mounted() {
-            let _ = detach(&self.mount(), Detach::Lazily);
+            let _ = detach(&self.mount(), UnmountMode::Lazy);
         }
         if let Err(e) = self.remove_all() {
             eprintln!("cairnfs: {e}");

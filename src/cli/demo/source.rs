@@ -12,11 +12,11 @@ use crate::cli::show;
 use crate::error::{Error, Result};
 
 /// These bound the default selection, so that the demo takes well under two minutes on a small machine.
-const MOST_BYTES: u64 = 200 << 20;
-const MOST_FILES: u64 = 12_000;
+const MAX_BYTES: u64 = 200 << 20;
+const MAX_FILES: u64 = 12_000;
 
 /// One larger directory would leave no room for different kinds of files.
-const MOST_BYTES_OF_ONE: u64 = MOST_BYTES / 4;
+const MAX_BYTES_OF_ONE: u64 = MAX_BYTES / 4;
 
 /// Where the default selection is taken from.
 const DEFAULTS: [&str; 3] = ["/usr/lib", "/usr/include", "/usr/share"];
@@ -53,7 +53,7 @@ pub(super) fn choose(named: &[PathBuf]) -> Result<Tree> {
     }
     if named.is_empty() {
         for dir in DEFAULTS.iter().flat_map(|top| subdirectories(Path::new(top))) {
-            tree.add(dir, MOST_FILES, MOST_BYTES);
+            tree.add(dir, MAX_FILES, MAX_BYTES);
         }
     }
     if tree.files == 0 {
@@ -72,7 +72,7 @@ impl Tree {
             bytes: (most_bytes - self.bytes.min(most_bytes)).min(if self.named {
                 u64::MAX
             } else {
-                MOST_BYTES_OF_ONE
+                MAX_BYTES_OF_ONE
             }),
         };
         let mut found = Extent::default();
@@ -222,8 +222,8 @@ mod tests {
     #[test]
     fn the_default_is_bounded() {
         let tree = choose(&[]).unwrap();
-        assert!(tree.files > 0 && tree.files <= MOST_FILES);
-        assert!(tree.bytes <= MOST_BYTES);
+        assert!(tree.files > 0 && tree.files <= MAX_FILES);
+        assert!(tree.bytes <= MAX_BYTES);
     }
 
     #[test]

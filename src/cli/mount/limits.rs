@@ -10,7 +10,7 @@ const OPEN_FILES: u64 = 128;
 const ADDRESSES: u64 = 1 << 30;
 
 /// Raises the limits, or says which one is too low. `cache` is what the caches take, in bytes.
-pub(super) fn suffice(cache: u64) -> Result<()> {
+pub(super) fn ensure(cache: u64) -> Result<()> {
     enough(raise(Limit::OpenFiles), raise(Limit::FileSize), raise(Limit::AddressSpace), cache)
 }
 

@@ -6,11 +6,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::super::show;
-use super::super::target::TO_ASK;
+use super::super::target::ASK_TIMEOUT;
 use super::super::umount::still_open;
-use crate::control::{Client, is_silence};
+use crate::control::{Client, is_unresponsive};
 use crate::error::{Error, Result};
-use crate::fuse::{Detach, Entry, Heard, MountTable, ask, detach, is_held};
+use crate::fuse::{Entry, MountAnswer, MountTable, UnmountMode, ask, detach, is_alive};
 use crate::store::{StoreConfig, open_dir};
 
 /// A store and a mount point that fit together; absolute and without symbolic links.
@@ -36,24 +36,26 @@ pub(super) fn checked(store: &Path, mountpoint: &Path) -> Result<Places> {
 /// The mount point, as a directory that answers. A stale mount of ours, whose daemon is gone, is removed first.
 fn usable_mountpoint(path: &Path) -> Result<PathBuf> {
     let real = loop {
-        let found = ask(path, TO_ASK)?.ok_or_else(|| {
+        let found = ask(path, ASK_TIMEOUT)?.ok_or_else(|| {
             Error::Busy(format!(
                 "{0} is a mount whose daemon does not answer; `cairnfs umount -f {0}` unmounts it by force",
                 show(path)
             ))
         })?;
         let real = found.real();
-        match found.heard {
-            Heard::NotThere(libc::ENOENT) => {
+        match found.answer {
+            MountAnswer::NotThere(libc::ENOENT) => {
                 return Err(Error::Usage(format!(
                     "the mount point {0} does not exist; make it with `mkdir {0}`",
                     show(path)
                 )));
             }
-            Heard::NotThere(errno) => return Err(looked_at(path, io::Error::from_raw_os_error(errno))),
+            MountAnswer::NotThere(errno) => return Err(looked_at(path, io::Error::from_raw_os_error(errno))),
             // There may be several, one over the other.
-            Heard::Dead if MountTable::read()?.by_id(found.mount).is_some_and(|m| m.mountpoint == real) => {
-                detach(&real, Detach::Lazily)?;
+            MountAnswer::Dead
+                if MountTable::read()?.by_id(found.mount).is_some_and(|m| m.mountpoint == real) =>
+            {
+                detach(&real, UnmountMode::Lazy)?;
                 eprintln!("cairnfs: {} was a mount whose daemon is gone; it was unmounted", show(&real));
             }
             _ => break real,
@@ -120,7 +122,7 @@ fn refuse_mounted(store: &Path, mountpoint: &Path) -> Result<()> {
 fn refuse_open(store: &Path, table: &MountTable) -> Result<()> {
     let silent = |error: Error| {
         let text = format!("the store {} is in use: {error}", show(store));
-        if is_silence(&error) { Error::Busy(text) } else { error }
+        if is_unresponsive(&error) { Error::Busy(text) } else { error }
     };
     let Some(mut client) = Client::connect(store).map_err(silent)? else { return Ok(()) };
     let mounted = client.presence().mount;
@@ -134,7 +136,7 @@ fn refuse_open(store: &Path, table: &MountTable) -> Result<()> {
     }
     // It is still used, but not visible here.
     let place = mounted.map(|(major, minor)| Entry::of_device(major, minor));
-    if place.as_ref().is_some_and(|place| is_held(place) == Some(true)) && client.hello(None)?.serving {
+    if place.as_ref().is_some_and(|place| is_alive(place) == Some(true)) && client.hello(None)?.serving {
         return Err(Error::Busy(still_open(store, client.presence(), place.as_ref())));
     }
     Ok(())

@@ -9,14 +9,14 @@ use std::path::Path;
 use crate::cli::args::MountArgs;
 use crate::cli::mount_options::Wanted;
 use crate::cli::show;
-use crate::cli::target::{TO_ASK, Target, reach};
+use crate::cli::target::{ASK_TIMEOUT, Target, reach};
 use crate::error::{Error, Result};
 use crate::fuse::{self, MountTable, Remount, ask};
 use crate::store::real_path;
 
 /// Changes the mount at the mount point. If it becomes read-only, everything is durable when this returns.
 pub(super) fn run(args: &MountArgs, wanted: &Wanted) -> Result<()> {
-    let Some(found) = ask(&args.mountpoint, TO_ASK)? else {
+    let Some(found) = ask(&args.mountpoint, ASK_TIMEOUT)? else {
         return Err(Error::Environment(format!(
             "the process that serves the mount at {} does not answer; nothing was changed",
             show(&args.mountpoint)

@@ -64,19 +64,19 @@ const fn value(word: &'static str, read: fn(&mut Wanted, &str) -> Result<(), Str
 }
 
 /// Less would hold hardly a few regions.
-const SMALLEST_CACHE: u64 = 1 << 20;
+const MIN_CACHE: u64 = 1 << 20;
 
 /// The longest time that written data may stay in memory only, in seconds.
-const LONGEST_COMMIT: u64 = 3600;
+const MAX_COMMIT: u64 = 3600;
 
 /// More often, a store would do little else.
-const SHORTEST_GC_INTERVAL: Duration = Duration::from_secs(60);
+const MIN_GC_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Reading has a most rate of its own, however short the time is.
-const SHORTEST_SCRUB: Duration = Duration::from_secs(1);
+const MIN_SCRUB: Duration = Duration::from_secs(1);
 
 /// More threads than this only wake each other.
-const MOST_THREADS: usize = 64;
+const MAX_THREADS: usize = 64;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -121,7 +121,7 @@ pub(super) const OPTIONS: &[MountOption] = &[
     },
     MountOption {
         spellings: &[value("commit=SECONDS", |w, text| {
-            w.fs.commit_interval = Duration::from_secs(number(text, 1, LONGEST_COMMIT)?);
+            w.fs.commit_interval = Duration::from_secs(number(text, 1, MAX_COMMIT)?);
             Ok(())
         })],
         default: DefaultValue::Word("commit=5"),
@@ -168,7 +168,7 @@ pub(super) const OPTIONS: &[MountOption] = &[
     },
     MountOption {
         spellings: &[value("threads=N", |w, text| {
-            w.fuse.threads = number(text, 1, MOST_THREADS)?;
+            w.fuse.threads = number(text, 1, MAX_THREADS)?;
             Ok(())
         })],
         default: DefaultValue::Described("as many as processors, 2 to 4"),
@@ -238,9 +238,7 @@ where
 
 fn cache_size(text: &str) -> Result<u64, String> {
     match parse_size(text)? {
-        bytes if bytes < SMALLEST_CACHE => {
-            Err(format!("a cache needs at least {}", show_size(SMALLEST_CACHE)))
-        }
+        bytes if bytes < MIN_CACHE => Err(format!("a cache needs at least {}", show_size(MIN_CACHE))),
         bytes => Ok(bytes),
     }
 }
@@ -259,7 +257,7 @@ fn time(text: &str) -> Option<Duration> {
 }
 
 fn scrub_period(text: &str) -> Result<Duration, String> {
-    time(text).filter(|time| *time >= SHORTEST_SCRUB).ok_or_else(|| {
+    time(text).filter(|time| *time >= MIN_SCRUB).ok_or_else(|| {
         String::from(
             "write the time in which all data is to be read, such as scrub=30d or scrub=12h, or scrub=off",
         )
@@ -267,7 +265,7 @@ fn scrub_period(text: &str) -> Result<Duration, String> {
 }
 
 fn gc_interval(text: &str) -> Result<Duration, String> {
-    time(text).filter(|time| *time >= SHORTEST_GC_INTERVAL).ok_or_else(|| {
+    time(text).filter(|time| *time >= MIN_GC_INTERVAL).ok_or_else(|| {
         String::from("write a time of at least a minute, such as gc_interval=12h or gc_interval=1d")
     })
 }

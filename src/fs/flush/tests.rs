@@ -32,7 +32,7 @@ fn stage(fs: &Arc<Fs>, inode: &Arc<Inode>, offset: usize, data: &[u8]) {
 /// Where the chunks of a file end.
 fn ends(fs: &Arc<Fs>, inode: &Arc<Inode>) -> Vec<u64> {
     let size = inode.lock().row.size;
-    let pieces = extents::pieces(&fs.now(), inode.ino, 0, size).unwrap();
+    let pieces = extents::pieces(&fs.layers(), inode.ino, 0, size).unwrap();
     pieces.iter().map(|piece| piece.offset + u64::from(piece.len)).collect()
 }
 
@@ -147,7 +147,7 @@ fn a_flush_of_a_file_that_went_leaves_no_rows() {
         fs.sync().unwrap();
         for table in [Table::Extents, Table::Orphans] {
             let found = |key: &[u8], _: &[u8]| panic!("{} has a row {key:?}", table.name());
-            fs.now().scan(table, Bound::Unbounded, Bound::Unbounded, found).unwrap();
+            fs.layers().scan(table, Bound::Unbounded, Bound::Unbounded, found).unwrap();
         }
         assert_eq!(
             (fs.store.commits.counter(Counter::Inodes), fs.store.commits.counter(Counter::Orphans)),
@@ -174,7 +174,7 @@ fn the_regions_of_a_large_file_are_short() {
     stage(&fs, &large, 0, &noise(100, 5 * MIB));
     fs.flush(&large, Flush::Wanted).unwrap();
     fs.sync().unwrap();
-    let first = extents::pieces(&fs.now(), large.ino, 0, 1).unwrap()[0].id;
+    let first = extents::pieces(&fs.layers(), large.ino, 0, 1).unwrap()[0].id;
     let longest = |from: u64, to: u64| {
         let mut longest = 0;
         let (from, to) = (id_key(from), id_key(to));
@@ -185,7 +185,7 @@ fn the_regions_of_a_large_file_are_short() {
             longest = longest.max(if row.entries.len() > 1 { row.plain } else { 0 });
             Ok(true)
         };
-        fs.now().scan(Table::Regions, rows.0, rows.1, note).unwrap();
+        fs.layers().scan(Table::Regions, rows.0, rows.1, note).unwrap();
         longest
     };
     let small_files = longest(0, first.0);

@@ -16,7 +16,7 @@ const STRIDE: u64 = 8192;
 const AT_A_TIME: usize = 16;
 
 fn open(disk: &SimMedia, config: &StoreConfig) -> Arc<Fs> {
-    open_as(disk, config, FsOptions { at_a_time: AT_A_TIME, ..FsOptions::default() })
+    open_as(disk, config, FsOptions { extents_per_step: AT_A_TIME, ..FsOptions::default() })
 }
 
 fn block() -> Vec<u8> {
@@ -39,7 +39,7 @@ fn set_size(fs: &Fs, ino: u64, size: u64) -> Result<()> {
 
 /// The numbers of the extents that are there.
 fn extents(fs: &Arc<Fs>, ino: u64) -> Vec<u64> {
-    let found = crate::fs::extents::touching(&fs.now(), ino, 0, u64::MAX).unwrap();
+    let found = crate::fs::extents::touching(&fs.layers(), ino, 0, u64::MAX).unwrap();
     found.iter().map(|extent| extent.offset / STRIDE).collect()
 }
 
@@ -94,8 +94,8 @@ fn a_clone_of_very_many_extents_is_done_piece_by_piece() {
     close(&fs);
 }
 
-/// After a power cut at any operation of it, a truncation has left a whole beginning of the file, and a hole is there as
-/// far as it got.
+/// After a power cut at any operation of it, a truncation has left a whole beginning of the file, and a hole is there
+/// as far as it got.
 #[test]
 fn a_power_cut_between_two_steps_leaves_a_whole_file() {
     const EXTENTS: u64 = 60 * AT_A_TIME as u64;

@@ -17,7 +17,7 @@ fn the_queue_leaves_alone_what_goes_in_a_batch_that_is_not_committed() {
     fs.forget(ino, 1);
     assert_eq!(counted(&fs), [1, 0]);
     assert!(
-        fs.now().view.get(Table::Orphans, &id_key(ino)).unwrap().is_some(),
+        fs.layers().view.get(Table::Orphans, &id_key(ino)).unwrap().is_some(),
         "as far as the database knows"
     );
     assert_eq!(fs.reap().unwrap(), (0, false));

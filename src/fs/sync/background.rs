@@ -50,7 +50,7 @@ pub(in crate::fs) fn note(retry: &Mutex<Retry>, now: Instant, result: &Result<()
     let mut retry = retry.lock();
     match result {
         Ok(()) => {
-            retry.went_well();
+            retry.succeeded();
             false
         }
         Err(error) => retry.failed(now, Timestamp::now().sec, &error.to_string()),

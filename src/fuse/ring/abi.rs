@@ -6,7 +6,7 @@ use fuser::FopenFlags;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::fs::{Attr as FsAttr, DirEntry, FsStat, Timestamp};
-use crate::fuse::answer::{KEEP, keep};
+use crate::fuse::answer::{ENTRY_TIMEOUT, entry_timeout};
 
 macro_rules! incoming {
     ($($(#[$doc:meta])* $name:ident { $($field:ident: $kind:ty),* $(,)? })*) => {
@@ -185,12 +185,12 @@ impl From<&FsAttr> for AttrFields {
 
 impl From<&FsAttr> for EntryOut {
     fn from(attr: &FsAttr) -> Self {
-        let keep = keep(attr).as_secs();
+        let entry_timeout = entry_timeout(attr).as_secs();
         Self {
             nodeid: attr.ino,
             generation: attr.generation,
-            entry_valid: keep,
-            attr_valid: keep,
+            entry_valid: entry_timeout,
+            attr_valid: entry_timeout,
             attr: attr.into(),
             ..Self::default()
         }
@@ -205,14 +205,14 @@ impl EntryOut {
     }
 
     /// The reply for a missing name: inode 0, which the kernel caches as a negative entry.
-    pub fn nothing() -> Self {
-        Self { entry_valid: KEEP.as_secs(), attr_valid: KEEP.as_secs(), ..Self::default() }
+    pub fn negative() -> Self {
+        Self { entry_valid: ENTRY_TIMEOUT.as_secs(), attr_valid: ENTRY_TIMEOUT.as_secs(), ..Self::default() }
     }
 }
 
 impl From<&FsAttr> for AttrOut {
     fn from(attr: &FsAttr) -> Self {
-        Self { attr_valid: KEEP.as_secs(), attr: attr.into(), ..Self::default() }
+        Self { attr_valid: ENTRY_TIMEOUT.as_secs(), attr: attr.into(), ..Self::default() }
     }
 }
 
@@ -249,7 +249,7 @@ impl From<&FsAttr> for StatxOut {
             rdev_minor: attr.rdev & 0xff | attr.rdev >> 12 & 0xfff00,
             ..Statx::default()
         };
-        Self { attr_valid: KEEP.as_secs(), stat, ..Self::default() }
+        Self { attr_valid: ENTRY_TIMEOUT.as_secs(), stat, ..Self::default() }
     }
 }
 

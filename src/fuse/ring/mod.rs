@@ -26,7 +26,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use super::adapter::Adapter;
 use super::options::IoUring;
 use crate::error::{Error, Result};
-use crate::media::most_open_files;
+use crate::media::max_open_files_now;
 use entry::Entry;
 
 /// The switch of the kernel's module.
@@ -69,7 +69,7 @@ fn depth(queues: usize) -> usize {
 /// Whether a descriptor for each thread leaves at least as many descriptors for everything else.
 fn has_descriptors() -> bool {
     let queues = possible_processors();
-    most_open_files() / 2 >= (queues * depth(queues)) as u64
+    max_open_files_now() / 2 >= (queues * depth(queues)) as u64
 }
 
 fn refused(why: &str) -> Error {

@@ -11,8 +11,8 @@ use super::entry::Request;
 use crate::error::{Error, Result};
 use crate::fs::{Attr, Caller, DirEntry, SetAttr, SetTime, Timestamp};
 use crate::fuse::adapter::Adapter;
-use crate::fuse::answer::Asked;
-use crate::fuse::asker::Asker;
+use crate::fuse::answer::RequestInfo;
+use crate::fuse::requester::Requester;
 use crate::fuse::xattr::Fitted;
 use fuser::{FopenFlags, WriteFlags};
 
@@ -22,7 +22,7 @@ pub(super) fn answer(adapter: &Adapter, request: &Request, payload: &mut [u8]) -
     let what = op::name(header.opcode).ok_or(libc::ENOSYS)?;
     let call =
         Call { adapter, request, ino: header.nodeid, caller: Caller { uid: header.uid, gid: header.gid } };
-    Asked { what, ino: call.ino }.handle(|| call.serve(payload))
+    RequestInfo { what, ino: call.ino }.handle(|| call.serve(payload))
 }
 
 /// One request with what every operation needs of it.
@@ -107,19 +107,19 @@ impl Call<'_> {
         Ok(header)
     }
 
-    fn asker(&self) -> Asker {
-        Asker { caller: self.caller, pid: self.request.header.pid }
+    fn requester(&self) -> Requester {
+        Requester { caller: self.caller, pid: self.request.header.pid }
     }
 
     /// The input in the payload.
-    fn came<'p>(&self, payload: &'p [u8]) -> &'p [u8] {
+    fn input<'p>(&self, payload: &'p [u8]) -> &'p [u8] {
         &payload[..self.request.payload.min(payload.len())]
     }
 
     fn lookup(&self, payload: &mut [u8]) -> Result<usize> {
-        match self.adapter.lookup(self.ino, name(self.came(payload))?.0)? {
+        match self.adapter.lookup(self.ino, name(self.input(payload))?.0)? {
             Some(attr) => put_entry(payload, &attr),
-            None => put(payload, &abi::EntryOut::nothing()),
+            None => put(payload, &abi::EntryOut::negative()),
         }
     }
 
@@ -134,21 +134,21 @@ impl Call<'_> {
     }
 
     fn setattr(&self, payload: &mut [u8]) -> Result<usize> {
-        let asked: abi::SetattrIn = self.operation()?;
-        let has = |bit: u32| asked.valid & bit != 0;
+        let args: abi::SetattrIn = self.operation()?;
+        let has = |bit: u32| args.valid & bit != 0;
         let time = |bit, now, sec, nsec| {
             has(bit).then(|| if has(now) { SetTime::Now } else { SetTime::At(Timestamp { sec, nsec }) })
         };
         let set = SetAttr {
-            mode: has(fattr::MODE).then_some(asked.mode),
-            uid: has(fattr::UID).then_some(asked.uid),
-            gid: has(fattr::GID).then_some(asked.gid),
-            size: has(fattr::SIZE).then_some(asked.size),
-            atime: time(fattr::ATIME, fattr::ATIME_NOW, asked.atime, asked.atimensec),
-            mtime: time(fattr::MTIME, fattr::MTIME_NOW, asked.mtime, asked.mtimensec),
-            ctime: has(fattr::CTIME).then_some(Timestamp { sec: asked.ctime, nsec: asked.ctimensec }),
+            mode: has(fattr::MODE).then_some(args.mode),
+            uid: has(fattr::UID).then_some(args.uid),
+            gid: has(fattr::GID).then_some(args.gid),
+            size: has(fattr::SIZE).then_some(args.size),
+            atime: time(fattr::ATIME, fattr::ATIME_NOW, args.atime, args.atimensec),
+            mtime: time(fattr::MTIME, fattr::MTIME_NOW, args.mtime, args.mtimensec),
+            ctime: has(fattr::CTIME).then_some(Timestamp { sec: args.ctime, nsec: args.ctimensec }),
         };
-        put(payload, &abi::AttrOut::from(&self.adapter.setattr(self.ino, self.asker(), set)?))
+        put(payload, &abi::AttrOut::from(&self.adapter.setattr(self.ino, self.requester(), set)?))
     }
 
     fn readlink(&self, payload: &mut [u8]) -> Result<usize> {
@@ -156,64 +156,64 @@ impl Call<'_> {
     }
 
     fn symlink(&self, payload: &mut [u8]) -> Result<usize> {
-        let (link, rest) = name(self.came(payload))?;
+        let (link, rest) = name(self.input(payload))?;
         let attr = self.adapter.symlink(self.ino, link, self.caller, name(rest)?.0)?;
         put_entry(payload, &attr)
     }
 
     fn mknod(&self, payload: &mut [u8]) -> Result<usize> {
-        let asked: abi::MknodIn = self.operation()?;
-        let (name, _) = name(self.came(payload))?;
-        let attr = self.adapter.mknod(self.ino, name, self.caller, asked.mode, asked.umask, asked.rdev)?;
+        let args: abi::MknodIn = self.operation()?;
+        let (name, _) = name(self.input(payload))?;
+        let attr = self.adapter.mknod(self.ino, name, self.caller, args.mode, args.umask, args.rdev)?;
         put_entry(payload, &attr)
     }
 
     fn mkdir(&self, payload: &mut [u8]) -> Result<usize> {
-        let asked: abi::MkdirIn = self.operation()?;
-        let (name, _) = name(self.came(payload))?;
-        put_entry(payload, &self.adapter.mkdir(self.ino, name, self.caller, asked.mode, asked.umask)?)
+        let args: abi::MkdirIn = self.operation()?;
+        let (name, _) = name(self.input(payload))?;
+        put_entry(payload, &self.adapter.mkdir(self.ino, name, self.caller, args.mode, args.umask)?)
     }
 
     fn unlink(&self, payload: &[u8]) -> Result<usize> {
-        self.adapter.unlink(self.ino, name(self.came(payload))?.0).map(|()| 0)
+        self.adapter.unlink(self.ino, name(self.input(payload))?.0).map(|()| 0)
     }
 
     fn rmdir(&self, payload: &[u8]) -> Result<usize> {
-        self.adapter.rmdir(self.ino, name(self.came(payload))?.0).map(|()| 0)
+        self.adapter.rmdir(self.ino, name(self.input(payload))?.0).map(|()| 0)
     }
 
     fn rename(&self, payload: &[u8]) -> Result<usize> {
-        let asked: abi::RenameIn = self.operation()?;
+        let args: abi::RenameIn = self.operation()?;
         // The older form ends before the flags.
-        let flags = if self.request.header.opcode == op::RENAME2 { asked.flags } else { 0 };
-        let (old, rest) = name(self.came(payload))?;
-        self.adapter.rename(self.ino, old, asked.newdir, name(rest)?.0, flags).map(|()| 0)
+        let flags = if self.request.header.opcode == op::RENAME2 { args.flags } else { 0 };
+        let (old, rest) = name(self.input(payload))?;
+        self.adapter.rename(self.ino, old, args.newdir, name(rest)?.0, flags).map(|()| 0)
     }
 
     fn link(&self, payload: &mut [u8]) -> Result<usize> {
-        let asked: abi::LinkIn = self.operation()?;
-        let attr = self.adapter.link(asked.oldnodeid, self.ino, name(self.came(payload))?.0)?;
+        let args: abi::LinkIn = self.operation()?;
+        let attr = self.adapter.link(args.oldnodeid, self.ino, name(self.input(payload))?.0)?;
         put_entry(payload, &attr)
     }
 
     fn create(&self, payload: &mut [u8]) -> Result<usize> {
-        let asked: abi::CreateIn = self.operation()?;
-        let (name, _) = name(self.came(payload))?;
-        let (attr, flags) = self.adapter.create(self.ino, name, self.caller, asked.mode, asked.umask)?;
+        let args: abi::CreateIn = self.operation()?;
+        let (name, _) = name(self.input(payload))?;
+        let (attr, flags) = self.adapter.create(self.ino, name, self.caller, args.mode, args.umask)?;
         put(payload, &abi::CreateOut { entry: (&attr).into(), open: flags.into() })
     }
 
     fn read(&self, payload: &mut [u8]) -> Result<usize> {
-        let asked: abi::ReadIn = self.operation()?;
-        let out = payload.get_mut(..asked.size as usize).ok_or(Error::Posix(libc::EIO))?;
-        self.adapter.read_into(self.ino, asked.offset, out, asked.flags as i32)
+        let args: abi::ReadIn = self.operation()?;
+        let out = payload.get_mut(..args.size as usize).ok_or(Error::Posix(libc::EIO))?;
+        self.adapter.read_into(self.ino, args.offset, out, args.flags as i32)
     }
 
     fn write(&self, payload: &mut [u8]) -> Result<usize> {
-        let asked: abi::WriteIn = self.operation()?;
-        let data = self.came(payload).get(..asked.size as usize).ok_or(Error::Posix(libc::EIO))?;
-        let flags = WriteFlags::from_bits_retain(asked.write_flags);
-        let size = self.adapter.write(self.ino, self.asker(), asked.offset, data, flags)?;
+        let args: abi::WriteIn = self.operation()?;
+        let data = self.input(payload).get(..args.size as usize).ok_or(Error::Posix(libc::EIO))?;
+        let flags = WriteFlags::from_bits_retain(args.write_flags);
+        let size = self.adapter.write(self.ino, self.requester(), args.offset, data, flags)?;
         put(payload, &abi::WriteOut { size, ..Default::default() })
     }
 
@@ -227,38 +227,38 @@ impl Call<'_> {
     }
 
     fn setxattr(&self, payload: &[u8]) -> Result<usize> {
-        let asked: abi::SetxattrIn = self.operation()?;
-        let (name, value) = name(self.came(payload))?;
-        let value = value.get(..asked.size as usize).ok_or(Error::Posix(libc::EIO))?;
-        self.adapter.setxattr(self.ino, self.asker(), name, value, asked.flags).map(|()| 0)
+        let args: abi::SetxattrIn = self.operation()?;
+        let (name, value) = name(self.input(payload))?;
+        let value = value.get(..args.size as usize).ok_or(Error::Posix(libc::EIO))?;
+        self.adapter.setxattr(self.ino, self.requester(), name, value, args.flags).map(|()| 0)
     }
 
     fn getxattr(&self, payload: &mut [u8]) -> Result<usize> {
-        let asked: abi::GetxattrIn = self.operation()?;
-        let name = name(self.came(payload))?.0;
-        put_xattr(payload, self.adapter.getxattr(self.ino, self.caller, name, asked.size)?)
+        let args: abi::GetxattrIn = self.operation()?;
+        let name = name(self.input(payload))?.0;
+        put_xattr(payload, self.adapter.getxattr(self.ino, self.caller, name, args.size)?)
     }
 
     fn listxattr(&self, payload: &mut [u8]) -> Result<usize> {
-        let asked: abi::GetxattrIn = self.operation()?;
-        put_xattr(payload, self.adapter.listxattr(self.ino, self.caller, asked.size)?)
+        let args: abi::GetxattrIn = self.operation()?;
+        put_xattr(payload, self.adapter.listxattr(self.ino, self.caller, args.size)?)
     }
 
     fn removexattr(&self, payload: &[u8]) -> Result<usize> {
-        self.adapter.removexattr(self.ino, name(self.came(payload))?.0).map(|()| 0)
+        self.adapter.removexattr(self.ino, name(self.input(payload))?.0).map(|()| 0)
     }
 
     fn readdir(&self, payload: &mut [u8]) -> Result<usize> {
-        let asked: abi::ReadIn = self.operation()?;
-        let mut rows = Rows::new(payload, asked.size);
-        self.adapter.readdir(self.ino, asked.offset, &mut |entry| rows.add(&dirent(entry), entry.name))?;
+        let args: abi::ReadIn = self.operation()?;
+        let mut rows = Rows::new(payload, args.size);
+        self.adapter.readdir(self.ino, args.offset, &mut |entry| rows.add(&dirent(entry), entry.name))?;
         Ok(rows.used)
     }
 
     fn readdirplus(&self, payload: &mut [u8]) -> Result<usize> {
-        let asked: abi::ReadIn = self.operation()?;
-        let mut rows = Rows::new(payload, asked.size);
-        self.adapter.readdirplus(self.ino, asked.offset, &mut |row, attr| {
+        let args: abi::ReadIn = self.operation()?;
+        let mut rows = Rows::new(payload, args.size);
+        self.adapter.readdirplus(self.ino, args.offset, &mut |row, attr| {
             let entry = attr.map_or_else(|| abi::EntryOut::bare(row), abi::EntryOut::from);
             let ino = attr.map_or(row.ino, |attr| attr.ino);
             let dirent = abi::Dirent { ino, ..dirent(row) };
@@ -268,27 +268,27 @@ impl Call<'_> {
     }
 
     fn ioctl(&self, payload: &mut [u8]) -> Result<usize> {
-        let asked: abi::IoctlIn = self.operation()?;
-        let answer = self.adapter.ioctl(self.ino, self.caller, asked.cmd, self.came(payload))?;
+        let args: abi::IoctlIn = self.operation()?;
+        let answer = self.adapter.ioctl(self.ino, self.caller, args.cmd, self.input(payload))?;
         let head = put(payload, &abi::IoctlOut { in_iovs: 1, out_iovs: 1, ..Default::default() })?;
         Ok(head + put(&mut payload[head..], answer.as_slice())?)
     }
 
     fn fallocate(&self) -> Result<usize> {
-        let asked: abi::FallocateIn = self.operation()?;
-        self.adapter.fallocate(self.ino, self.asker(), asked.offset, asked.length, asked.mode).map(|()| 0)
+        let args: abi::FallocateIn = self.operation()?;
+        self.adapter.fallocate(self.ino, self.requester(), args.offset, args.length, args.mode).map(|()| 0)
     }
 
     fn lseek(&self, payload: &mut [u8]) -> Result<usize> {
-        let asked: abi::LseekIn = self.operation()?;
-        let offset = self.adapter.lseek(self.ino, asked.offset, asked.whence)?;
+        let args: abi::LseekIn = self.operation()?;
+        let offset = self.adapter.lseek(self.ino, args.offset, args.whence)?;
         put(payload, &abi::LseekOut { offset })
     }
 
     fn copy_file_range(&self, payload: &mut [u8]) -> Result<usize> {
-        let asked: abi::CopyFileRangeIn = self.operation()?;
-        let (from, to) = ((self.ino, asked.off_in), (asked.nodeid_out, asked.off_out));
-        let size = self.adapter.copy_file_range(self.asker(), from, to, asked.len)?;
+        let args: abi::CopyFileRangeIn = self.operation()?;
+        let (from, to) = ((self.ino, args.off_in), (args.nodeid_out, args.off_out));
+        let size = self.adapter.copy_file_range(self.requester(), from, to, args.len)?;
         put(payload, &abi::WriteOut { size, ..Default::default() })
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Bound;
 
 use crate::error::Result;
 use crate::gc::CycleRecord;
-use crate::meta::rows::{Extent, extent_key, ino_of, split_extent_key};
+use crate::meta::rows::{Extent, decode_extent_key, extent_key, ino_of};
 use crate::meta::{ReadView, Table};
 use crate::store::Store;
 use crate::store::barrier::cells::Cells;
@@ -26,12 +26,17 @@ pub(in crate::gc) fn mark(
     for ino in inodes {
         go_on()?;
         let (from, to) = (extent_key(ino, 0), extent_key(ino, u64::MAX));
-        store.now().view.scan(Table::Extents, Bound::Included(&from), Bound::Excluded(&to), |key, row| {
-            let extent = Extent::decode(split_extent_key(key)?.1, row)?;
-            record.marked += cells.mark_run(extent.first, extent.lens.len() as u64).0;
-            record.extents += 1;
-            Ok(true)
-        })?;
+        store.layers().view.scan(
+            Table::Extents,
+            Bound::Included(&from),
+            Bound::Excluded(&to),
+            |key, row| {
+                let extent = Extent::decode(decode_extent_key(key)?.1, row)?;
+                record.marked += cells.mark_run(extent.first, extent.lens.len() as u64).0;
+                record.extents += 1;
+                Ok(true)
+            },
+        )?;
     }
     Ok(())
 }

@@ -24,7 +24,7 @@ use crate::sync::Arc;
 /// Steps that go into the database together: it needs the space of all pages that one transaction replaces once more.
 const FOLDED_TOGETHER: u64 = 8;
 /// Digests read in one view, for each that a transaction may remove.
-const LOOK: usize = 64;
+const SCAN_FACTOR: usize = 64;
 
 /// Transactions one after the other.
 struct Transactions<'a, G> {
@@ -47,7 +47,7 @@ impl<G: FnMut(bool) -> Result<()>> Transactions<'_, G> {
 }
 
 fn is_condemned(cells: &Cells, id: ChunkId) -> bool {
-    id < cells.watermark() && cells.look(id) == Cell::Condemned
+    id < cells.watermark() && cells.get(id) == Cell::Condemned
 }
 
 /// Removes condemned chunks from the rows of their digests; `listed` has all of them, if there is a list.
@@ -61,14 +61,16 @@ pub(super) fn digests(
     let mut transactions = Transactions { store, done: 0, go_on };
     if let Some(mut listed) = listed {
         listed.sort_unstable();
-        return listed.chunks(step).try_for_each(|some| transactions.run(|txn, _| unname(txn, some)));
+        return listed
+            .chunks(step)
+            .try_for_each(|some| transactions.run(|txn, _| remove_from_digests(txn, some)));
     }
     let mut from = Some(None);
     while let Some(behind) = from {
         let (some, next) = condemned_behind(store, cells, behind, step)?;
         match some.as_slice() {
             [] => (transactions.go_on)(false)?,
-            some => transactions.run(|txn, _| unname(txn, some))?,
+            some => transactions.run(|txn, _| remove_from_digests(txn, some))?,
         }
         from = next.map(Some);
     }
@@ -85,26 +87,26 @@ fn condemned_behind(
     behind: Option<Digest>,
     step: usize,
 ) -> Result<SomeDigests> {
-    let view = store.now().view.clone();
+    let view = store.layers().view.clone();
     let (mut found, mut looked, mut next) = (Vec::new(), 0, None);
     let from = behind.as_ref().map_or(Bound::Unbounded, |digest| Bound::Excluded(&digest.0[..]));
     view.scan(Table::Digests, from, Bound::Unbounded, |key, row| {
-        let digest = digest::of_key(key)?;
-        found.extend(digest::named(row)?.filter(|id| is_condemned(cells, *id)).map(|id| (digest, id)));
+        let digest = digest::from_key(key)?;
+        found.extend(digest::chunk_ids(row)?.filter(|id| is_condemned(cells, *id)).map(|id| (digest, id)));
         looked += 1;
-        next = (found.len() >= step || looked >= step * LOOK).then_some(digest);
+        next = (found.len() >= step || looked >= step * SCAN_FACTOR).then_some(digest);
         Ok(next.is_none())
     })?;
     Ok((found, next))
 }
 
-fn unname(txn: &mut Txn<'_>, some: &[(Digest, ChunkId)]) -> Result<()> {
+fn remove_from_digests(txn: &mut Txn<'_>, some: &[(Digest, ChunkId)]) -> Result<()> {
     if out(Protection::DigestStillNames) {
         txn.apply(Table::Digests, some.iter().map(|(digest, _)| (digest.0, None::<&[u8]>)));
         return Ok(());
     }
     let gone = some.iter().map(|(digest, id)| (digest.0, *id));
-    txn.change(Table::Digests, gone, |id, row| digest::without(row, id))
+    txn.change(Table::Digests, gone, |id, row| digest::remove(row, id))
 }
 
 /// Removes the condemned chunks in these stretches from the rows of their regions.
@@ -119,7 +121,7 @@ pub(super) fn chunks(
     let mut ranges = stretches.iter().map(|number| (number * STRETCH, (number + 1) * STRETCH));
     let mut range = ranges.next();
     while range.is_some() {
-        let view = store.now().view.clone();
+        let view = store.layers().view.clone();
         let (mut seen, mut count) = (Vec::new(), 0);
         while let Some((from, to)) = range.filter(|_| count < step) {
             let mut next = None;

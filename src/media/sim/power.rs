@@ -148,7 +148,7 @@ impl Rng {
 /// What a cut does with unsynced changes. The two extremes are chosen more often than random choices would: most
 /// mistakes show at one of them.
 #[derive(Copy, Clone, Eq, PartialEq)]
-enum Mood {
+enum CutMode {
     LoseAll,
     KeepAll,
     Choose,
@@ -161,19 +161,19 @@ struct Replay {
     names: Vec<Change>,
     /// Changes of bytes that no sync covered, by inode, in order.
     edits: BTreeMap<u64, Vec<Edit>>,
-    mood: Mood,
+    mode: CutMode,
     rng: Rng,
 }
 
 /// The disk after power was cut right before the change that would follow `log`.
 pub fn cut(base: &Disk, log: &[Change], seed: u64) -> Disk {
     let mut rng = Rng(seed);
-    let mood = match rng.below(5) {
-        0 => Mood::LoseAll,
-        1 => Mood::KeepAll,
-        _ => Mood::Choose,
+    let mode = match rng.below(5) {
+        0 => CutMode::LoseAll,
+        1 => CutMode::KeepAll,
+        _ => CutMode::Choose,
     };
-    let mut replay = Replay { disk: base.clone(), names: Vec::new(), edits: BTreeMap::new(), mood, rng };
+    let mut replay = Replay { disk: base.clone(), names: Vec::new(), edits: BTreeMap::new(), mode, rng };
     for change in log {
         replay.step(change);
     }
@@ -230,10 +230,10 @@ impl Replay {
         let mut ended: HashSet<String> = HashSet::new();
         for change in std::mem::take(&mut self.names) {
             let open = !change.dirs().iter().any(|dir| ended.contains(*dir));
-            let kept = match self.mood {
-                Mood::LoseAll => false,
-                Mood::KeepAll => true,
-                Mood::Choose => open && self.rng.below(4) != 0,
+            let kept = match self.mode {
+                CutMode::LoseAll => false,
+                CutMode::KeepAll => true,
+                CutMode::Choose => open && self.rng.below(4) != 0,
             };
             if kept {
                 change.apply_names(&mut self.disk);
@@ -244,7 +244,7 @@ impl Replay {
         for (ino, edits) in std::mem::take(&mut self.edits) {
             let mut blocks = self.disk.files.remove(&ino).unwrap_or_default();
             for edit in &edits {
-                self.settle(edit, &mut blocks);
+                self.resolve_unsynced(edit, &mut blocks);
             }
             self.disk.files.insert(ino, blocks);
         }
@@ -253,15 +253,15 @@ impl Replay {
     }
 
     /// Decides what is left of one unsynced change of bytes.
-    fn settle(&mut self, edit: &Edit, blocks: &mut Blocks) {
-        match (edit, self.mood) {
+    fn resolve_unsynced(&mut self, edit: &Edit, blocks: &mut Blocks) {
+        match (edit, self.mode) {
             // A flipped bit does not depend on the power.
-            (Edit::Flip(_), _) | (_, Mood::KeepAll) => edit.apply(blocks),
-            (_, Mood::LoseAll) => {}
-            (Edit::Write { offset, data }, Mood::Choose) => {
+            (Edit::Flip(_), _) | (_, CutMode::KeepAll) => edit.apply(blocks),
+            (_, CutMode::LoseAll) => {}
+            (Edit::Write { offset, data }, CutMode::Choose) => {
                 self.tear(*offset, data, blocks);
             }
-            (_, Mood::Choose) => {
+            (_, CutMode::Choose) => {
                 if self.rng.below(2) == 0 {
                     edit.apply(blocks);
                 }

@@ -19,7 +19,7 @@ type Walk = Box<dyn Iterator<Item = Result<CheckedRow>>>;
 impl Kv {
     /// A view of the present state in which some tables may be missing: each read of these is an error. It is for a
     /// repair; a table cannot be opened if its root page is damaged.
-    pub fn read_what_is_there(&self) -> Result<ReadView> {
+    pub fn read_partial(&self) -> Result<ReadView> {
         self.with_db(|db| {
             let txn = db.begin_read().map_err(db_error)?;
             let mut wrong = None;

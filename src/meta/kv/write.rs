@@ -1,6 +1,7 @@
 //! The one write transaction.
 //!
-//! Keeps true: it is applied whole or not at all, and once a change of the file has failed, nothing is written any more.
+//! Keeps true: it is applied whole or not at all, and once a change of the file has failed, nothing is written any
+//! more.
 
 use std::io;
 use std::sync::Arc;
@@ -11,14 +12,15 @@ use crate::error::{Error, Result};
 use crate::sync::MutexGuard;
 
 use super::{
-    Kv, Pages, Row, Table, db_error, file_error, first_of, guarded, owned, store_in, unfailed, verified,
+    Kv, Pages, Row, Table, check_not_failed, db_error, file_error, guarded, original_error, owned, store_in,
+    verified,
 };
 
 impl Kv {
     /// Begins the one write transaction; waits while another is under way.
     pub fn write(&self) -> Result<WriteTxn<'_>> {
         let turn = self.writing.lock();
-        unfailed(&self.pages)?;
+        check_not_failed(&self.pages)?;
         let mut txn = self.with_db(|db| db.begin_write().map_err(db_error))?;
         // Opening after a crash must not depend on the store's size.
         txn.set_quick_repair(true);
@@ -49,7 +51,7 @@ impl WriteTxn<'_> {
     }
 
     fn within<R>(&self, work: impl FnOnce() -> Result<R>) -> Result<R> {
-        guarded(work).map_err(|error| first_of(&self.pages, error))
+        guarded(work).map_err(|error| original_error(&self.pages, error))
     }
 
     /// If the engine can neither commit nor abort a transaction, nothing is written after it. Otherwise the engine
@@ -207,6 +209,6 @@ impl WriteTxn<'_> {
             }
             txn.commit().map_err(db_error)
         }))?;
-        unfailed(&self.pages)
+        check_not_failed(&self.pages)
     }
 }

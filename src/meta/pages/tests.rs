@@ -43,7 +43,7 @@ fn places_and_lengths_agree() {
 fn what_was_written_comes_back_and_long_reads_cross_groups() {
     let disk = filled(GROUP + 5);
     let file = open(&disk).unwrap();
-    assert_eq!((file.found(), file.len()), (Found::Whole, (GROUP + 5) * PAGE));
+    assert_eq!((file.shutdown(), file.len()), (Shutdown::Clean, (GROUP + 5) * PAGE));
     let mut out = vec![0; 8 * PAGE as usize];
     file.read((GROUP - 3) * PAGE, &mut out).unwrap();
     let expected: Vec<u8> = (GROUP - 3..GROUP + 5).flat_map(|number| page(number, 1)).collect();
@@ -66,7 +66,7 @@ fn every_changed_byte_is_noticed_where_it_is_read() {
         let noticed = match open(&disk) {
             Err(_) => true,
             Ok(file) => {
-                let unknown = file.found() != Found::Whole;
+                let unknown = file.shutdown() != Shutdown::Clean;
                 let mut out = vec![0; 3 * PAGE as usize];
                 unknown || file.read(0, &mut out).is_err()
             }
@@ -94,21 +94,21 @@ fn another_length_and_no_content_are_refused() {
 fn a_file_that_was_not_closed_is_known_and_so_is_its_copy() {
     let disk = filled(3);
     open(&disk).unwrap().write(2 * PAGE, &page(2, 9));
-    assert_eq!(open(&disk).unwrap().found(), Found::Abandoned);
+    assert_eq!(open(&disk).unwrap().shutdown(), Shutdown::Unclean);
     let copy = SimMedia::new();
     copy.create("other").unwrap();
     let bytes = disk.contents("db").unwrap();
     copy.create("db").unwrap().write_at(&bytes, 0).unwrap();
     let opened = open(&copy).unwrap();
-    assert_eq!(opened.found(), Found::CopiedInUse);
+    assert_eq!(opened.shutdown(), Shutdown::CopiedInUse);
     // Whatever ends before all of it was read, the next one has to read it.
     opened.write(PAGE, &page(1, 7));
     opened.sync();
-    assert_eq!(open(&copy).unwrap().found(), Found::CopiedInUse);
+    assert_eq!(open(&copy).unwrap().shutdown(), Shutdown::CopiedInUse);
     opened.close();
-    assert_eq!(open(&copy).unwrap().found(), Found::CopiedInUse);
+    assert_eq!(open(&copy).unwrap().shutdown(), Shutdown::CopiedInUse);
     opened.verified();
-    assert_eq!(open(&copy).unwrap().found(), Found::Abandoned);
+    assert_eq!(open(&copy).unwrap().shutdown(), Shutdown::Unclean);
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn a_stopped_file_is_not_changed_and_says_why() {
     file.close();
     assert!(disk.contents("db").unwrap() == before);
     assert_eq!(file.failure().unwrap().to_string(), "a reason");
-    assert_eq!(open(&disk).unwrap().found(), Found::Abandoned);
+    assert_eq!(open(&disk).unwrap().shutdown(), Shutdown::Unclean);
 }
 
 #[derive(Clone, Debug)]
@@ -191,7 +191,7 @@ proptest! {
                 Step::Reopen => {
                     file.close();
                     file = open(&disk).unwrap();
-                    prop_assert_eq!(file.found(), Found::Whole);
+                    prop_assert_eq!(file.shutdown(), Shutdown::Clean);
                 }
             }
             prop_assert!(file.failure().is_none());

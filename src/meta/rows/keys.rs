@@ -33,7 +33,7 @@ pub fn extent_key(ino: u64, offset: u64) -> [u8; 16] {
 }
 
 /// Inode and offset of an extent's key.
-pub fn split_extent_key(key: &[u8]) -> Result<(u64, u64)> {
+pub fn decode_extent_key(key: &[u8]) -> Result<(u64, u64)> {
     Ok((number(key, 0)?, number(key, 8)?))
 }
 

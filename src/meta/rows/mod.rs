@@ -17,8 +17,8 @@ pub use dirent::{DirentRow, NAME_MAX, NameHash, link_count, link_row};
 pub use extent::{Extent, MAX_EXTENT_CHUNKS, Piece};
 pub use inode::{APPEND_ONLY, IMMUTABLE, InodeRow, NO_ATIME, NO_DUMP, PROTECTING, ROOT_INO, Timestamp};
 pub use keys::{
-    chunk_of, dirent_end, dirent_key, dirent_name, dirent_start, extent_key, id_key, ino_of,
-    split_extent_key, xattr_end, xattr_key, xattr_name,
+    chunk_of, decode_extent_key, dirent_end, dirent_key, dirent_name, dirent_start, extent_key, id_key,
+    ino_of, xattr_end, xattr_key, xattr_name,
 };
 pub use region::{RegionEntry, RegionRow};
 pub use scrub::{SCRUB_KEY, ScrubRow};

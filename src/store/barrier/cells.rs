@@ -95,7 +95,7 @@ impl Cells {
     }
 
     /// The present state of a cell.
-    pub fn look(&self, id: ChunkId) -> Cell {
+    pub fn get(&self, id: ChunkId) -> Cell {
         match self.word(id.0).load(Ordering::Acquire) >> (id.0 % PER_WORD * 2) & 0b11 {
             WHITE => Cell::White,
             MARKED => Cell::Marked,
@@ -155,12 +155,12 @@ mod tests {
     #[test]
     fn the_first_decision_stands() {
         let cells = Cells::new(ChunkId(100));
-        assert_eq!(cells.look(ChunkId(7)), Cell::White);
+        assert_eq!(cells.get(ChunkId(7)), Cell::White);
         assert_eq!(cells.mark(ChunkId(7)), Cell::Marked);
         assert_eq!(cells.condemn(ChunkId(7)), Cell::Marked);
         assert_eq!(cells.condemn(ChunkId(8)), Cell::Condemned);
         assert_eq!(cells.mark(ChunkId(8)), Cell::Condemned);
-        assert_eq!(cells.look(ChunkId(9)), Cell::White);
+        assert_eq!(cells.get(ChunkId(9)), Cell::White);
     }
 
     proptest! {
@@ -179,7 +179,7 @@ mod tests {
                 let (newly, met) = by_run.mark_run(ChunkId(first), count);
                 let (mut expected, mut expected_met) = (0, None);
                 for id in (first..(first + count).min(watermark.0)).map(ChunkId) {
-                    expected += u64::from(by_one.look(id) == Cell::White);
+                    expected += u64::from(by_one.get(id) == Cell::White);
                     if by_one.mark(id) == Cell::Condemned && expected_met.is_none() {
                         expected_met = Some(id);
                     }
@@ -187,7 +187,7 @@ mod tests {
                 prop_assert_eq!((newly, met), (expected, expected_met));
             }
             for id in (0..watermark.0).step_by(7).map(ChunkId) {
-                prop_assert_eq!(by_run.look(id), by_one.look(id));
+                prop_assert_eq!(by_run.get(id), by_one.get(id));
             }
         }
     }

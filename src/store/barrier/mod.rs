@@ -91,7 +91,7 @@ mod tests {
         assert_eq!(barrier.reuse(ChunkId(3)), Verdict::Reuse);
         let cells = Arc::new(Cells::new(ChunkId(10)));
         barrier.arm(cells.clone());
-        assert_eq!(cells.look(ChunkId(3)), Cell::White);
+        assert_eq!(cells.get(ChunkId(3)), Cell::White);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::meta::Memtable;
 use crate::sync::thread::panicking;
 use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, RwLock};
 
-use super::heals::Heals;
+use super::heals::HealQueue;
 use super::regions::RegionBuilder;
 
 /// One batch.
@@ -26,7 +26,7 @@ pub struct Batch {
     /// Its chunks that are not in a pack yet.
     pub regions: RegionBuilder,
     /// Bytes for chunks that are known to be bad.
-    pub heals: Heals,
+    pub heals: HealQueue,
     /// Operations inside. Protects nothing else.
     members: Mutex<usize>,
     empty: Condvar,
@@ -41,7 +41,7 @@ impl Batch {
             number,
             rows: Arc::new(Memtable::default()),
             regions: RegionBuilder::default(),
-            heals: Heals::default(),
+            heals: HealQueue::default(),
             members: Mutex::new(0),
             empty: Condvar::new(),
             broken: AtomicBool::new(false),

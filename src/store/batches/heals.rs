@@ -19,7 +19,7 @@ pub struct Healed {
 
 /// The bytes of a batch for bad chunks.
 #[derive(Debug, Default)]
-pub struct Waiting {
+pub struct QueuedHeals {
     /// Bytes that are in no pack yet.
     open: BTreeMap<ChunkId, (Digest, Vec<u8>)>,
     open_bytes: usize,
@@ -27,7 +27,7 @@ pub struct Waiting {
     pub written: BTreeMap<ChunkId, Healed>,
 }
 
-impl Waiting {
+impl QueuedHeals {
     /// Adds the bytes of a bad chunk, unless it has them already; true if at least `full` bytes wait to be written.
     pub fn add(&mut self, id: ChunkId, digest: Digest, bytes: &[u8], full: usize) -> bool {
         if self.written.contains_key(&id) || self.open.contains_key(&id) {
@@ -66,14 +66,14 @@ impl Waiting {
 
 /// The bytes that one batch brings for chunks that are bad.
 #[derive(Debug, Default)]
-pub struct Heals {
+pub struct HealQueue {
     /// All of it; locked while a region is appended.
-    inner: Mutex<Waiting>,
+    inner: Mutex<QueuedHeals>,
 }
 
-impl Heals {
+impl HealQueue {
     /// Locks it.
-    pub fn lock(&self) -> MutexGuard<'_, Waiting> {
+    pub fn lock(&self) -> MutexGuard<'_, QueuedHeals> {
         self.inner.lock()
     }
 }

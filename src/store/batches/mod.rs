@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::sync::{Arc, AtomicU64, Ordering, RwLock};
 
 pub use batch::{Batch, Gate, Member};
-pub use heals::{Healed, Heals, Waiting};
+pub use heals::{HealQueue, Healed, QueuedHeals};
 pub use latch::Latch;
 pub use numbers::{FIRST_INO, NUMBER_GAP, Numbers};
 pub use regions::PendingRegion;
@@ -30,18 +30,18 @@ pub struct Batches {
     /// Number of the last batch that is durable.
     committed: AtomicU64,
     /// Every chunk with an id below this has its row in the database.
-    settled: AtomicU64,
+    in_database_below: AtomicU64,
     latch: Arc<Latch>,
 }
 
 impl Batches {
-    /// Begins with `first`; chunks below `settled` have their rows in the database.
-    pub fn new(first: Arc<Batch>, settled: u64, latch: Arc<Latch>) -> Self {
+    /// Begins with `first`; chunks below `in_database_below` have their rows in the database.
+    pub fn new(first: Arc<Batch>, in_database_below: u64, latch: Arc<Latch>) -> Self {
         Self {
             gate: Gate::new(first),
             sealed: RwLock::new(None),
             committed: AtomicU64::new(0),
-            settled: AtomicU64::new(settled),
+            in_database_below: AtomicU64::new(in_database_below),
             latch,
         }
     }
@@ -99,14 +99,14 @@ impl Batches {
         })
     }
 
-    /// Notes that the sealed batch is durable, and so is the row of every chunk below `settled`.
-    pub fn is_durable(&self, batch: &Batch, settled: u64) {
-        self.settled.store(settled, Ordering::Release);
+    /// Notes that the sealed batch is durable, and so is the row of every chunk below `in_database_below`.
+    pub fn mark_durable(&self, batch: &Batch, in_database_below: u64) {
+        self.in_database_below.store(in_database_below, Ordering::Release);
         self.committed.store(batch.number, Ordering::Release);
     }
 
     /// Drops the sealed batch, which is durable.
-    pub fn forget_sealed(&self) {
+    pub fn drop_sealed(&self) {
         *self.sealed.write() = None;
     }
 
@@ -116,13 +116,13 @@ impl Batches {
     }
 
     /// True if the row of this chunk is in the database.
-    pub fn is_settled(&self, id: ChunkId) -> bool {
-        id.0 < self.settled.load(Ordering::Acquire)
+    pub fn is_in_database(&self, id: ChunkId) -> bool {
+        id.0 < self.in_database_below.load(Ordering::Acquire)
     }
 
     /// The number of the last batch all of whose rows are durable: that of the open batch while it is empty. Its
     /// members may still add rows, so ask after the relevant members have left.
-    pub fn settled_number(&self) -> u64 {
+    pub fn last_durable_number(&self) -> u64 {
         let open = self.gate.open();
         let committed = self.committed();
         let nothing_waits = committed + 1 == open.number && open.rows.is_empty();

@@ -1,7 +1,7 @@
 //! Cutting and hashing, on as many threads as are free.
 //!
 //! Keeps true: the cuts are those that a single thread would make, in the order of the data. Nobody waits for a worker
-//! that is busy with something else ([`Pool::together`](super::super::workers::Pool::together)).
+//! that is busy with something else ([`Pool::parallel_map`](super::super::workers::Pool::parallel_map)).
 //!
 //! One large file is one stream, and its next flush waits for this one. With one thread, cutting and hashing would
 //! limit the speed of a copy.
@@ -11,7 +11,7 @@ use std::ops::Range;
 use crate::chunk::{Digest, is_zero};
 use crate::sync::Arc;
 
-use super::super::workers::Turn;
+use super::super::workers::Priority;
 use super::{Chunks, Cut};
 
 /// Hashing less than this is faster than waking another thread.
@@ -42,7 +42,7 @@ impl Chunks {
         });
         let shared = data.clone();
         let hash = move |piece: &Range<usize>| hashed(&shared[piece.clone()]);
-        let cuts = self.workers.together(pieces, (threads, Turn::Next), hash);
+        let cuts = self.workers.parallel_map(pieces, (threads, Priority::High), hash);
         cuts.into_iter().map(|(_, cut)| cut).collect()
     }
 }

@@ -11,7 +11,7 @@ use crate::pack::Region;
 use crate::sabotage::{Protection, out};
 use crate::sync::Arc;
 
-use super::trails::AHEAD;
+use super::sequential::REGIONS_AHEAD;
 use super::{Chunks, find_region};
 
 fn looks_again() -> bool {
@@ -49,7 +49,7 @@ impl Chunks {
             let found = self.region_of(piece.id)?;
             copy_piece(piece, &found.1, part)?;
             if small {
-                self.look_ahead(&found.0);
+                self.read_ahead(&found.0);
             }
             last = Some(found);
         }
@@ -60,21 +60,21 @@ impl Chunks {
     /// Reads the region of a chunk into the cache, if it is not cached; returns the end of its ids. Errors are left to
     /// the later read.
     pub fn prefetch(&self, id: ChunkId) -> Option<ChunkId> {
-        let row = find_region(&self.meta.now(), id).ok()??;
+        let row = find_region(&self.meta.layers(), id).ok()??;
         self.packs.load(&row.at).ok()?;
         Some(row.end())
     }
 
     /// Notes that `row` was read for a small file, and has the next regions read ahead if a reader seems to read in
     /// order.
-    fn look_ahead(self: &Arc<Self>, row: &RegionRow) {
-        if !self.trails.leads_on(row.first, row.end()) {
+    fn read_ahead(self: &Arc<Self>, row: &RegionRow) {
+        if !self.sequential.note_read(row.first, row.end()) {
             return;
         }
         let fit = self.packs.cache_bytes() / 2 / self.region_size as u64;
         let (chunks, mut next) = (self.clone(), row.end());
         self.workers.ordinary(move || {
-            for _ in 0..AHEAD.min(fit) {
+            for _ in 0..REGIONS_AHEAD.min(fit) {
                 let Some(end) = chunks.prefetch(next) else { return };
                 next = end;
             }
@@ -83,13 +83,13 @@ impl Chunks {
 
     /// Reads a piece of a chunk from a batch, if the chunk has no row yet or the batch has new bytes for it.
     fn read_unwritten(&self, piece: &Piece, out: &mut [u8]) -> Result<bool> {
-        let is_settled = self.batches.is_settled(piece.id);
-        if is_settled && !self.healing.is_bad(piece.id) {
+        let is_in_database = self.batches.is_in_database(piece.id);
+        if is_in_database && !self.healing.is_bad(piece.id) {
             return Ok(false);
         }
         let end = (piece.start + piece.len) as usize;
         let mut batches = self.batches.undurable();
-        if is_settled {
+        if is_in_database {
             let bytes = batches.find_map(|batch| self.healing.bytes(&batch, piece.id));
             let part = bytes.as_ref().and_then(|bytes| bytes.get(piece.start as usize..end));
             return Ok(part.is_some_and(|part| {
@@ -122,15 +122,15 @@ impl Chunks {
             Err(_) => self.try_region_of(id).inspect_err(|error| {
                 tracing::error!("chunk {} cannot be read: {error}", id.0);
                 // A chunk without a row was swept after its file stopped using it: that is no damage.
-                if let Ok(Some(row)) = find_region(&self.meta.now(), id) {
-                    self.healing.note_unread(&row, error);
+                if let Ok(Some(row)) = find_region(&self.meta.layers(), id) {
+                    self.healing.note_read_error(&row, error);
                 }
             }),
         }
     }
 
     fn try_region_of(&self, id: ChunkId) -> Result<(RegionRow, Arc<Region>)> {
-        let row = find_region(&self.meta.now(), id)?
+        let row = find_region(&self.meta.layers(), id)?
             .ok_or_else(|| Error::damaged(format!("chunk {} is referred to and not there", id.0)))?;
         let region = self.packs.load(&row.at)?;
         Ok((row, region))

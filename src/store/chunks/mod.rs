@@ -1,15 +1,15 @@
 //! Chunks: cut, stored once, and read back.
 //!
-//! The files: `cut` cuts bytes into chunks, `put` stores or finds them, `get` reads them; `locality` caches digests,
-//! and `trails` predicts what is read next.
+//! The files: `cut` cuts bytes into chunks, `put` stores or finds them, `get` reads them; `digest_cache` caches
+//! digests, and `sequential` predicts what is read next.
 //!
 //! Keeps true (I4): an existing chunk gets a new reference only after the barrier allowed it.
 
 mod cut;
+mod digest_cache;
 mod get;
-mod locality;
 mod put;
-mod trails;
+mod sequential;
 
 use crate::chunk::{ChunkId, Cutter, Digest};
 use crate::error::Result;
@@ -22,8 +22,8 @@ use super::batches::{Batches, Numbers};
 use super::healing::Healing;
 use super::packs::Packs;
 use super::workers::Pool;
-use locality::Locality;
-use trails::Trails;
+use digest_cache::DigestCache;
+use sequential::SequentialDetector;
 
 /// A chunk that was cut and hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,8 +46,8 @@ pub struct Chunks {
     healing: Arc<Healing>,
     workers: Arc<Pool>,
     numbers: Arc<Numbers>,
-    locality: Locality,
-    trails: Trails,
+    digest_cache: DigestCache,
+    sequential: SequentialDetector,
     /// Plain bytes in regions that are not written yet.
     pending_bytes: AtomicU64,
 }
@@ -84,8 +84,8 @@ impl Chunks {
             healing,
             workers,
             numbers,
-            locality: Locality::default(),
-            trails: Trails::default(),
+            digest_cache: DigestCache::default(),
+            sequential: SequentialDetector::default(),
             pending_bytes: AtomicU64::new(0),
         }
     }
@@ -101,8 +101,8 @@ impl Chunks {
     }
 
     /// Empties the cache of digests (I9).
-    pub fn forget_remembered(&self) {
-        self.locality.forget_all();
+    pub fn clear_digest_cache(&self) {
+        self.digest_cache.clear();
     }
 }
 

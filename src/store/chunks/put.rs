@@ -6,7 +6,7 @@
 
 use crate::chunk::{ChunkId, Digest};
 use crate::error::{Error, Result};
-use crate::meta::memtable::Known;
+use crate::meta::memtable::LayerLookup;
 use crate::meta::rows::{RegionEntry, RegionRow, digest, id_key};
 use crate::meta::{Counter, Layers, Table};
 use crate::sabotage::{Protection, out};
@@ -32,11 +32,11 @@ impl Chunks {
         bytes: &[u8],
         file_size: u64,
     ) -> Result<ChunkId> {
-        // The epoch first: cached digests then come from layers that are at least as new (I9).
-        let epoch = self.locality.epoch();
-        let layers = self.meta.now();
+        // The clear count first: cached digests then come from layers that are at least as new (I9).
+        let clear_count = self.digest_cache.clear_count();
+        let layers = self.meta.layers();
         let usable = |id: ChunkId| self.may_reuse(member, id, digest, bytes);
-        if let Some(id) = self.find(member, epoch, &layers, &digest, usable)? {
+        if let Some(id) = self.find(member, clear_count, &layers, &digest, usable)? {
             return Ok(id);
         }
         let known = || own_digest(member, &digest).filter(|id| usable(*id));
@@ -60,7 +60,7 @@ impl Chunks {
     }
 
     /// The caller helps to write regions while too many wait. Not for members, which must not wait.
-    pub fn relieve(&self) {
+    pub fn help_write_regions(&self) {
         while self.pending_bytes.load(Ordering::Relaxed) > PENDING_LIMIT && self.workers.help() {}
     }
 
@@ -70,9 +70,9 @@ impl Chunks {
         if self.barrier.reuse(id) != Verdict::Reuse {
             return false;
         }
-        self.look_before_reuse(id);
+        self.verify_before_reuse(id);
         if self.needs_bytes(id) {
-            self.healing.bring(member, id, digest, bytes);
+            self.healing.supply(member, id, digest, bytes);
         }
         true
     }
@@ -83,16 +83,16 @@ impl Chunks {
 
     /// If bad chunks were found in its pack, reads the region of a chunk before it gets a new reference: damage seldom
     /// comes alone.
-    fn look_before_reuse(&self, id: ChunkId) {
+    fn verify_before_reuse(&self, id: ChunkId) {
         if !self.healing.has_any() || self.healing.is_bad(id) {
             return;
         }
-        if let Ok(Some(row)) = find_region(&self.meta.now(), id)
-            && self.healing.suspects(row.at.pack)
+        if let Ok(Some(row)) = find_region(&self.meta.layers(), id)
+            && self.healing.is_suspect(row.at.pack)
         {
             // A read error is noted there; this read is the second attempt.
-            if self.region_of(id).is_err_and(|error| error.is_unread()) {
-                self.healing.distrust(row.live().map(|(id, _)| id), row.at.pack);
+            if self.region_of(id).is_err_and(|error| error.is_read_error()) {
+                self.healing.mark_bad(row.live().map(|(id, _)| id), row.at.pack);
             }
         }
     }
@@ -105,7 +105,7 @@ impl Chunks {
     fn find(
         &self,
         member: &Member,
-        epoch: u64,
+        clear_count: u64,
         layers: &Layers,
         digest: &Digest,
         usable: impl Fn(ChunkId) -> bool,
@@ -114,21 +114,21 @@ impl Chunks {
             return Ok(Some(id));
         }
         if let Some(sealed) = &layers.sealed
-            && let Known::Value(row) = sealed.get(Table::Digests, &digest.0)
+            && let LayerLookup::Value(row) = sealed.get(Table::Digests, &digest.0)
             && Arc::ptr_eq(&layers.active, &member.rows)
-            && let Some(id) = digest::named(&row)?.find(|id| usable(*id))
+            && let Some(id) = digest::chunk_ids(&row)?.find(|id| usable(*id))
         {
             return Ok(Some(id));
         }
-        if let Some(id) = self.locality.get(digest).filter(|id| usable(*id)) {
+        if let Some(id) = self.digest_cache.get(digest).filter(|id| usable(*id)) {
             return Ok(Some(id));
         }
         let Some(row) = layers.view.get(Table::Digests, &digest.0)? else {
             return Ok(None);
         };
-        let found = digest::named(&row)?.find(|id| usable(*id));
+        let found = digest::chunk_ids(&row)?.find(|id| usable(*id));
         if let Some(id) = found {
-            self.locality.preload(epoch, &layers.view, id)?;
+            self.digest_cache.preload(clear_count, &layers.view, id)?;
         }
         Ok(found)
     }
@@ -175,7 +175,7 @@ impl Chunks {
 
 fn own_digest(member: &Member, digest: &Digest) -> Option<ChunkId> {
     match member.rows.get(Table::Digests, &digest.0) {
-        Known::Value(row) => digest::named(&row).ok()?.next(),
-        Known::Nothing | Known::Removed => None,
+        LayerLookup::Value(row) => digest::chunk_ids(&row).ok()?.next(),
+        LayerLookup::Absent | LayerLookup::Removed => None,
     }
 }

@@ -1,10 +1,10 @@
 //! Group commit.
 //!
-//! Keeps true: a batch is committed whole, as one entry of the log or one transaction of the database ([`queue`]), after
-//! the last of its members has left (I5), with its regions synced or in the entry (I1), and after the batch before it. A
-//! sync or a transaction that fails is final: the store is latched (I8). A disk that is full when a region is appended is
-//! not a failure of that kind: nothing is lost that is not still in memory, so the batch waits, sealed, and the next
-//! commit goes on with it.
+//! Keeps true: a batch is committed whole, as one entry of the log or one transaction of the database ([`queue`]),
+//! after the last of its members has left (I5), with its regions synced or in the entry (I1), and after the batch
+//! before it. A sync or a transaction that fails is final: the store is latched (I8). A disk that is full when a region
+//! is appended is not a failure of that kind: nothing is lost that is not still in memory, so the batch waits, sealed,
+//! and the next commit goes on with it.
 
 mod queue;
 mod replay;
@@ -23,7 +23,7 @@ use super::batches::{Batch, Batches, Numbers, PendingRegion};
 use super::chunks::Chunks;
 use super::healing::Healing;
 use super::packs::Packs;
-use super::space::SpaceKeeper;
+use super::space::SpaceManager;
 use super::workers::Pool;
 use queue::{Changed, Queue};
 
@@ -37,7 +37,7 @@ pub struct Commits {
     healing: Arc<Healing>,
     chunks: Arc<Chunks>,
     numbers: Arc<Numbers>,
-    space: Arc<SpaceKeeper>,
+    space: Arc<SpaceManager>,
     workers: Arc<Pool>,
     /// One commit at a time.
     committing: Mutex<CommitState>,
@@ -62,7 +62,7 @@ pub struct Parts {
     /// Recorded with each commit.
     pub numbers: Arc<Numbers>,
     /// Gives up its reserve on a full disk.
-    pub space: Arc<SpaceKeeper>,
+    pub space: Arc<SpaceManager>,
     /// Their urgent jobs are done while waiting for regions.
     pub workers: Arc<Pool>,
 }
@@ -163,9 +163,9 @@ impl Commits {
         })?;
         match self.apply(batch) {
             Ok(()) => {
-                self.batches.is_durable(batch, state.sealed_below);
+                self.batches.mark_durable(batch, state.sealed_below);
                 self.changed.fetch_add(batch.rows.bytes(), Ordering::Relaxed);
-                self.batches.forget_sealed();
+                self.batches.drop_sealed();
                 state.unfinished = None;
                 self.space.committed();
                 Ok(())
@@ -219,15 +219,16 @@ impl Commits {
             sums[counter as usize] += batch.rows.counted(counter);
         }
         name_all(batch, &view, &mut txn)?;
-        let healed = self.healing.point_rows(batch, &mut txn, &mut sums)?;
+        let healed = self.healing.redirect_rows(batch, &mut txn, &mut sums)?;
         txn.put(Table::State, STATE_KEY, &self.state(sums).encode());
         let own = txn.into_own();
         self.queue.enter(&mut head, &view, &Changed { batch: Some(&batch.rows), own: &own, sums })?;
-        self.healing.are_healed(&healed);
+        self.healing.mark_healed(&healed);
         Ok(())
     }
 
-    /// Brings everything that is committed into the database: for those who read it alone, and before anything is freed.
+    /// Brings everything that is committed into the database: for those who read it alone, and before anything is
+    /// freed.
     pub fn fold(&self) -> Result<()> {
         if let Some(why) = self.batches.latch().failure() {
             return Err(Error::Latched(why.to_owned()));
@@ -253,27 +254,27 @@ impl Commits {
 
     /// A sum over the whole store, the open batches included. Waits for no commit.
     pub fn counter(&self, counter: Counter) -> u64 {
-        self.meta.now().counter(counter)
+        self.meta.layers().counter(counter)
     }
 
-    /// Bytes of rows committed since the last [`Self::begin_changes`].
-    pub fn changed(&self) -> u64 {
+    /// Bytes of rows committed since the last [`Self::take_changed_bytes`].
+    pub fn changed_bytes(&self) -> u64 {
         self.changed.load(Ordering::Relaxed)
     }
 
     /// Resets the changed bytes to 0; returns how many there were.
-    pub fn begin_changes(&self) -> u64 {
+    pub fn take_changed_bytes(&self) -> u64 {
         self.changed.swap(0, Ordering::Relaxed)
     }
 
     /// Adds `bytes` back to the changed bytes, after a failed backup.
-    pub fn still_changed(&self, bytes: u64) {
+    pub fn add_changed_bytes(&self, bytes: u64) {
         self.changed.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
-/// Batches name chunks and take none away; the batch before may have stored the same bytes. So a digest that has a row names
-/// what both say.
+/// Batches name chunks and take none away; the batch before may have stored the same bytes. So a digest that has a row
+/// names what both say.
 fn name_all(batch: &Batch, view: &View, txn: &mut Txn<'_>) -> Result<()> {
     let named = batch.rows.with_changes(Table::Digests, |changes| {
         let named = changes.iter().filter_map(|(key, value)| Some((key.clone(), value.clone()?)));
@@ -283,7 +284,7 @@ fn name_all(batch: &Batch, view: &View, txn: &mut Txn<'_>) -> Result<()> {
         if let Some(older) = view.get(Table::Digests, &key)?
             && *older != *newer
         {
-            txn.put(Table::Digests, &key, &digest::both(&newer, &older)?);
+            txn.put(Table::Digests, &key, &digest::merge(&newer, &older)?);
         }
     }
     Ok(())

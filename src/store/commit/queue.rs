@@ -3,8 +3,8 @@
 //! Keeps true:
 //! * whoever holds the queue is the only one who changes what is committed, so final rows are computed from rows that
 //!   nobody else changes meanwhile, and everybody who reads sees the changes of one commit at once;
-//! * what is acknowledged stands in an entry that was synced, or in the database; its records are carried by that entry, or
-//!   their packs were synced before (I1);
+//! * what is acknowledged stands in an entry that was synced, or in the database; its records are carried by that
+//!   entry, or their packs were synced before (I1);
 //! * the database is durable before the log is begun anew, and the packs are before the database (I1): see [`fold`];
 //! * what is not durable yet and was seen by others goes into the next entry, before what is newer.
 //!
@@ -17,10 +17,10 @@ use crate::sabotage::{Protection, out};
 use crate::sync::{Arc, Mutex, MutexGuard};
 
 use super::super::packs::Packs;
-use super::super::space::SpaceKeeper;
+use super::super::space::SpaceManager;
 
-/// Bytes of changes above which they go into the database at once: they would be written twice, and an opening would have
-/// to replay them.
+/// Bytes of changes above which they go into the database at once: they would be written twice, and an opening would
+/// have to replay them.
 const LARGE: u64 = 1 << 20;
 /// Bytes of changes above the database from which on they are folded into it: what an opening has to read, and memory.
 const FOLD_BYTES: u64 = 4 << 20;
@@ -29,7 +29,7 @@ const FOLD_BYTES: u64 = 4 << 20;
 pub(super) struct Queue {
     meta: Arc<Meta>,
     packs: Arc<Packs>,
-    space: Arc<SpaceKeeper>,
+    space: Arc<SpaceManager>,
     /// Held by the one who changes something.
     head: Mutex<Head>,
 }
@@ -70,7 +70,7 @@ impl Queue {
     pub fn new(
         (log, last): (Log, Position),
         sums: Sums,
-        (meta, packs, space): (Arc<Meta>, Arc<Packs>, Arc<SpaceKeeper>),
+        (meta, packs, space): (Arc<Meta>, Arc<Packs>, Arc<SpaceManager>),
     ) -> Self {
         Self { meta, packs, space, head: Mutex::new(Head { log, last, sums, pending: Vec::new() }) }
     }
@@ -78,7 +78,7 @@ impl Queue {
     /// Waits until nobody else changes anything; and what is committed by then.
     pub fn lock(&self) -> (MutexGuard<'_, Head>, Arc<View>) {
         let head = self.head.lock();
-        let view = self.meta.now().view.clone();
+        let view = self.meta.layers().view.clone();
         (head, view)
     }
 

@@ -12,11 +12,11 @@ use crate::sync::RwLock;
 /// The known bad chunks of the whole store: some 20 bytes each.
 #[derive(Debug, Default)]
 pub struct BadChunks {
-    inner: RwLock<Known>,
+    inner: RwLock<BadSet>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct BadSet {
     ids: HashSet<u64>,
     /// Packs with bad chunks, and packs that are suspected since the store was opened.
     packs: HashSet<PackId>,
@@ -25,7 +25,7 @@ struct Known {
 impl BadChunks {
     /// Those of which `view` has rows.
     pub fn load(view: &View) -> Result<Self> {
-        let mut known = Known::default();
+        let mut known = BadSet::default();
         let rows = view.base().rows(Table::Bad)?;
         let told = |error: &Error| tracing::error!("which chunks are bad cannot be read to the end: {error}");
         for (key, row) in rows.map_while(|row| row.inspect_err(told).ok()) {

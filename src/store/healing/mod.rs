@@ -15,7 +15,7 @@
 //! files would need a chunk that they do not name.
 
 mod bad;
-mod presence;
+mod missing_packs;
 mod rows;
 
 use std::collections::BTreeMap;
@@ -28,12 +28,12 @@ use crate::pack::PackId;
 use crate::sabotage::{Protection, out};
 use crate::sync::Arc;
 
-use super::batches::{Batch, Batches, Waiting};
+use super::batches::{Batch, Batches, QueuedHeals};
 use super::packs::Packs;
 use bad::BadChunks;
-use rows::point_row;
+use rows::redirect_row;
 
-pub use rows::split;
+pub use rows::split_row;
 
 /// The bad chunks of a store, and how they are healed.
 pub struct Healing {
@@ -47,7 +47,7 @@ pub struct Healing {
 
 /// What the host could not read at one moment it may read at another.
 fn may_pass() -> bool {
-    !out(Protection::HiccupsPass)
+    !out(Protection::TransientErrorsPass)
 }
 
 fn keeps_old_ids() -> bool {
@@ -62,7 +62,7 @@ impl Healing {
         packs: Arc<Packs>,
         region_size: usize,
     ) -> Result<Self> {
-        Ok(Self { bad: BadChunks::load(&meta.now().view)?, meta, batches, packs, region_size })
+        Ok(Self { bad: BadChunks::load(&meta.layers().view)?, meta, batches, packs, region_size })
     }
 
     /// Is this chunk known to be bad?
@@ -81,13 +81,13 @@ impl Healing {
     }
 
     /// Were bad chunks found in this pack? Damage seldom comes alone.
-    pub fn suspects(&self, pack: PackId) -> bool {
+    pub fn is_suspect(&self, pack: PackId) -> bool {
         self.bad.has_pack(pack)
     }
 
     /// Records chunks of this pack as bad: they are reused only by a writer that supplies their bytes. The record is
     /// durable with the next commit; if nothing can be written, it is kept until the store is closed.
-    pub fn distrust(&self, ids: impl IntoIterator<Item = ChunkId>, pack: PackId) {
+    pub fn mark_bad(&self, ids: impl IntoIterator<Item = ChunkId>, pack: PackId) {
         let new: Vec<ChunkId> = ids.into_iter().filter(|id| self.bad.add(*id, pack)).collect();
         if !new.is_empty()
             && let Ok(member) = self.batches.join()
@@ -101,11 +101,11 @@ impl Healing {
     /// Notes that the chunks of a row could not be read, and `why`. Wrong or missing bytes are recorded as bad. If the
     /// host could not read them, they are bad only if a second attempt fails too: until then their pack is suspected,
     /// and its chunks are read before they are reused. If the host refused access, nothing is noted.
-    pub fn note_unread(&self, row: &RegionRow, why: &Error) {
-        if why.is_unread() && may_pass() {
+    pub fn note_read_error(&self, row: &RegionRow, why: &Error) {
+        if why.is_read_error() && may_pass() {
             self.bad.suspect(row.at.pack);
-        } else if !why.is_refusal() || !may_pass() {
-            self.distrust(row.live().map(|(id, _)| id), row.at.pack);
+        } else if !why.is_access_error() || !may_pass() {
+            self.mark_bad(row.live().map(|(id, _)| id), row.at.pack);
         }
     }
 
@@ -115,7 +115,7 @@ impl Healing {
     }
 
     /// A known bad chunk can be read: its bytes are good.
-    pub fn trust(&self, id: ChunkId) {
+    pub fn clear_bad(&self, id: ChunkId) {
         if self.bad.has(id)
             && let Ok(member) = self.batches.join()
         {
@@ -131,7 +131,7 @@ impl Healing {
     }
 
     /// Adds the bytes of a bad chunk to a batch, of which the caller is a member.
-    pub fn bring(&self, batch: &Batch, id: ChunkId, digest: Digest, bytes: &[u8]) {
+    pub fn supply(&self, batch: &Batch, id: ChunkId, digest: Digest, bytes: &[u8]) {
         let mut waiting = batch.heals.lock();
         if waiting.add(id, digest, bytes, self.region_size)
             && let Err(error) = self.write(&mut waiting)
@@ -142,7 +142,7 @@ impl Healing {
     }
 
     /// Appends the waiting bytes to a pack, as one region.
-    fn write(&self, waiting: &mut Waiting) -> Result<()> {
+    fn write(&self, waiting: &mut QueuedHeals) -> Result<()> {
         let (chunks, plain) = waiting.region();
         if chunks.is_empty() {
             return Ok(());
@@ -169,9 +169,9 @@ impl Healing {
         region.chunk(id).map(<[u8]>::to_vec)
     }
 
-    /// Points the region rows of healed chunks to their new bytes, and forgets in the rows that they were bad. Returns the
-    /// ids. Their bytes become durable before the rows do (I1).
-    pub fn point_rows(&self, batch: &Batch, txn: &mut Txn<'_>, sums: &mut Sums) -> Result<Vec<ChunkId>> {
+    /// Points the region rows of healed chunks to their new bytes, and forgets in the rows that they were bad. Returns
+    /// the ids. Their bytes become durable before the rows do (I1).
+    pub fn redirect_rows(&self, batch: &Batch, txn: &mut Txn<'_>, sums: &mut Sums) -> Result<Vec<ChunkId>> {
         let waiting = batch.heals.lock();
         let ids: Vec<ChunkId> = waiting.written.keys().copied().collect();
         if !keeps_old_ids() || ids.is_empty() {
@@ -195,7 +195,7 @@ impl Healing {
                 todo.next();
                 continue;
             }
-            point_row(&row, &here, txn, sums);
+            redirect_row(&row, &here, txn, sums);
         }
         let bad = ids.iter().map(|id| (id_key(id.0), None::<&[u8]>));
         txn.apply(Table::Bad, bad);
@@ -203,7 +203,7 @@ impl Healing {
     }
 
     /// Notes that the healing of these chunks is in the database.
-    pub fn are_healed(&self, ids: &[ChunkId]) {
+    pub fn mark_healed(&self, ids: &[ChunkId]) {
         if !ids.is_empty() {
             tracing::info!(
                 "{} damaged chunks are whole again: their content was written once more",

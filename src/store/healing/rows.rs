@@ -11,13 +11,13 @@ use super::super::batches::Healed;
 
 /// Rewrites one region row with its healed chunks in their new places. If its chunks are in several places now, it
 /// becomes several rows, since the row of an id is the last one that begins at or before it.
-pub(super) fn point_row(
+pub(super) fn redirect_row(
     row: &RegionRow,
     healed: &BTreeMap<ChunkId, Healed>,
     txn: &mut Txn<'_>,
     sums: &mut Sums,
 ) {
-    let parts = split(row, |id, digest| {
+    let parts = split_row(row, |id, digest| {
         healed.get(&id).filter(|healed| healed.digest == *digest).map(|healed| (healed.at, healed.plain))
     });
     let stored = |rows: &[RegionRow]| rows.iter().map(|row| i64::from(row.at.len)).sum::<i64>();
@@ -29,7 +29,10 @@ pub(super) fn point_row(
 
 /// Splits a row if some of its chunks are elsewhere. `place` returns the new place of a chunk, with the plain bytes of
 /// the record there; none if the chunk stays. Swept chunks are left out at the ends of the new rows.
-pub fn split(row: &RegionRow, place: impl Fn(ChunkId, &Digest) -> Option<(Location, u32)>) -> Vec<RegionRow> {
+pub fn split_row(
+    row: &RegionRow,
+    place: impl Fn(ChunkId, &Digest) -> Option<(Location, u32)>,
+) -> Vec<RegionRow> {
     let mut parts: Vec<RegionRow> = Vec::new();
     for (id, entry) in row.live() {
         let (at, plain) = place(id, &entry.digest).unwrap_or((row.at, row.plain));
@@ -64,7 +67,7 @@ mod tests {
         let row = row(&[1, 2, 0, 4, 5, 6]);
         for mask in 0u32..1 << 6 {
             let is_new = |id: ChunkId| mask >> (id.0 - 10) & 1 == 1;
-            let parts = split(&row, |id, _| is_new(id).then_some((NEW, 7)));
+            let parts = split_row(&row, |id, _| is_new(id).then_some((NEW, 7)));
             let mut end = 0;
             for part in &parts {
                 assert!(part.first.0 >= end, "{mask:b}: rows do not overlap");
@@ -77,6 +80,6 @@ mod tests {
                 assert_eq!(of_id.plain, if is_new(id) { 7 } else { 99 });
             }
         }
-        assert_eq!(split(&row, |_, _| None).len(), 1);
+        assert_eq!(split_row(&row, |_, _| None).len(), 1);
     }
 }

@@ -7,7 +7,7 @@ mod cache;
 
 use crate::chunk::ChunkId;
 use crate::error::{Error, Result};
-use crate::media::{Media, most_open_files};
+use crate::media::{Media, max_open_files_now};
 use crate::pack::{
     Appended, Codec, LocalPacks, Location, PackId, PackInfo, PackReader, PackStore, PackWriter, Region,
     RegionChunk,
@@ -16,13 +16,13 @@ use crate::sabotage::{Protection, out};
 use crate::sync::Arc;
 
 use super::batches::Latch;
-use super::space::SpaceKeeper;
+use super::space::SpaceManager;
 use cache::RegionCache;
 
 /// What keeps the packs of the store on `media`.
 pub fn pack_store(media: Arc<dyn Media>) -> Arc<dyn PackStore> {
     // No more than a quarter of the files that may be open.
-    Arc::new(LocalPacks::new(media, (most_open_files() / 4).clamp(4, 256) as usize))
+    Arc::new(LocalPacks::new(media, (max_open_files_now() / 4).clamp(4, 256) as usize))
 }
 
 /// The packs of one store.
@@ -33,7 +33,7 @@ pub struct Packs {
     reader: PackReader,
     cache: RegionCache,
     codec: Codec,
-    space: Arc<SpaceKeeper>,
+    space: Arc<SpaceManager>,
     latch: Arc<Latch>,
 }
 
@@ -61,7 +61,7 @@ impl Packs {
     pub fn new(
         packs: Arc<dyn PackStore>,
         options: PackOptions,
-        space: Arc<SpaceKeeper>,
+        space: Arc<SpaceManager>,
         latch: Arc<Latch>,
     ) -> Self {
         Self {
@@ -85,7 +85,8 @@ impl Packs {
         self.codec.encode(chunks, plain)
     }
 
-    /// Appends a record; on a full disk the reserve is given up for it. A row may point to it after [`Self::sync`] (I1).
+    /// Appends a record; on a full disk the reserve is given up for it. A row may point to it after [`Self::sync`]
+    /// (I1).
     pub fn append(&self, record: &[u8]) -> Result<Location> {
         match self.writer.append(record) {
             Err(error) if error.is_no_space() && self.space.give_up_reserve() => self.writer.append(record),
@@ -125,8 +126,8 @@ impl Packs {
     }
 
     /// The pack and offset of the next append: nothing before it is written any more.
-    pub fn frontier(&self) -> (PackId, u64) {
-        self.writer.frontier()
+    pub fn append_position(&self) -> (PackId, u64) {
+        self.writer.append_position()
     }
 
     /// The decoded region at a place.
@@ -149,8 +150,8 @@ impl Packs {
         self.reader.read_with_record(at)
     }
 
-    /// Writes those chunks of a region that are kept to where packs grow now. Returns where the region stands there, and
-    /// its plain bytes. A row may point to it after [`Self::sync`] (I1).
+    /// Writes those chunks of a region that are kept to where packs grow now. Returns where the region stands there,
+    /// and its plain bytes. A row may point to it after [`Self::sync`] (I1).
     pub fn copy(&self, at: &Location, is_kept: impl Fn(ChunkId) -> bool) -> Result<(Location, u32)> {
         let (record, region) = self.record(at)?;
         let (record, plain) = self.codec.carry((record, &region), is_kept)?;

@@ -4,14 +4,14 @@
 //! work, so the pool cannot deadlock. A panic in a job does not end its worker; the job itself has to notify those who
 //! wait for it.
 
-mod together;
+mod parallel;
 
 use std::collections::VecDeque;
 
 use crate::sync::thread::{Builder, JoinHandle, caught};
 use crate::sync::{Arc, Condvar, Mutex};
 
-pub use together::Turn;
+pub use parallel::Priority;
 
 /// The priority of the workers; see nice(2).
 const NICE: i32 = 5;
@@ -46,7 +46,7 @@ impl Pool {
         for number in 0..threads {
             let shared = shared.clone();
             let worker = Builder::new().name(format!("cairn-work-{number}")).spawn(move || {
-                step_back();
+                lower_priority();
                 shared.work();
             })?;
             running.push(worker);
@@ -101,7 +101,7 @@ impl Pool {
 }
 
 /// Lowers the priority below the threads that answer requests. If that is not allowed, everything still works.
-fn step_back() {
+fn lower_priority() {
     let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
 }
 

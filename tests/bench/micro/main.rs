@@ -1,8 +1,8 @@
 //! The parts of cairnfs one by one: `cargo bench --bench micro`.
 //!
 //! On a store below the temporary directory (`TMPDIR` decides where), through the library as `fs/` and `gc/` use it.
-//! The table of all medians comes last. A pattern can be given to run only some: `cargo bench --bench micro -- 'cut|mark'`. Times are the clock's; on a
-//! machine that does other things as well, they say little.
+//! The table of all medians comes last. A pattern can be given to run only some: `cargo bench --bench micro --
+//! 'cut|mark'`. Times are the clock's; on a machine that does other things as well, they say little.
 
 #[path = "../random.rs"]
 mod random;
@@ -150,7 +150,7 @@ fn scan(c: &mut Criterion) {
     group.bench_function("digests", |b| {
         b.iter(|| {
             let mut rows = 0;
-            let view = store.store().now().view.clone();
+            let view = store.store().layers().view.clone();
             let seen = view.scan(Table::Digests, Bound::Unbounded, Bound::Unbounded, |_, _| {
                 rows += 1;
                 Ok(true)
@@ -162,13 +162,13 @@ fn scan(c: &mut Criterion) {
     group.finish();
 }
 
-/// One digest in a table of a million. What is not there costs a chunk that is new; a filter in front of the table could
-/// spare no more than this.
+/// One digest in a table of a million. What is not there costs a chunk that is new; a filter in front of the table
+/// could spare no more than this.
 fn lookup(c: &mut Criterion) {
     const KEYS: usize = 10_000;
     let mut group = c.benchmark_group("look up");
     let store = TempStore::synthetic(&COLLECTED);
-    let view = store.store().now().view.clone();
+    let view = store.store().layers().view.clone();
     let mut known = Vec::new();
     let seen = view.scan(Table::Digests, Bound::Unbounded, Bound::Unbounded, |key, _| {
         known.push(key.to_vec());

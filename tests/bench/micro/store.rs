@@ -73,7 +73,7 @@ impl TempStore {
             );
         }
         drop(member);
-        self.store().chunks.relieve();
+        self.store().chunks.help_write_regions();
         ids
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use cairnfs::fs::{Fs, FsOptions, SetAttr};
-use cairnfs::meta::rows::{Extent, InodeRow, extent_key, id_key, split_extent_key};
+use cairnfs::meta::rows::{Extent, InodeRow, decode_extent_key, extent_key, id_key};
 use cairnfs::meta::{Counter, Table};
 use cairnfs::store::Store;
 use serde::{Deserialize, Serialize};
@@ -147,13 +147,13 @@ pub fn make_file(dir: &Path, bytes: u64, sparse: bool) -> Outcome<Took> {
 fn repeat(store: &Arc<Store>, ino: u64, bytes: u64, step: u64) -> Outcome<()> {
     let mut pattern = Vec::new();
     let (from, to) = (extent_key(ino, 0), extent_key(ino, u64::MAX));
-    let view = store.now().view.clone();
+    let view = store.layers().view.clone();
     let read = view.scan(
         Table::Extents,
         std::ops::Bound::Included(&from),
         std::ops::Bound::Excluded(&to),
         |key, row| {
-            pattern.push(Extent::decode(split_extent_key(key)?.1, row)?);
+            pattern.push(Extent::decode(decode_extent_key(key)?.1, row)?);
             Ok(true)
         },
     );

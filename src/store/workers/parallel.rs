@@ -12,11 +12,11 @@ use super::Pool;
 
 /// The priority of the helpers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Turn {
+pub enum Priority {
     /// Before other work that is not urgent: somebody waits for it.
-    Next,
+    High,
     /// After everything else.
-    Last,
+    Low,
 }
 
 struct Shared<T, R> {
@@ -38,10 +38,10 @@ struct Progress<T, R> {
 impl Pool {
     /// Runs `work` on each of `items`, on at most `threads` threads, while the calling thread still produces the items.
     /// Returns the items with their results, in order.
-    pub fn together<T: Send + 'static, R: Send + 'static>(
+    pub fn parallel_map<T: Send + 'static, R: Send + 'static>(
         &self,
         items: impl IntoIterator<Item = T>,
-        (threads, turn): (usize, Turn),
+        (threads, priority): (usize, Priority),
         work: impl Fn(&T) -> R + Send + Sync + 'static,
     ) -> Vec<(T, R)> {
         let progress = Progress { left: VecDeque::new(), busy: 0, done: Vec::new(), complete: false };
@@ -54,9 +54,9 @@ impl Pool {
                     shared.work();
                 }
             };
-            match turn {
-                Turn::Next => self.assist(help),
-                Turn::Last => self.ordinary(help),
+            match priority {
+                Priority::High => self.assist(help),
+                Priority::Low => self.ordinary(help),
             }
         }
         let (mut count, complete) = (0, Complete(&shared));
@@ -131,7 +131,7 @@ impl<T, R> Shared<T, R> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Pool, Turn};
+    use super::{Pool, Priority};
     use crate::sync::channel::bounded;
 
     /// Gives `test` so many workers, and waits for them.
@@ -147,7 +147,7 @@ mod tests {
         items: impl IntoIterator<Item = u8>,
         work: impl Fn(&u8) + Send + Sync + 'static,
     ) {
-        let together = std::panic::AssertUnwindSafe(|| pool.together(items, (2, Turn::Next), work));
+        let together = std::panic::AssertUnwindSafe(|| pool.parallel_map(items, (2, Priority::High), work));
         assert!(std::panic::catch_unwind(together).is_err());
     }
 
@@ -156,7 +156,7 @@ mod tests {
         for workers in [1, 2, 5] {
             with_workers(workers, |pool| {
                 for count in [0, 1, 2, 100] {
-                    let done = pool.together(0..count, (9, Turn::Last), |number| number * 2);
+                    let done = pool.parallel_map(0..count, (9, Priority::Low), |number| number * 2);
                     assert_eq!(done, (0..count).map(|number| (number, number * 2)).collect::<Vec<_>>());
                 }
             });
@@ -168,7 +168,7 @@ mod tests {
     fn a_free_worker_helps_and_busy_ones_are_not_waited_for() {
         with_workers(2, |pool| {
             let (met, meets) = bounded::<()>(0);
-            let done = pool.together([true, false], (2, Turn::Last), move |sends| match sends {
+            let done = pool.parallel_map([true, false], (2, Priority::Low), move |sends| match sends {
                 true => met.send(()).is_ok(),
                 false => meets.recv().is_ok(),
             });
@@ -179,7 +179,7 @@ mod tests {
                 let held = held.clone();
                 pool.urgent(move || assert!(held.recv().is_err(), "the sender goes"));
             }
-            assert_eq!(pool.together([1, 2, 3], (3, Turn::Last), |number| *number).len(), 3);
+            assert_eq!(pool.parallel_map([1, 2, 3], (3, Priority::Low), |number| *number).len(), 3);
             drop(go);
         });
     }

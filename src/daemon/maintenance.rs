@@ -16,53 +16,56 @@ use super::pace;
 use crate::check::Scrub;
 use crate::error::{Error, Result};
 use crate::fs::Timestamp;
-use crate::retry::{Retry, Trouble};
+use crate::retry::{RecurringFailure, Retry};
 use crate::store::Store;
 
 /// The shortest time between two backups while the store is mounted.
-const BETWEEN_BACKUPS: Duration = Duration::from_secs(300);
+const BACKUP_INTERVAL: Duration = Duration::from_secs(300);
 /// The lowest priority. The kernel derives the priority of the thread's reads from it, too.
 const NICE: i32 = 19;
 
 /// The longest wait before failed work is retried.
-const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
+const MAX_WAIT: Duration = Duration::from_secs(24 * 3600);
 /// The first wait after a scrub failed.
 const SCRUB_WAIT: Duration = Duration::from_secs(60);
 
 /// The failures of the maintenance work, shared with the status.
-pub(super) struct Tries {
+pub(super) struct TaskRetries {
     backup: Mutex<Retry>,
     scrub: Mutex<Retry>,
 }
 
-impl Tries {
+impl TaskRetries {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
-            backup: Mutex::new(Retry::new("metadata backup", BETWEEN_BACKUPS, LONGEST_WAIT)),
-            scrub: Mutex::new(Retry::new("scrub", SCRUB_WAIT, LONGEST_WAIT)),
+            backup: Mutex::new(Retry::new("metadata backup", BACKUP_INTERVAL, MAX_WAIT)),
+            scrub: Mutex::new(Retry::new("scrub", SCRUB_WAIT, MAX_WAIT)),
         })
     }
 
     /// What fails at present.
-    pub(super) fn troubles(&self) -> Vec<Trouble> {
+    pub(super) fn recurring_failures(&self) -> Vec<RecurringFailure> {
         let now = Instant::now();
-        [&self.backup, &self.scrub].into_iter().filter_map(|retry| retry.lock().trouble(now)).collect()
+        [&self.backup, &self.scrub]
+            .into_iter()
+            .filter_map(|retry| retry.lock().recurring_failure(now))
+            .collect()
     }
 }
 
 /// The thread. It ends when this is dropped or stopped.
-pub(super) struct Keeper {
+pub(super) struct Maintenance {
     end: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Keeper {
+impl Maintenance {
     /// Starts to look after `store`.
     pub fn start(
         store: &Arc<Store>,
         scrub: &Arc<Scrub>,
         period: Option<Duration>,
-        tries: &Arc<Tries>,
+        tries: &Arc<TaskRetries>,
     ) -> Result<Self> {
         let (end, ended) = bounded::<()>(0);
         let (store, scrub, tries) = (Arc::clone(store), Arc::clone(scrub), Arc::clone(tries));
@@ -71,7 +74,7 @@ impl Keeper {
             .spawn(move || {
                 // If that is not allowed, everything still works.
                 let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
-                Keeping { store, scrub, period, ended, tries, backed_up: Instant::now() }.run();
+                MaintenanceTask { store, scrub, period, ended, tries, backed_up: Instant::now() }.run();
             })
             .map_err(|error| Error::io("starting the keeper", error))?;
         Ok(Self { end: Some(end), thread: Some(thread) })
@@ -87,32 +90,32 @@ impl Keeper {
     }
 }
 
-impl Drop for Keeper {
+impl Drop for Maintenance {
     fn drop(&mut self) {
         self.stop();
     }
 }
 
-struct Keeping {
+struct MaintenanceTask {
     store: Arc<Store>,
     scrub: Arc<Scrub>,
     /// All data is read once in this time; none: only on command.
     period: Option<Duration>,
     /// Disconnected once the keeper is to end.
     ended: Receiver<()>,
-    tries: Arc<Tries>,
+    tries: Arc<TaskRetries>,
     backed_up: Instant,
 }
 
-impl Keeping {
+impl MaintenanceTask {
     fn run(&mut self) {
         if let Err(error) = self.store.healing.look_for_packs(&mut || self.go_on())
             && !matches!(error, Error::Posix(libc::EINTR))
         {
             tracing::warn!("it could not be checked whether all packs exist: {error}");
         }
-        while self.ended.recv_timeout(pace::LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
-            self.look(Instant::now());
+        while self.ended.recv_timeout(pace::POLL_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+            self.run_due(Instant::now());
         }
         if self.scrub.status().running {
             self.scrub.note();
@@ -120,11 +123,11 @@ impl Keeping {
     }
 
     /// Does the work that is due at `now`. If the store refuses changes, there is none.
-    fn look(&mut self, now: Instant) {
+    fn run_due(&mut self, now: Instant) {
         if self.store.batches.writable().is_err() {
             return;
         }
-        let waited = now.saturating_duration_since(self.backed_up) >= BETWEEN_BACKUPS;
+        let waited = now.saturating_duration_since(self.backed_up) >= BACKUP_INTERVAL;
         if waited && self.store.backups.are_due(false) && self.tries.backup.lock().may_try(now) {
             self.backed_up = now;
             self.back_up(now);
@@ -141,11 +144,11 @@ impl Keeping {
         let outcome = back_up(&self.store, &mut || self.go_on());
         let mut retry = self.tries.backup.lock();
         match outcome {
-            Ok(()) => retry.went_well(),
+            Ok(()) => retry.succeeded(),
             Err(Error::Posix(libc::EINTR)) => {}
             Err(error) => {
                 if retry.failed(now, Timestamp::now().sec, &error.to_string()) {
-                    tell_of_backup(&error);
+                    log_backup_failure(&error);
                 }
             }
         }
@@ -165,7 +168,7 @@ impl Keeping {
         let outcome = self.scrub.step(pace::budget(bytes, period), now, &|| self.go_on().is_ok());
         let mut retry = self.tries.scrub.lock();
         match outcome {
-            Ok(_) => retry.went_well(),
+            Ok(_) => retry.succeeded(),
             Err(error) => {
                 if retry.failed(at, now, &error.to_string()) {
                     tracing::warn!("scrub: {error}");
@@ -185,7 +188,7 @@ impl Keeping {
 /// The last backup of a mount, if one is due.
 pub(super) fn back_up_at_close(store: &Arc<Store>) {
     if store.batches.writable().is_ok() && store.commits.commit().is_ok() && store.backups.are_due(true) {
-        let _ = back_up(store, &mut || Ok(())).inspect_err(tell_of_backup);
+        let _ = back_up(store, &mut || Ok(())).inspect_err(log_backup_failure);
     }
 }
 
@@ -198,7 +201,7 @@ fn back_up(store: &Arc<Store>, go_on: &mut dyn FnMut() -> Result<()>) -> Result<
     Ok(())
 }
 
-fn tell_of_backup(error: &Error) {
+fn log_backup_failure(error: &Error) {
     tracing::warn!("the metadata backup failed, the one before stays: {error}");
 }
 
@@ -213,7 +216,7 @@ mod tests {
     const DAY: Duration = Duration::from_secs(86_400);
 
     /// A keeper whose thread does not run, of a store with something to back up; the backup finds no room.
-    fn keeping() -> (SimMedia, Keeping, Sender<()>) {
+    fn task() -> (SimMedia, MaintenanceTask, Sender<()>) {
         let disk = SimMedia::new();
         make_database(&disk).unwrap();
         disk.sync_dir("").unwrap();
@@ -224,45 +227,48 @@ mod tests {
         store.batches.join().unwrap().rows.put(Table::Xattrs, b"a row that is large", &vec![7; 200 << 10]);
         store.commits.commit().unwrap();
         let (end, ended) = bounded(0);
-        let (scrub, tries, backed_up) = (Arc::new(Scrub::of(&store)), Tries::new(), Instant::now());
-        (disk, Keeping { store, scrub, period: None, ended, tries, backed_up }, end)
+        let (scrub, tries, backed_up) = (Arc::new(Scrub::of(&store)), TaskRetries::new(), Instant::now());
+        (disk, MaintenanceTask { store, scrub, period: None, ended, tries, backed_up }, end)
     }
 
     /// Looks as the thread does for `time`; how often anything was tried.
-    fn look(keeping: &mut Keeping, begin: Instant, time: Duration) -> u64 {
+    fn look(task: &mut MaintenanceTask, begin: Instant, time: Duration) -> u64 {
         let (mut at, mut tries) = (Duration::ZERO, 0);
         while at < time {
-            let before = keeping.backed_up;
-            keeping.look(begin + at);
-            tries += u64::from(keeping.backed_up != before);
-            at += pace::LOOK_EVERY;
+            let before = task.backed_up;
+            task.run_due(begin + at);
+            tries += u64::from(task.backed_up != before);
+            at += pace::POLL_INTERVAL;
         }
         tries
     }
 
     #[test]
     fn a_backup_that_fails_is_tried_ever_more_rarely_and_shown() {
-        let (disk, mut keeping, _end) = keeping();
-        let begin = keeping.backed_up;
+        let (disk, mut task, _end) = task();
+        let begin = task.backed_up;
         disk.set_capacity(Some(disk.used() + (1 << 20)));
-        assert_eq!(look(&mut keeping, begin, DAY), 9, "after 5 minutes, and then 5, 10, 20, 40 ... later");
-        let troubles = keeping.tries.troubles();
-        assert_eq!(troubles.len(), 1);
-        assert_eq!((troubles[0].what.as_str(), troubles[0].failures), ("metadata backup", 9));
-        assert!(troubles[0].error.contains("too little room"), "{troubles:?}");
+        assert_eq!(look(&mut task, begin, DAY), 9, "after 5 minutes, and then 5, 10, 20, 40 ... later");
+        let recurring_failures = task.tries.recurring_failures();
+        assert_eq!(recurring_failures.len(), 1);
+        assert_eq!(
+            (recurring_failures[0].what.as_str(), recurring_failures[0].failures),
+            ("metadata backup", 9)
+        );
+        assert!(recurring_failures[0].error.contains("too little room"), "{recurring_failures:?}");
         disk.set_capacity(None);
-        assert_eq!(look(&mut keeping, begin + DAY, DAY), 1, "and then nothing has changed");
-        assert!(keeping.tries.troubles().is_empty());
-        keeping.store.close().unwrap();
+        assert_eq!(look(&mut task, begin + DAY, DAY), 1, "and then nothing has changed");
+        assert!(task.tries.recurring_failures().is_empty());
+        task.store.close().unwrap();
     }
 
     #[test]
     fn of_a_store_that_takes_no_changes_nothing_is_kept() {
-        let (_disk, mut keeping, _end) = keeping();
-        let begin = keeping.backed_up;
-        keeping.store.batches.latch().set(&Error::damaged("the disk"));
-        assert_eq!(look(&mut keeping, begin, DAY), 0);
-        assert!(keeping.tries.troubles().is_empty());
-        let _ = keeping.store.close();
+        let (_disk, mut task, _end) = task();
+        let begin = task.backed_up;
+        task.store.batches.latch().set(&Error::damaged("the disk"));
+        assert_eq!(look(&mut task, begin, DAY), 0);
+        assert!(task.tries.recurring_failures().is_empty());
+        let _ = task.store.close();
     }
 }

@@ -4,7 +4,7 @@
 //! waits there. So two kinds of process never access a mount themselves. One is the daemon: if it were killed while one
 //! of its threads waits for its own mount, it would keep the connection open, wait for itself for ever and hold the
 //! store's lock. The other is a command, which has to return to its user even if the daemon does not answer. Both start
-//! this program once more, with `errand`, and wait for that process as long as they want.
+//! this program once more, with `child_task`, and wait for that process as long as they want.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -21,7 +21,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::mount::{Detach, detach, nobody_answers};
+use super::mount::{UnmountMode, detach, nobody_answers};
 use super::mount_table::{MountTable, id_of};
 use super::protect;
 use super::xattr::PRESENCE;
@@ -29,45 +29,45 @@ use crate::error::{Error, Result};
 use crate::store::CONFIG_FILE;
 
 /// The hidden command.
-const COMMAND: &str = "errand";
+const COMMAND: &str = "child-task";
 
 /// This program, even if its path is hidden by a mount or was replaced.
 const MYSELF: &str = "/proc/self/exe";
 
 /// More bytes than any presence has.
-const LONGEST_PRESENCE: usize = 4096;
+const MAX_PRESENCE: usize = 4096;
 
 /// A task at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Errand {
+pub enum ChildTask {
     /// Report what is at the path, and the answer of the daemon that serves it.
     Ask,
     /// Let the kernel learn which requests a new mount does not need.
-    Greet,
+    Prime,
     /// Make the kernel write out its changed pages.
     Flush,
     /// Unmount if nobody uses it.
     Unmount,
     /// Detach the mount.
-    Hide,
+    LazyUnmount,
 }
 
-impl Errand {
+impl ChildTask {
     const ALL: [(&str, Self); 5] = [
         ("ask", Self::Ask),
-        ("greet", Self::Greet),
+        ("prime", Self::Prime),
         ("flush", Self::Flush),
         ("unmount", Self::Unmount),
-        ("hide", Self::Hide),
+        ("lazy-unmount", Self::LazyUnmount),
     ];
 
     /// The task with this name.
     pub fn named(word: &str) -> Option<Self> {
-        Self::ALL.iter().find(|(name, _)| *name == word).map(|(_, errand)| *errand)
+        Self::ALL.iter().find(|(name, _)| *name == word).map(|(_, child_task)| *child_task)
     }
 
     fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(_, errand)| *errand == self).map_or("", |(name, _)| name)
+        Self::ALL.iter().find(|(_, child_task)| *child_task == self).map_or("", |(name, _)| name)
     }
 
     /// Runs the task; the result goes to standard output.
@@ -79,10 +79,10 @@ impl Errand {
                 println!("{found}");
                 Ok(())
             }
-            Self::Greet => greet(path),
+            Self::Prime => prime(path),
             Self::Flush => flush(path).map_err(|e| Error::io(format!("flushing {}", path.display()), e)),
-            Self::Unmount => detach(path, Detach::Plainly),
-            Self::Hide => detach(path, Detach::Lazily),
+            Self::Unmount => detach(path, UnmountMode::Normal),
+            Self::LazyUnmount => detach(path, UnmountMode::Lazy),
         }
     }
 
@@ -118,27 +118,27 @@ impl Errand {
         }
     }
 
-    /// The same, but waits no longer than `patience`; false if that was too short. The child process then goes on.
-    pub fn send_within(self, path: &Path, patience: Duration) -> bool {
+    /// The same, but waits no longer than `timeout`; false if that was too short. The child process then goes on.
+    pub fn send_within(self, path: &Path, timeout: Duration) -> bool {
         let Ok(child) = self.command(path).stdout(Stdio::null()).stderr(Stdio::null()).spawn() else {
             return self.run(path).is_ok();
         };
-        within(child, patience, |child| child.wait().is_ok_and(|status| status.success())).unwrap_or(false)
+        within(child, timeout, |child| child.wait().is_ok_and(|status| status.success())).unwrap_or(false)
     }
 }
 
-/// Asks what is at a path. `None` if the answer takes longer than `patience`: there is a mount whose daemon does not
+/// Asks what is at a path. `None` if the answer takes longer than `timeout`: there is a mount whose daemon does not
 /// answer.
-pub fn ask(path: &Path, patience: Duration) -> Result<Option<Found>> {
+pub fn ask(path: &Path, timeout: Duration) -> Result<Option<PathInfo>> {
     if cfg!(test) {
         // The program of the unit tests has no such command.
         return Ok(Some(look(path)));
     }
-    let child = Errand::Ask.command(path).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+    let child = ChildTask::Ask.command(path).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
     let Ok(child) = child else {
         return Ok(Some(look(path)));
     };
-    let answer = within(child, patience, |child| {
+    let answer = within(child, timeout, |child| {
         let mut text = String::new();
         let read = child.stdout.take().map_or(Ok(0), |mut out| out.read_to_string(&mut text));
         let ended = child.wait();
@@ -154,13 +154,13 @@ pub fn ask(path: &Path, patience: Duration) -> Result<Option<Found>> {
 /// the request does.
 fn within<T: Send + 'static>(
     mut child: Child,
-    patience: Duration,
+    timeout: Duration,
     wait: impl FnOnce(&mut Child) -> T + Send + 'static,
 ) -> Option<T> {
     let (tell, told) = mpsc::channel();
     let pid = rustix::process::Pid::from_child(&child);
     thread::spawn(move || tell.send(wait(&mut child)));
-    let done = told.recv_timeout(patience).ok();
+    let done = told.recv_timeout(timeout).ok();
     if done.is_none() {
         // It ends as soon as it can.
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
@@ -170,7 +170,7 @@ fn within<T: Send + 'static>(
 
 /// What is at a path.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Found {
+pub struct PathInfo {
     /// The path without symbolic links, byte by byte.
     real: Vec<u8>,
     /// The kernel's number of the mount it is in; 0 if the path could not be read.
@@ -178,12 +178,12 @@ pub struct Found {
     /// Whether it is the directory of a store; the errno of the host if that cannot be found out.
     pub store: std::result::Result<bool, i32>,
     /// The answer of the mount.
-    pub heard: Heard,
+    pub answer: MountAnswer,
 }
 
 /// The answer of the mount at a path.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum Heard {
+pub enum MountAnswer {
     /// The path cannot be read: the errno of the host.
     NotThere(i32),
     /// It is in no mount of ours.
@@ -196,7 +196,7 @@ pub enum Heard {
     Refused(i32),
 }
 
-impl Found {
+impl PathInfo {
     /// The path without symbolic links.
     pub fn real(&self) -> PathBuf {
         PathBuf::from(std::ffi::OsString::from_vec(self.real.clone()))
@@ -204,13 +204,13 @@ impl Found {
 }
 
 /// Finds out what is at a path; may wait for a daemon.
-fn look(path: &Path) -> Found {
-    let nothing = |heard| Found { real: absolute(path), mount: 0, store: Ok(false), heard };
+fn look(path: &Path) -> PathInfo {
+    let nothing = |answer| PathInfo { real: absolute(path), mount: 0, store: Ok(false), answer };
     // Opened like this, the root of a mount needs no request to its daemon.
     let file = match rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
         Ok(file) => file,
-        Err(error) if nobody_answers(&error.into()) => return nothing(Heard::Dead),
-        Err(error) => return nothing(Heard::NotThere(error.raw_os_error())),
+        Err(error) if nobody_answers(&error.into()) => return nothing(MountAnswer::Dead),
+        Err(error) => return nothing(MountAnswer::NotThere(error.raw_os_error())),
     };
     let here = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     // Without /proc, use the path again.
@@ -224,8 +224,8 @@ fn look(path: &Path) -> Found {
         Err(e) if nobody_answers(&e.into()) => Ok(false),
         Err(e) => Err(e.raw_os_error()),
     };
-    let heard = if ours { listen(&here) } else { Heard::NotOurs };
-    Found { real, mount, store, heard }
+    let answer = if ours { ask_mount(&here) } else { MountAnswer::NotOurs };
+    PathInfo { real, mount, store, answer }
 }
 
 fn absolute(path: &Path) -> Vec<u8> {
@@ -233,12 +233,12 @@ fn absolute(path: &Path) -> Vec<u8> {
 }
 
 /// Any file of a mount has the answer, also if only a part of the mount is visible through a bind mount.
-fn listen(path: &Path) -> Heard {
-    let mut value = [0; LONGEST_PRESENCE];
+fn ask_mount(path: &Path) -> MountAnswer {
+    let mut value = [0; MAX_PRESENCE];
     match rustix::fs::getxattr(path, OsStr::from_bytes(PRESENCE), &mut value[..]) {
-        Ok(length) => Heard::Presence(String::from_utf8_lossy(&value[..length]).into_owned()),
-        Err(error) if nobody_answers(&error.into()) => Heard::Dead,
-        Err(error) => Heard::Refused(error.raw_os_error()),
+        Ok(length) => MountAnswer::Presence(String::from_utf8_lossy(&value[..length]).into_owned()),
+        Err(error) if nobody_answers(&error.into()) => MountAnswer::Dead,
+        Err(error) => MountAnswer::Refused(error.raw_os_error()),
     }
 }
 
@@ -253,11 +253,11 @@ fn flush(path: &Path) -> io::Result<()> {
 
 /// Lets the kernel learn which requests it need not send. Until it has opened one file, it sends a request at the end
 /// of each file that it makes; the same holds for directories.
-fn greet(mountpoint: &Path) -> Result<()> {
+fn prime(mountpoint: &Path) -> Result<()> {
     let learned = || -> io::Result<()> {
         fs::metadata(mountpoint)?;
         fs::read(mountpoint.join(".cairnfs/generation"))?;
-        learn_to_copy(mountpoint);
+        probe_copy_file_range(mountpoint);
         fs::read_dir(mountpoint).map(drop)
     };
     learned().map_err(|e| Error::io(format!("the new mount at {}", mountpoint.display()), e))
@@ -267,7 +267,7 @@ fn greet(mountpoint: &Path) -> Result<()> {
 /// such request", the kernel takes the second answer for one about the older form, and from then on every copy in this
 /// mount is done by reading and writing. So this function makes the kernel try once, before any program can, with a
 /// copy that is refused.
-fn learn_to_copy(mountpoint: &Path) {
+fn probe_copy_file_range(mountpoint: &Path) {
     let from = File::open(mountpoint.join(".cairnfs/generation"));
     let to = File::options().write(true).open(mountpoint.join(".cairnfs/gc"));
     // On a read-only mount there is nothing to learn.
@@ -285,11 +285,11 @@ mod tests {
 
     #[test]
     fn each_errand_has_a_name_of_its_own() {
-        for (name, errand) in Errand::ALL {
-            assert_eq!(Errand::named(name), Some(errand));
-            assert_eq!(errand.name(), name);
+        for (name, child_task) in ChildTask::ALL {
+            assert_eq!(ChildTask::named(name), Some(child_task));
+            assert_eq!(child_task.name(), name);
         }
-        assert_eq!(Errand::named("fly"), None);
+        assert_eq!(ChildTask::named("fly"), None);
     }
 
     #[test]
@@ -297,15 +297,15 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let odd = tmp.path().join(OsStr::from_bytes(b"st\xffore"));
         fs::create_dir(&odd).unwrap();
-        let again = |path: &Path| -> Found {
+        let again = |path: &Path| -> PathInfo {
             serde_json::from_str(&serde_json::to_string(&look(path)).unwrap()).unwrap()
         };
         let found = again(&odd);
         assert_eq!(found.real(), fs::canonicalize(&odd).unwrap());
-        assert!(found.mount != 0 && matches!((found.store, found.heard), (Ok(false), Heard::NotOurs)));
+        assert!(found.mount != 0 && matches!((found.store, found.answer), (Ok(false), MountAnswer::NotOurs)));
         fs::write(odd.join(CONFIG_FILE), "").unwrap();
         assert_eq!(again(&odd).store, Ok(true));
-        assert!(matches!(again(&tmp.path().join("none")).heard, Heard::NotThere(libc::ENOENT)));
+        assert!(matches!(again(&tmp.path().join("none")).answer, MountAnswer::NotThere(libc::ENOENT)));
         assert_eq!(again(&tmp.path().join("n".repeat(300))).mount, 0);
     }
 

@@ -11,16 +11,16 @@ use crate::sync::Mutex;
 /// Readers at different places that are distinguished.
 const READERS: usize = 8;
 /// Regions that are read ahead, if they take no more than half of the cache.
-pub(super) const AHEAD: u64 = 4;
+pub(super) const REGIONS_AHEAD: u64 = 4;
 
 /// The ends of the regions that were read last, the latest last.
 #[derive(Debug, Default)]
-pub(super) struct Trails(Mutex<Vec<ChunkId>>);
+pub(super) struct SequentialDetector(Mutex<Vec<ChunkId>>);
 
-impl Trails {
+impl SequentialDetector {
     /// Notes that a region with these ids was read. True if the previous region was read shortly before, and this one
     /// was not.
-    pub fn leads_on(&self, first: ChunkId, end: ChunkId) -> bool {
+    pub fn note_read(&self, first: ChunkId, end: ChunkId) -> bool {
         let mut ends = self.0.lock();
         let (from_before, is_known) = (ends.contains(&first), ends.contains(&end));
         ends.retain(|known| *known != first && *known != end);
@@ -38,8 +38,8 @@ mod tests {
 
     /// What each of some visits answers. Region n has the ids from 10 n to 10 n + 9.
     fn visits(regions: &[u64]) -> Vec<bool> {
-        let trails = Trails::default();
-        regions.iter().map(|n| trails.leads_on(ChunkId(n * 10), ChunkId(n * 10 + 10))).collect()
+        let sequential = SequentialDetector::default();
+        regions.iter().map(|n| sequential.note_read(ChunkId(n * 10), ChunkId(n * 10 + 10))).collect()
     }
 
     #[test]

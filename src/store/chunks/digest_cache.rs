@@ -24,30 +24,30 @@ const PRELOAD: usize = 512;
 
 /// The cache of recent digests.
 #[derive(Debug)]
-pub struct Locality {
-    /// Counts every [`Self::forget_all`], so that a preload that began before it adds nothing afterwards.
+pub struct DigestCache {
+    /// Counts every [`Self::clear`], so that a preload that began before it adds nothing afterwards.
     inner: Mutex<(u64, LruCache<Digest, ChunkId>)>,
 }
 
-impl Default for Locality {
+impl Default for DigestCache {
     fn default() -> Self {
         Self { inner: Mutex::new((0, LruCache::new(CAPACITY))) }
     }
 }
 
-impl Locality {
+impl DigestCache {
     /// The chunk with this digest, if it is cached.
     pub fn get(&self, digest: &Digest) -> Option<ChunkId> {
         self.inner.lock().1.get(digest).copied()
     }
 
     /// The number for a later [`Self::preload`].
-    pub fn epoch(&self) -> u64 {
+    pub fn clear_count(&self) -> u64 {
         self.inner.lock().0
     }
 
-    /// Loads the chunks from `id` on from `view`, unless the cache was cleared since `epoch`.
-    pub fn preload(&self, epoch: u64, view: &View, id: ChunkId) -> Result<()> {
+    /// Loads the chunks from `id` on from `view`, unless the cache was cleared since `clear_count`.
+    pub fn preload(&self, clear_count: u64, view: &View, id: ChunkId) -> Result<()> {
         let first = match view.last(Table::Regions, &id_key(0), &id_key(id.0))? {
             Some((key, _)) => chunk_of(&key)?,
             None => return Ok(()),
@@ -59,7 +59,7 @@ impl Locality {
             Ok(found.len() < PRELOAD)
         })?;
         let mut inner = self.inner.lock();
-        if inner.0 == epoch {
+        if inner.0 == clear_count {
             for (digest, id) in found {
                 inner.1.put(digest, id);
             }
@@ -68,7 +68,7 @@ impl Locality {
     }
 
     /// Empties the cache (I9).
-    pub fn forget_all(&self) {
+    pub fn clear(&self) {
         let mut inner = self.inner.lock();
         inner.0 += 1;
         inner.1.clear();

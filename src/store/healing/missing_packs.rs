@@ -57,7 +57,7 @@ impl Healing {
     /// Puts a row with all existing packs into the open batch, if it differs from the old row.
     pub fn note_packs(&self) -> Result<()> {
         let row = encode(&self.packs.list()?);
-        if self.meta.now().get(Table::State, PACKS_KEY)?.as_deref() != Some(&row) {
+        if self.meta.layers().get(Table::State, PACKS_KEY)?.as_deref() != Some(&row) {
             self.batches.join()?.rows.put(Table::State, PACKS_KEY, &row);
         }
         Ok(())
@@ -66,7 +66,7 @@ impl Healing {
     /// Checks that all packs of the store exist. Chunks of missing packs are recorded as bad, and the log names the
     /// packs. Returns the number of these chunks; `go_on` is asked from time to time.
     pub fn look_for_packs(&self, go_on: &mut dyn FnMut() -> Result<()>) -> Result<u64> {
-        let Some(row) = self.meta.now().get(Table::State, PACKS_KEY)? else { return Ok(0) };
+        let Some(row) = self.meta.layers().get(Table::State, PACKS_KEY)? else { return Ok(0) };
         let gone = missing(&row, &self.packs.list()?.into_iter().collect());
         if gone.is_empty() {
             return Ok(0);
@@ -77,7 +77,7 @@ impl Healing {
             let ids: Vec<ChunkId> = row.live().map(|(id, _)| id).collect();
             chunks += ids.len() as u64;
             named.insert(row.at.pack);
-            self.distrust(ids, row.at.pack);
+            self.mark_bad(ids, row.at.pack);
         })? {
             from = next;
             go_on()?;
@@ -98,7 +98,7 @@ impl Healing {
         each: &mut dyn FnMut(&RegionRow),
     ) -> Result<Option<u64>> {
         let (mut seen, mut next, mut found) = (0, None, Vec::new());
-        let view = self.meta.now().view.clone();
+        let view = self.meta.layers().view.clone();
         view.scan(Table::Regions, Bound::Included(&id_key(from)), Bound::Unbounded, |key, row| {
             let row = RegionRow::decode(ChunkId(chunk_of(key)?), row)?;
             (seen, next) = (seen + 1, Some(row.first.0 + 1));

@@ -10,15 +10,15 @@
 //!   may be added and removed.
 //!
 //! While no directory is protected, a request costs one load of a counter. Otherwise the parents of an inode are walked
-//! up once, and the answer is kept with a *sequence number*. Whatever could change an answer raises that number: a change
-//! of the flags of a directory, a directory that moves, and a new directory in an append-only directory. All of them hold
-//! the tree lock alone. A caller that holds only an inode's lock compares the number inside that lock, so that it never
-//! uses an outdated answer.
+//! up once, and the answer is kept with a *sequence number*. Whatever could change an answer raises that number: a
+//! change of the flags of a directory, a directory that moves, and a new directory in an append-only directory. All of
+//! them hold the tree lock alone. A caller that holds only an inode's lock compares the number inside that lock, so
+//! that it never uses an outdated answer.
 //!
 //! A mark on each inode would make chattr a walk over the snapshot, which a crash or a full disk could leave half done.
 //! Here it changes one row.
 
-pub(super) mod turns;
+pub(super) mod sequence;
 
 use std::collections::HashMap;
 use std::ops::Bound;
@@ -36,30 +36,30 @@ use super::tree_lock::Tree;
 use super::{Fs, posix};
 
 /// No directory is deeper than this; beyond it there is a cycle.
-const DEEPEST: usize = 1 << 16;
+const MAX_DEPTH: usize = 1 << 16;
 
 impl Fs {
     /// Counts the protected directories of the store.
-    pub(super) fn load_guard(&self) -> Result<()> {
+    pub(super) fn load_protected_dirs(&self) -> Result<()> {
         let mut count = 0;
-        self.now().scan(Table::Held, Bound::Unbounded, Bound::Unbounded, |_, _| {
+        self.layers().scan(Table::Protected, Bound::Unbounded, Bound::Unbounded, |_, _| {
             count += 1;
             Ok(true)
         })?;
-        self.guard.directories.store(count, Ordering::SeqCst);
+        self.protected_dirs.directories.store(count, Ordering::SeqCst);
         Ok(())
     }
 
-    /// Refuses with EPERM if an inode is protected, and otherwise locks it; with `settled`, waits for its flush.
-    pub(super) fn lock_free<'a>(
+    /// Refuses with EPERM if an inode is protected, and otherwise locks it; with `quiescent`, waits for its flush.
+    pub(super) fn lock_unprotected<'a>(
         &self,
         inode: &'a Inode,
-        settled: bool,
+        quiescent: bool,
     ) -> Result<MutexGuard<'a, InodeState>> {
         loop {
-            let turn = self.refuse_change(inode)?;
-            let state = if settled { inode.lock_settled() } else { inode.lock() };
-            if self.is_turn(turn) {
+            let sequence = self.refuse_change(inode)?;
+            let state = if quiescent { inode.lock_quiescent() } else { inode.lock() };
+            if self.is_current(sequence) {
                 return Ok(state);
             }
         }
@@ -68,22 +68,22 @@ impl Fs {
     /// Refuses with EPERM if an inode is protected. The answer is valid for the returned sequence number, which has to
     /// be compared again once the inode is locked.
     pub(super) fn refuse_change(&self, inode: &Inode) -> Result<u64> {
-        let turn = self.guard.turn();
-        if self.is_held(inode)? { posix(libc::EPERM) } else { Ok(turn) }
+        let sequence = self.protected_dirs.sequence();
+        if self.is_protected(inode)? { posix(libc::EPERM) } else { Ok(sequence) }
     }
 
     /// Is this still the current sequence number?
-    pub(super) fn is_turn(&self, turn: u64) -> bool {
-        self.guard.turn() == turn
+    pub(super) fn is_current(&self, sequence: u64) -> bool {
+        self.protected_dirs.sequence() == sequence
     }
 
     /// Refuses with EPERM if one of these directories is protected. The answer stays valid while `tree` is held.
-    pub(super) fn refuse_held(&self, _tree: &Tree<'_>, directories: &[u64]) -> Result<()> {
-        if self.guard.is_idle() {
+    pub(super) fn refuse_protected(&self, _tree: &Tree<'_>, directories: &[u64]) -> Result<()> {
+        if self.protected_dirs.is_idle() {
             return Ok(());
         }
         for &directory in directories {
-            if self.is_held(&*self.inode(directory)?)? {
+            if self.is_protected(&*self.inode(directory)?)? {
                 return posix(libc::EPERM);
             }
         }
@@ -91,40 +91,40 @@ impl Fs {
     }
 
     /// Does a directory at or above an inode protect it? Takes locks of inodes, one at a time.
-    pub(super) fn is_held(&self, inode: &Inode) -> Result<bool> {
-        if self.guard.is_idle() {
+    pub(super) fn is_protected(&self, inode: &Inode) -> Result<bool> {
+        if self.protected_dirs.is_idle() {
             return Ok(false);
         }
-        let turn = self.guard.turn();
+        let sequence = self.protected_dirs.sequence();
         let (is_dir, parents) = {
             let state = inode.lock();
-            if state.held.0 == turn {
-                return Ok(state.held.1);
+            if state.protected.0 == sequence {
+                return Ok(state.protected.1);
             }
             (state.row.is_dir(), self.parents(inode.ino, &state)?)
         };
-        let held = match parents {
-            _ if is_dir => self.is_below_held(inode.ino)?,
+        let protected = match parents {
+            _ if is_dir => self.is_below_protected(inode.ino)?,
             Some(parents) => {
-                let mut held = false;
+                let mut protected = false;
                 for parent in parents {
-                    held = held || self.is_held(&*self.inode(parent)?)?;
+                    protected = protected || self.is_protected(&*self.inode(parent)?)?;
                 }
-                held
+                protected
             }
             // It may be anywhere.
             None => true,
         };
         // If the sequence number was raised meanwhile, this answer is not valid.
-        inode.lock().held = (turn, held);
-        Ok(held)
+        inode.lock().protected = (sequence, protected);
+        Ok(protected)
     }
 
     /// Walks up from a directory, itself included.
-    fn is_below_held(&self, directory: u64) -> Result<bool> {
+    fn is_below_protected(&self, directory: u64) -> Result<bool> {
         let (mut at, mut has_rule) = (directory, false);
         let (mut flags, mut parent) = self.flags_and_parent(at)?;
-        for _ in 0..DEEPEST {
+        for _ in 0..MAX_DEPTH {
             if flags & IMMUTABLE != 0 {
                 return Ok(true);
             }
@@ -155,9 +155,9 @@ impl Fs {
 
     /// The newest directory in `group`: inode numbers rise and are never reused.
     fn newest_in(&self, group: u64) -> Result<Option<u64>> {
-        let turn = self.guard.turn();
-        let known = self.guard.newest.lock();
-        if known.0 == turn
+        let sequence = self.protected_dirs.sequence();
+        let known = self.protected_dirs.newest.lock();
+        if known.0 == sequence
             && let Some(newest) = known.1.get(&group)
         {
             return Ok(Some(*newest));
@@ -165,16 +165,16 @@ impl Fs {
         drop(known);
         let mut newest = None;
         let (start, end) = (dirent_start(group, NameHash::FIRST), dirent_end(group));
-        self.now().scan(Table::Dirents, Bound::Included(&start), Bound::Excluded(&end), |_, row| {
+        self.layers().scan(Table::Dirents, Bound::Included(&start), Bound::Excluded(&end), |_, row| {
             let row = DirentRow::decode(row)?;
             if row.kind == libc::S_IFDIR {
                 newest = newest.max(Some(row.ino));
             }
             Ok(true)
         })?;
-        let mut known = self.guard.newest.lock();
-        if known.0 != turn {
-            *known = (turn, HashMap::new());
+        let mut known = self.protected_dirs.newest.lock();
+        if known.0 != sequence {
+            *known = (sequence, HashMap::new());
         }
         known.1.extend(newest.map(|newest| (group, newest)));
         Ok(newest)
@@ -184,15 +184,15 @@ impl Fs {
     pub(super) fn directory_came(&self, tree: &Tree<'_>, dir: &InodeState, is_dir: bool) {
         if is_dir && dir.row.flags & APPEND_ONLY != 0 {
             debug_assert!(tree.is_alone());
-            self.guard.next_turn();
+            self.protected_dirs.advance();
         }
     }
 
     /// A directory was moved, with `tree` held alone.
     pub(super) fn directory_moved(&self, tree: &Tree<'_>) {
         debug_assert!(tree.is_alone());
-        if !self.guard.is_idle() {
-            self.guard.next_turn();
+        if !self.protected_dirs.is_idle() {
+            self.protected_dirs.advance();
         }
     }
 
@@ -205,12 +205,12 @@ impl Fs {
         }
         match (before, after) {
             (0, _) => {
-                rows.put(Table::Held, &id_key(ino), &[]);
-                self.guard.directories.fetch_add(1, Ordering::SeqCst);
+                rows.put(Table::Protected, &id_key(ino), &[]);
+                self.protected_dirs.directories.fetch_add(1, Ordering::SeqCst);
             }
             (_, 0) => {
-                rows.delete(Table::Held, &id_key(ino));
-                self.guard.directories.fetch_sub(1, Ordering::SeqCst);
+                rows.delete(Table::Protected, &id_key(ino));
+                self.protected_dirs.directories.fetch_sub(1, Ordering::SeqCst);
             }
             _ => {}
         }
@@ -219,7 +219,7 @@ impl Fs {
     /// Flags were changed, with `tree` held alone.
     pub(super) fn flags_changed(&self, tree: &Tree<'_>) {
         debug_assert!(tree.is_alone());
-        self.guard.next_turn();
+        self.protected_dirs.advance();
     }
 
     /// The inodes below `directory` that the kernel remembers; in doubt, all that it remembers. The kernel may hold
@@ -255,7 +255,7 @@ impl Fs {
                 break *known;
             }
             way.push(at);
-            if is_root(at) || way.len() > DEEPEST {
+            if is_root(at) || way.len() > MAX_DEPTH {
                 break false;
             }
             at = self.flags_and_parent(at)?.1;
@@ -273,7 +273,7 @@ impl Fs {
 
     /// True if a new directory in `directory` would seal another one: `directory` is append-only.
     pub fn seals(&self, directory: u64) -> bool {
-        !self.guard.is_idle()
+        !self.protected_dirs.is_idle()
             && self.inode(directory).is_ok_and(|inode| inode.lock().row.flags & APPEND_ONLY != 0)
     }
 }

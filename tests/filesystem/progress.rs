@@ -1,4 +1,5 @@
-//! What a check tells: every file that is hit, with every byte of its name; backups that are damaged; and how far it is.
+//! What a check tells: every file that is hit, with every byte of its name; backups that are damaged; and how far it
+//! is.
 
 use std::collections::BTreeSet;
 

@@ -6,14 +6,14 @@ use crate::fs::Caller;
 
 /// The caller of a request.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Asker {
+pub(super) struct Requester {
     /// User, and the group that new files get.
     pub caller: Caller,
     /// The calling thread; 0 for the kernel itself and for a thread that cannot be seen from here.
     pub pid: u32,
 }
 
-impl Asker {
+impl Requester {
     /// True for root and for members of this group. The protocol names one group of each caller; `/proc` has the
     /// others. If it does not show the caller, these do not count.
     pub(super) fn is_in(&self, gid: u32) -> bool {
@@ -48,8 +48,8 @@ mod tests {
 
     #[test]
     fn who_cannot_be_seen_is_in_one_group() {
-        let asker = |uid, pid| Asker { caller: Caller { uid, gid: 5 }, pid };
-        assert!(asker(1, 0).is_in(5) && !asker(1, 0).is_in(6) && !asker(1, u32::MAX).is_in(6));
-        assert!(asker(0, 0).is_in(6), "root may do so everywhere");
+        let requester = |uid, pid| Requester { caller: Caller { uid, gid: 5 }, pid };
+        assert!(requester(1, 0).is_in(5) && !requester(1, 0).is_in(6) && !requester(1, u32::MAX).is_in(6));
+        assert!(requester(0, 0).is_in(6), "root may do so everywhere");
     }
 }
