@@ -43,6 +43,10 @@ fn text(report: &RepairReport) -> String {
         Database::Unreadable => format!("the metadata database cannot be opened: {}", fault(report)),
         Database::Missing => "the metadata database is missing or empty".to_owned(),
     });
+    if report.log_entries > 0 {
+        lines.push(format!("{} commits come from the log", count(report.log_entries)));
+    }
+    lines.extend(report.log_fault.as_ref().map(|what| format!("of the log something is lost: {what}")));
     lines.extend(
         report.damaged_backups.iter().map(|backup| format!("a metadata backup is damaged: {backup}")),
     );

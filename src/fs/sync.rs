@@ -10,8 +10,6 @@ pub(super) mod background;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::meta::Table;
-use crate::meta::rows::id_key;
 use crate::retry::RecurringFailure;
 use crate::sync::channel::{Receiver, RecvTimeoutError, bounded};
 use crate::sync::thread::{Builder, caught};
@@ -32,10 +30,6 @@ impl Fs {
     pub fn fsync(self: &Arc<Self>, ino: u64) -> Result<()> {
         let inode = self.inode(ino)?;
         self.flush(&inode, Flush::Wanted)?;
-        // Whatever changes a file or a directory, or its name, writes its row.
-        if self.layers().is_committed(Table::Inodes, &id_key(ino)) {
-            return Ok(());
-        }
         self.store.commits.commit()
     }
 

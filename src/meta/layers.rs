@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::sync::{Arc, RwLock};
 
 use super::kv::{Kv, Row, Table};
-use super::memtable::{Counter, LayerLookup, Memtable};
+use super::memtable::{Counter, Memtable};
 use super::run::{Changes, Run};
 use super::view::{Stack, View};
 
@@ -56,12 +56,6 @@ impl Layers {
         each: impl FnMut(&[u8], &[u8]) -> Result<bool>,
     ) -> Result<()> {
         self.stack().scan(table, from, to, each)
-    }
-
-    /// True if no batch that is to be committed says anything of `key`.
-    pub fn is_committed(&self, table: Table, key: &[u8]) -> bool {
-        let mut batches = std::iter::once(&self.active).chain(&self.sealed);
-        batches.all(|batch| batch.get(table, key) == LayerLookup::Absent)
     }
 
     /// A sum over the whole store, the open batches included; what only damage can make less than nothing is nothing.

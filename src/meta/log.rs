@@ -125,6 +125,15 @@ pub struct Replayed {
     pub unfinished: Option<String>,
 }
 
+/// The complete entries of a log that may be damaged.
+#[derive(Debug)]
+pub struct Salvaged {
+    /// In order; some between them may be missing.
+    pub entries: Vec<Entry>,
+    /// Which are missing, if others follow them.
+    pub fault: Option<String>,
+}
+
 /// The file.
 #[derive(Debug)]
 pub struct Log {
@@ -198,12 +207,14 @@ impl Log {
         Ok(Position { number, digest })
     }
 
-    /// Takes the file's room on the host, and writes all of it once: a block that was never written would change the host's
+    /// Takes the file's room on the host, and writes all that is new of it once: a block that was never written would change the host's
     /// own metadata with the first sync of it.
     fn take_room(&self) -> io::Result<()> {
+        // Not what stands there: it may be entries.
+        let begin = self.file.len()?.max(self.next * BLOCK as u64);
         self.file.allocate(0, self.size)?;
         let zeros = vec![0; BLANKED.min(self.size as usize)];
-        for at in (0..self.size).step_by(BLANKED) {
+        for at in (begin..self.size).step_by(BLANKED) {
             let len = zeros.len().min((self.size - at) as usize);
             self.file.write_at(&zeros[..len], at)?;
         }
@@ -228,13 +239,58 @@ impl Log {
         let blocks = self.file.len().map_err(failed)? / BLOCK as u64;
         let (mut entries, mut last) = (Vec::new(), *folded);
         self.next = 0;
-        while let Some((entry, position, len)) = self.read_entry(&last, blocks)? {
+        while let Some((entry, position, len)) =
+            self.read_entry(last.number + 1, Some(&last.digest), (self.next, blocks))?
+        {
             entries.push(entry);
             last = position;
             self.next += len;
         }
         let unfinished = self.look_behind(&last, blocks)?;
         Ok(Replayed { entries, last, unfinished })
+    }
+
+    /// Reads every complete entry after `folded`, also those behind damaged ones; for a repair.
+    pub fn salvage(&self, folded: &Position) -> Result<Salvaged> {
+        let failed = |error| Error::io("reading the log of commits", error);
+        let blocks = self.file.len().map_err(failed)? / BLOCK as u64;
+        let (mut entries, mut fault, mut last, mut at) = (Vec::new(), None, folded.number, 0);
+        let mut highest = last;
+        while at < blocks {
+            let kind = self.read_block(at)?.0;
+            if let Block::Of(number, _) = kind {
+                highest = highest.max(number);
+            }
+            let read = match kind {
+                Block::Of(number, 0) if number > last => {
+                    self.read_entry(number, None, (at, blocks)).ok().flatten()
+                }
+                _ => None,
+            };
+            let Some((entry, position, len)) = read else {
+                at += 1;
+                continue;
+            };
+            if position.number > last + 1 {
+                let missing = match position.number - last {
+                    2 => format!("entry {}", last + 1),
+                    _ => format!("entries {} to {}", last + 1, position.number - 1),
+                };
+                fault.get_or_insert(format!(
+                    "{missing} of the log of commits cannot be read, and others follow"
+                ));
+            }
+            entries.push(entry);
+            (last, at) = (position.number, at + len);
+        }
+        if highest > last + 1 {
+            // Nobody could follow an entry that was not synced.
+            fault.get_or_insert(format!(
+                "entry {} of the log of commits cannot be read, and others followed",
+                last + 1
+            ));
+        }
+        Ok(Salvaged { entries, fault })
     }
 
     fn read_block(&self, at: u64) -> Result<(Block, [u8; BLOCK])> {
@@ -244,13 +300,18 @@ impl Log {
         Ok((classify(&self.key, &block), block))
     }
 
-    /// The entry behind `last`, where it is whole, with the blocks it takes.
-    fn read_entry(&self, last: &Position, blocks: u64) -> Result<Option<(Entry, Position, u64)>> {
-        let number = last.number + 1;
+    /// The entry with this number that begins at block `begin` of so many, where it is whole, with the blocks it takes. It
+    /// has to follow the entry with the digest `before`, if there is one.
+    fn read_entry(
+        &self,
+        number: u64,
+        before: Option<&[u8; 32]>,
+        (begin, blocks): (u64, u64),
+    ) -> Result<Option<(Entry, Position, u64)>> {
         let (mut content, mut len) = (Vec::new(), None::<usize>);
         while len.is_none_or(|len| content.len() < len) {
             let index = content.len() / CONTENT;
-            let at = self.next + index as u64;
+            let at = begin + index as u64;
             if at >= blocks {
                 return Ok(None);
             }
@@ -264,7 +325,7 @@ impl Log {
         }
         let taken = (content.len() / CONTENT) as u64;
         content.truncate(len.unwrap_or(0));
-        let (entry, digest) = decode(&self.key, number, &last.digest, &content)?;
+        let (entry, digest) = decode(&self.key, number, before, &content)?;
         Ok(Some((entry, Position { number, digest }, taken)))
     }
 
@@ -358,13 +419,18 @@ pub fn carried_len(record: usize) -> u64 {
     (RECORD_HEAD + record) as u64
 }
 
-fn decode(key: &[u8; 16], number: u64, before: &[u8; 32], content: &[u8]) -> Result<(Entry, [u8; 32])> {
+fn decode(
+    key: &[u8; 16],
+    number: u64,
+    before: Option<&[u8; 32]>,
+    content: &[u8],
+) -> Result<(Entry, [u8; 32])> {
     let wrong = |what: &str| Error::damaged(format!("entry {number} of the log of commits {what}"));
     let digest = digest_of(key, number, content);
     if content.get(32..64) != Some(&digest[..]) {
         return Err(wrong("does not match its digest"));
     }
-    if content[..32] != before[..] && !unchained() {
+    if before.is_some_and(|before| content[..32] != before[..]) && !unchained() {
         return Err(wrong("does not follow the one before it"));
     }
     let short = || wrong("is too short");

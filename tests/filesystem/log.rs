@@ -3,6 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::Arc;
+
+use cairnfs::check::repair::repair;
+use cairnfs::media::Media;
 
 use cairnfs::fs::ROOT_INO;
 use cairnfs::media::sim::SimMedia;
@@ -173,16 +177,70 @@ fn without_the_chain_a_changed_byte_of_the_log_loses_what_follows_it() {
 fn a_log_that_is_gone_is_missed_only_where_it_had_something() {
     let _all = protected();
     let (disk, config) = killed();
-    let media =
-        |disk: &SimMedia| -> std::sync::Arc<dyn cairnfs::media::Media> { std::sync::Arc::new(disk.clone()) };
-    media(&disk).remove(LOG_FILE).unwrap();
+    disk.remove(LOG_FILE).unwrap();
     let error = World::open(&disk, &config).err().unwrap();
     assert!(error.to_string().contains("meta/log is missing"), "{error}");
 
     let (disk, config) = killed();
     World::open(&disk, &config).unwrap().close().unwrap();
-    media(&disk).remove(LOG_FILE).unwrap();
+    disk.remove(LOG_FILE).unwrap();
     let world = World::open(&disk, &config).unwrap();
     assert_eq!(there(&world).len() as u64, FILES);
     world.close().unwrap();
+}
+
+/// What a store has after a repair: all entries before the damaged one, and those behind it as far as they stand by
+/// themselves; never other bytes.
+fn repaired(hurt: &SimMedia, config: &StoreConfig) -> (Vec<u64>, cairnfs::check::repair::RepairReport) {
+    let report = repair(&(Arc::new(hurt.clone()) as Arc<dyn Media>), config, true).unwrap();
+    let world = World::open(hurt, config).unwrap();
+    let files = there(&world);
+    assert!(world.check().is_clean());
+    world.close().unwrap();
+    (files, report)
+}
+
+#[test]
+fn a_repair_of_a_killed_store_has_what_is_in_its_log() {
+    let _all = protected();
+    let (disk, config) = killed();
+    let copy = || disk.cut_at(disk.op_count(), 1);
+    let all: Vec<u64> = (0..FILES).collect();
+
+    // Nothing is damaged: nothing to repair, and the store opens with all of it.
+    let (files, report) = repaired(&copy(), &config);
+    assert!(files == all && !report.is_needed() && report.log_entries == FILES - 1, "{report:?}");
+
+    // The second entry: the store is refused, and a repair has the first, and those behind as they are.
+    let hurt = copy();
+    hurt.flip_byte(LOG_FILE, BLOCK as u64 * 2 + 100);
+    assert!(World::open(&hurt, &config).is_err());
+    let (files, report) = repaired(&hurt, &config);
+    assert!(report.done && report.lost_something() && report.log_fault.is_some(), "{report:?}");
+    assert!(files.starts_with(&[0]) && files.len() as u64 >= FILES - 2, "{files:?}");
+
+    // The log as a whole.
+    let hurt = copy();
+    hurt.remove(LOG_FILE).unwrap();
+    let (files, report) = repaired(&hurt, &config);
+    assert!(report.done && report.log_fault.is_some() && files == [0], "{files:?} {report:?}");
+}
+
+#[test]
+fn a_repair_without_a_database_has_the_backup_and_the_log() {
+    let _all = protected();
+    let (disk, config) = (new_disk(), config());
+    let world = World::open(&disk, &config).unwrap();
+    for number in 0..FILES {
+        let ino = world.save(&format!("f{number}"), &content(number));
+        world.fs.fsync(ino).unwrap();
+        if number == 2 {
+            world.store.backups.write(&mut || Ok(())).unwrap().unwrap();
+        }
+    }
+    let hurt = disk.cut_at(disk.op_count(), 1);
+    world.close().unwrap();
+    hurt.remove("meta/cairnfs.redb").unwrap();
+    let (files, report) = repaired(&hurt, &config);
+    assert_eq!((files, report.log_entries), ((0..FILES).collect(), FILES - 3), "{report:?}");
 }

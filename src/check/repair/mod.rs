@@ -9,6 +9,7 @@
 //!
 //! Numbers that may have been given out since the backup are not used again: the next ones begin far above.
 
+mod log;
 mod packs;
 mod report;
 mod sink;
@@ -85,6 +86,7 @@ pub fn repair_with(
     // The position of an interrupted check does not fit the new database.
     super::position::forget(media.as_ref());
     put_in_place(media.as_ref(), name, &mut report)?;
+    log::empty(media.as_ref())?;
     report.done = true;
     Ok(report)
 }
@@ -97,9 +99,11 @@ fn build(
     report: &mut RepairReport,
 ) -> Result<()> {
     let view = found.old.as_ref().map(|old| &old.view);
-    let is_whole_truth = found.old.as_ref().is_some_and(|old| old.name == META_FILE);
+    let is_whole_truth =
+        found.newer.is_empty() && found.old.as_ref().is_some_and(|old| old.name == META_FILE);
     let mut sink = Sink::new(kv);
-    let copied = source::copy(view, found.backup, &mut sink, report)?;
+    let mut copied = source::copy(view, found.backup, &mut sink, report)?;
+    source::copy_newer(&found.newer, &mut sink, &mut copied)?;
     let uuid = *config.uuid.as_bytes();
     let chunks = packs::rebuild((packs, config.codec()?), uuid, (view, is_whole_truth), &mut sink, report)?;
     sink.flush()?;

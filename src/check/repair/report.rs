@@ -47,6 +47,12 @@ pub struct RepairReport {
     pub database: Database,
     /// Why it could not be opened, or what was the first thing that could not be read.
     pub database_fault: Option<String>,
+    /// Commits taken from the log, which are not in the database.
+    #[serde(default)]
+    pub log_entries: u64,
+    /// What is missing of the log, if anything is.
+    #[serde(default)]
+    pub log_fault: Option<String>,
     /// The metadata backup that was used, by its number; its generation.
     pub backup: Option<(u64, u64)>,
     /// Newer backups that are damaged.
@@ -93,6 +99,7 @@ impl RepairReport {
     pub fn is_needed(&self) -> bool {
         let moved = self.hurt_files.total + self.nameless.total + self.names_lost.total;
         self.database != Database::Whole
+            || self.log_fault.is_some()
             || moved > self.hurt_before
             || self.counts_mended + self.chunks_found > 0
     }
@@ -107,6 +114,7 @@ impl RepairReport {
         let lists = [&self.hurt_files, &self.nameless, &self.names_lost];
         self.rows_lost + self.chunks_missing + self.unread_parts > 0
             || self.backup.is_none() && (self.is_without_database() || !self.tables_with_gaps.is_empty())
+            || self.log_fault.is_some()
             || lists.iter().any(|list| list.total > 0)
     }
 }

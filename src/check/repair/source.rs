@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::media::{Media, Overlay};
 use crate::meta::backup::{Backup, TABLES};
 use crate::meta::kv::{CheckedRow, Row, hex};
-use crate::meta::log::FOLDED_KEY;
+use crate::meta::log::{FOLDED_KEY, FoldedRow};
 use crate::meta::rows::{
     DirentRow, Extent, InodeRow, STATE_KEY, State, decode_extent_key, dirent_name, ino_of, xattr_name,
 };
@@ -24,6 +24,7 @@ use crate::store::{META_FILE, NUMBER_GAP, list_backups, open_backup};
 
 use super::super::findings::sentence;
 use super::NEW;
+use super::log::{self, Newer};
 use super::report::{Database, RepairReport};
 use super::sink::Sink;
 
@@ -32,13 +33,34 @@ pub(super) struct Old {
     /// Which file it is.
     pub name: String,
     pub view: ReadView,
-    _kv: Kv,
+    kv: Kv,
+}
+
+impl Old {
+    /// How far the log is folded, as far as it can be read.
+    fn folded(&self) -> Option<FoldedRow> {
+        self.view.get(Table::State, FOLDED_KEY).ok()?.and_then(|row| FoldedRow::decode(&row).ok())
+    }
+
+    /// The same with what is `newer`, unless the database cannot take it any more.
+    fn with(self, newer: &mut Newer) -> Result<Self> {
+        let Self { name, view, kv } = self;
+        drop(view);
+        match newer.fold_into(&kv) {
+            Ok(()) => *newer = Newer::default(),
+            Err(error) => tracing::warn!("the log is taken apart from the database: {error}"),
+        }
+        let view = kv.read_partial()?;
+        Ok(Self { name, view, kv })
+    }
 }
 
 /// The sources of a rebuild, beside the packs.
 pub(super) struct Sources {
     pub old: Option<Old>,
     pub backup: Option<Backup>,
+    /// What the log has beyond both; nothing once the old database has it.
+    pub newer: Newer,
 }
 
 impl Sources {
@@ -60,6 +82,7 @@ pub(super) fn find(
     report: &mut RepairReport,
 ) -> Result<Sources> {
     let (backup, newest) = newest_backup(media, store, report)?.unzip();
+    let (newest, folded) = newest.unzip();
     let mut old = open_old(media, packs, report)?;
     if old.is_none() && report.database == Database::Missing && are_leftovers_read() {
         old = open_left(media, newest.flatten().as_ref())?;
@@ -69,7 +92,21 @@ pub(super) fn find(
                 Some(format!("it is missing, {} is read, which an earlier repair has left", old.name));
         }
     }
-    Ok(Sources { old, backup })
+    let folded = match &old {
+        Some(old) => old.folded(),
+        None => folded.flatten(),
+    };
+    let was_closed = old.as_ref().is_some_and(|old| old.kv.was_closed());
+    let mut newer = log::read(media, folded, was_closed, report)?;
+    if old.is_none() {
+        // What was folded after the backup is lost with the database: no damage of the log.
+        report.log_fault = None;
+    }
+    newer.restore(packs, store)?;
+    if let Some(found) = old.take_if(|_| !newer.is_empty()) {
+        old = Some(found.with(&mut newer)?);
+    }
+    Ok(Sources { old, backup, newer })
 }
 
 fn are_leftovers_read() -> bool {
@@ -132,7 +169,7 @@ fn state_of(view: &ReadView) -> Option<State> {
 fn open(media: &dyn Media, name: &str) -> Result<Old> {
     let kv = open_kv(media, name)?;
     let view = kv.read_partial()?;
-    Ok(Old { name: name.to_owned(), view, _kv: kv })
+    Ok(Old { name: name.to_owned(), view, kv })
 }
 
 /// Reads every used page. No view may be held meanwhile, and a bad database is not read from afterwards.
@@ -194,24 +231,29 @@ fn is_new(view: &ReadView) -> bool {
     !TABLES.into_iter().any(has_rows)
 }
 
+/// The state row of a backup, and how far the log was folded then.
+type BackedUp = (Option<State>, Option<FoldedRow>);
+
 /// The newest backup of this store that can be read to its end, and the state that is in it.
 fn newest_backup(
     media: &dyn Media,
     store: [u8; 16],
     report: &mut RepairReport,
-) -> Result<Option<(Backup, Option<State>)>> {
+) -> Result<Option<(Backup, BackedUp)>> {
     for number in list_backups(media)? {
         let whole = open_backup(media, number).and_then(|mut backup| {
             if backup.head.store != store {
                 return Err(Error::damaged("metadata backup: it belongs to another store"));
             }
-            let mut state = None;
+            let (mut state, mut folded) = (None, None);
             while let Some((table, (key, row))) = backup.next_row()? {
                 if table == Table::State && key == STATE_KEY {
                     state = State::decode(&row).ok();
+                } else if table == Table::State && key == FOLDED_KEY {
+                    folded = FoldedRow::decode(&row).ok();
                 }
             }
-            Ok((open_backup(media, number)?, state))
+            Ok((open_backup(media, number)?, (state, folded)))
         });
         match looked(whole)? {
             Ok((backup, state)) => {
@@ -297,6 +339,22 @@ pub(super) fn copy(
         while older.rest(table)?.is_some() {}
     }
     Ok(copied)
+}
+
+/// Copies what the log has over it.
+pub(super) fn copy_newer(newer: &Newer, sink: &mut Sink<'_>, copied: &mut Copied) -> Result<()> {
+    for (entry, table) in newer.entries().iter().flat_map(|entry| TABLES.map(|table| (entry, table))) {
+        for (key, row) in entry.rows.changes(table) {
+            match row {
+                Some(row) => {
+                    sound(table, key, row)?;
+                    keep(table, key, row, false, sink, copied)?;
+                }
+                None => sink.remove(table, key)?,
+            }
+        }
+    }
+    Ok(())
 }
 
 fn copy_table(

@@ -135,3 +135,15 @@ fn the_row_that_says_how_far_it_is_folded_comes_back() {
     assert_eq!(FoldedRow::decode(&row.encode()).unwrap(), row);
     assert!(FoldedRow::decode(&row.encode()[1..]).is_err());
 }
+
+#[test]
+fn taking_room_leaves_what_stands_there() {
+    let file = file();
+    let (mut log, ends) = written(&file, BEGIN, &RECORDS);
+    // As another opening finds it, cut off behind the last entry.
+    file.set_len(log.next * BLOCK as u64).unwrap();
+    log = Log::new(file.clone(), SIZE, KEY);
+    let found = log.replay(&BEGIN).unwrap();
+    log.append(&found.last, &entry(9, 0)).unwrap();
+    assert_eq!(replay(&file, &BEGIN).unwrap().entries.len(), ends.len() + 1);
+}
