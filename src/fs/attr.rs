@@ -66,7 +66,7 @@ impl Fs {
         state.row.atime = time(set.atime, state.row.atime);
         state.row.mtime = time(set.mtime, state.row.mtime);
         state.row.ctime = set.ctime.unwrap_or(now);
-        state.save(ino, &member.rows);
+        state.save(ino, &member);
         Ok(state.attr(ino))
     }
 
@@ -86,7 +86,7 @@ impl Fs {
         let member = self.join()?;
         state.row.mode &= !lost(&state.row);
         state.row.ctime = Timestamp::now();
-        state.save(ino, &member.rows);
+        state.save(ino, &member);
         Ok(true)
     }
 
@@ -123,7 +123,7 @@ impl Fs {
         self.note_flags(&member.rows, ino, &state, flags);
         state.row.flags = state.row.flags & !KEPT_FLAGS | flags;
         state.row.ctime = Timestamp::now();
-        state.save(ino, &member.rows);
+        state.save(ino, &member);
         self.flags_changed(&tree);
         Ok(())
     }

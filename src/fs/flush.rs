@@ -295,7 +295,7 @@ impl Fs {
             }
         }
         state.settle_size();
-        state.save(ino, &member.rows);
+        state.save(ino, &member);
         Ok(carried)
     }
 

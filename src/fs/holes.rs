@@ -89,7 +89,7 @@ impl Fs {
     fn end_step(&self, ino: u64, state: &mut InodeState, member: Member) -> Result<()> {
         let now = Timestamp::now();
         (state.row.mtime, state.row.ctime) = (now, now);
-        state.save(ino, &member.rows);
+        state.save(ino, &member);
         drop(member);
         let enough = self.options.extents_per_step as u64 * BYTES_OF_EACH;
         if self.store.batches.open_bytes() < enough { Ok(()) } else { self.store.commits.commit() }

@@ -10,8 +10,9 @@ use lru::LruCache;
 
 use crate::error::{Error, Result};
 use crate::meta::rows::{Extent, InodeRow, id_key};
-use crate::meta::{Layers, Memtable, Table};
+use crate::meta::{Layers, Table};
 use crate::sabotage::{Protection, out};
+use crate::store::Batch;
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use super::staging::{Run, Staging};
@@ -45,6 +46,8 @@ pub struct InodeState {
     pub flushing: Vec<Run>,
     /// Where the last chunk of a growing file ended at a cut point.
     pub content_cut: Option<u64>,
+    /// The batch that last had a row of it.
+    pub saved_in: u64,
     /// True while the inode stands in the queue of dirty inodes.
     pub queued: bool,
     /// The inode has no name and the kernel has forgotten it: nothing more is written for it.
@@ -58,10 +61,11 @@ pub struct InodeState {
 }
 
 impl Inode {
-    fn new(ino: u64, row: InodeRow) -> Arc<Self> {
+    fn new(ino: u64, row: InodeRow, saved_in: u64) -> Arc<Self> {
         let state = InodeState {
             disk_size: row.size,
             row,
+            saved_in,
             staging: Staging::default(),
             flushing: Vec::new(),
             content_cut: None,
@@ -115,13 +119,14 @@ impl InodeState {
     }
 
     /// Writes the inode's row into a batch.
-    pub fn save(&self, ino: u64, rows: &Memtable) {
+    pub fn save(&mut self, ino: u64, batch: &Batch) {
         let row = if self.disk_size == self.row.size {
             self.row.encode()
         } else {
             InodeRow { size: self.disk_size, ..self.row.clone() }.encode()
         };
-        rows.put(Table::Inodes, &id_key(ino), &row);
+        batch.rows.put(Table::Inodes, &id_key(ino), &row);
+        self.saved_in = batch.number;
     }
 
     /// What stat tells.
@@ -182,21 +187,23 @@ impl InodeTable {
         self.shards[(ino % SHARDS as u64) as usize].lock()
     }
 
-    /// The inode with this number, from memory or from the metadata; ENOENT if there is none.
-    pub fn get(&self, ino: u64, now: impl FnOnce() -> Arc<Layers>) -> Result<Arc<Inode>> {
+    /// The inode with this number, from memory or from the metadata; ENOENT if there is none. `now` gives the layers,
+    /// and the number of a batch that is not older than any of them.
+    pub fn get(&self, ino: u64, now: impl FnOnce() -> (Arc<Layers>, u64)) -> Result<Arc<Inode>> {
         let mut shard = self.shard(ino);
         if let Some(inode) = shard.cache.get(&ino) {
             return Ok(inode.clone());
         }
-        let row = now().get(Table::Inodes, &id_key(ino))?.ok_or(Error::Posix(libc::ENOENT))?;
-        let inode = Inode::new(ino, InodeRow::decode(&row)?);
+        let (layers, newest) = now();
+        let row = layers.get(Table::Inodes, &id_key(ino))?.ok_or(Error::Posix(libc::ENOENT))?;
+        let inode = Inode::new(ino, InodeRow::decode(&row)?, newest);
         shard.insert(&inode);
         Ok(inode)
     }
 
-    /// Adds a new inode, with one reference of the kernel.
-    pub fn insert_new(&self, ino: u64, row: InodeRow) -> Arc<Inode> {
-        let inode = Inode::new(ino, row);
+    /// Adds a new inode whose row is in this batch, with one reference of the kernel.
+    pub fn insert_new(&self, ino: u64, row: InodeRow, batch: u64) -> Arc<Inode> {
+        let inode = Inode::new(ino, row, batch);
         let mut shard = self.shard(ino);
         shard.insert(&inode);
         shard.references.insert(ino, 1);

@@ -180,7 +180,7 @@ impl Fs {
     }
 
     fn inode(&self, ino: u64) -> Result<Arc<Inode>> {
-        self.inodes.get(ino, || self.layers())
+        self.inodes.get(ino, || (self.layers(), self.store.batches.open_number()))
     }
 
     /// Joins the open batch, after the locks of inodes were taken. If the batch is already large, waits first.

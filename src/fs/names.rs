@@ -7,8 +7,8 @@
 
 use crate::error::{Error, Result};
 use crate::meta::rows::{DirentRow, IMMUTABLE, InodeRow, PROTECTING, dirent_key, id_key};
-use crate::meta::{Counter, Memtable, Table};
-use crate::store::Member;
+use crate::meta::{Counter, Table};
+use crate::store::{Batch, Member};
 
 use super::acl;
 use super::inode::InodeState;
@@ -144,7 +144,7 @@ impl Fs {
         inherited.save(ino, &member.rows);
         let (kind, is_dir) = (row.kind(), row.is_dir());
         // Before its name, by which others would bring it into memory once more.
-        let inode = self.inodes.insert_new(ino, row);
+        let inode = self.inodes.insert_new(ino, row, member.number);
         self.add_entry(&member, parent, &mut dir, name, DirentRow { ino, kind }, now);
         self.directory_came(tree, &dir, is_dir);
         drop(member);
@@ -181,7 +181,7 @@ impl Fs {
         self.note_name(&member.rows, ino, &mut state, parent)?;
         state.row.nlink += 1;
         state.row.ctime = now;
-        state.save(ino, &member.rows);
+        state.save(ino, &member);
         let kind = state.row.kind();
         self.add_entry(&member, parent, &mut dir, name, DirentRow { ino, kind }, now);
         self.inodes.remember(ino);
@@ -242,7 +242,7 @@ impl Fs {
         member.rows.put(Table::Dirents, &key, &entry.encode());
         dir.row.entries += 1;
         dir.row.nlink += u32::from(entry.kind == libc::S_IFDIR);
-        touch(parent, dir, now, &member.rows);
+        touch(parent, dir, now, member);
     }
 
     /// Takes an entry out of a locked directory.
@@ -259,7 +259,7 @@ impl Fs {
         member.rows.delete(Table::Dirents, &key);
         dir.row.entries = dir.row.entries.saturating_sub(1);
         dir.row.nlink = dir.row.nlink.saturating_sub(u32::from(is_dir));
-        touch(parent, dir, now, &member.rows);
+        touch(parent, dir, now, member);
     }
 
     /// Notes that a locked inode lost a name in `parent`; after its last it goes, at once or by the queue of orphans.
@@ -276,7 +276,7 @@ impl Fs {
         }
         state.row.ctime = now;
         state.row.nlink = if state.row.is_dir() { 0 } else { state.row.nlink.saturating_sub(1) };
-        state.save(ino, &member.rows);
+        state.save(ino, &member);
         if state.row.nlink > 0 {
             return Ok(());
         }
@@ -306,10 +306,10 @@ impl Fs {
 }
 
 /// Notes a change of a directory's content.
-fn touch(ino: u64, dir: &mut InodeState, now: Timestamp, rows: &Memtable) {
+fn touch(ino: u64, dir: &mut InodeState, now: Timestamp, batch: &Batch) {
     dir.row.mtime = now;
     dir.row.ctime = now;
-    dir.save(ino, rows);
+    dir.save(ino, batch);
 }
 
 /// May an entry be put into this directory?

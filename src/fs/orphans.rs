@@ -73,7 +73,7 @@ impl Fs {
         if !self.inodes.forget(ino, count) || !self.orphans.is_orphan(ino) {
             return;
         }
-        if let Ok(inode) = self.inodes.get(ino, || self.layers()) {
+        if let Ok(inode) = self.inode(ino) {
             self.mark_dead(&mut inode.lock());
         }
         // After the inode was marked as dead: everything that was written for it is in this batch or in an earlier one.

@@ -56,7 +56,7 @@ impl Fs {
         state.settle_size();
         let now = Timestamp::now();
         (state.row.mtime, state.row.ctime) = (now, now);
-        state.save(ino, &member.rows);
+        state.save(ino, &member);
         Ok(())
     }
 
@@ -145,7 +145,7 @@ impl Fs {
         state.settle_size();
         let now = Timestamp::now();
         (state.row.mtime, state.row.ctime) = (now, now);
-        state.save(target.ino, &member.rows);
+        state.save(target.ino, &member);
         Ok(len)
     }
 }

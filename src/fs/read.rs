@@ -156,7 +156,7 @@ impl Fs {
         }
         row.atime = now;
         let member = self.join()?;
-        state.save(ino, &member.rows);
+        state.save(ino, &member);
         Ok(())
     }
 

@@ -126,7 +126,7 @@ impl Fs {
         let moved = locked.get_mut(source.ino)?;
         moved.row.ctime = now;
         self.note_moved(tree, &member.rows, source.ino, moved, (from.parent, to.parent))?;
-        moved.save(source.ino, &member.rows);
+        moved.save(source.ino, &member);
         Ok(())
     }
 
@@ -148,13 +148,13 @@ impl Fs {
             dir.row.nlink += u32::from(entry.kind == libc::S_IFDIR);
             dir.row.nlink = dir.row.nlink.saturating_sub(u32::from(gone.kind == libc::S_IFDIR));
             (dir.row.mtime, dir.row.ctime) = (now, now);
-            dir.save(side.parent, &member.rows);
+            dir.save(side.parent, &member);
         }
         for (entry, from, to) in [(of_a, a.parent, b.parent), (of_b, b.parent, a.parent)] {
             let state = locked.get_mut(entry.ino)?;
             state.row.ctime = now;
             self.note_moved(tree, &member.rows, entry.ino, state, (from, to))?;
-            state.save(entry.ino, &member.rows);
+            state.save(entry.ino, &member);
         }
         Ok(())
     }

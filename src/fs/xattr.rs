@@ -96,7 +96,7 @@ impl Fs {
             None => put(&mut state, &member.rows, &key, value),
         }
         state.row.ctime = Timestamp::now();
-        state.save(ino, &member.rows);
+        state.save(ino, &member);
         Ok(())
     }
 
@@ -150,7 +150,7 @@ impl Fs {
             state.row.flags &= !InodeRow::HAS_DEFAULT_ACL;
         }
         state.row.ctime = Timestamp::now();
-        state.save(ino, &member.rows);
+        state.save(ino, &member);
         Ok(())
     }
 

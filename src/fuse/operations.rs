@@ -199,8 +199,13 @@ impl Adapter {
         Ok(())
     }
 
-    pub(super) fn fsync(&self, ino: u64) -> Result<()> {
-        if control_dir::owns(ino) { Ok(()) } else { self.fs.fsync(ino) }
+    /// `data_only` is that of fdatasync(2).
+    pub(super) fn fsync(&self, ino: u64, data_only: bool) -> Result<()> {
+        match data_only {
+            _ if control_dir::owns(ino) => Ok(()),
+            true => self.fs.fdatasync(ino),
+            false => self.fs.fsync(ino),
+        }
     }
 
     pub(super) fn readdir(&self, ino: u64, cookie: u64, add: AddName<'_>) -> Result<()> {

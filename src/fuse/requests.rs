@@ -285,8 +285,8 @@ impl Filesystem for DevFuse {
         });
     }
 
-    fn fsync(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.answer(request_info("fsync", ino), reply, |adapter| adapter.fsync(ino.0));
+    fn fsync(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        self.answer(request_info("fsync", ino), reply, |adapter| adapter.fsync(ino.0, datasync));
     }
 
     fn fsyncdir(&self, req: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {

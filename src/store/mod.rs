@@ -45,7 +45,7 @@ use crate::pack::{PackId, PackStore};
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
 
 pub use backups::{BACKUP_DIR, list_backups, open_backup};
-pub use batches::{FIRST_INO, Member, NUMBER_GAP};
+pub use batches::{Batch, FIRST_INO, Member, NUMBER_GAP};
 pub use chunks::Cut;
 pub use collection::FlipInfo;
 pub use config::{
@@ -57,7 +57,7 @@ pub use workers::Priority;
 
 use backups::Backups;
 use barrier::Barrier;
-use batches::{Batch, Batches, Latch, Numbers};
+use batches::{Batches, Latch, Numbers};
 use chunks::Chunks;
 use collection::Collection;
 use commit::{Commits, Replay};

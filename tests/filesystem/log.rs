@@ -8,7 +8,7 @@ use std::sync::Arc;
 use cairnfs::check::repair::repair;
 use cairnfs::media::Media;
 
-use cairnfs::fs::ROOT_INO;
+use cairnfs::fs::{ROOT_INO, RenameFlags, SetAttr};
 use cairnfs::media::sim::SimMedia;
 use cairnfs::meta::Table;
 use cairnfs::meta::log::{FOLDED_KEY, LOG_FILE};
@@ -16,7 +16,7 @@ use cairnfs::sabotage::Protection;
 use cairnfs::store::StoreConfig;
 
 use crate::random::{self, Random, seeds};
-use crate::world::{World, config, new_disk, protected, without};
+use crate::world::{CALLER, World, config, new_disk, protected, without};
 
 const BLOCK: usize = 4096;
 
@@ -86,6 +86,47 @@ fn a_store_says_the_same_however_much_of_it_is_in_the_log() {
         world.close().unwrap();
     }
     assert!(replayed > 6, "the log had something {replayed} times");
+}
+
+/// What is durable is not made durable once more; what is not, is.
+#[test]
+fn fdatasync_of_a_durable_file_costs_nothing() {
+    let _all = protected();
+    let disk = new_disk();
+    let world = World::open(&disk, &config()).unwrap();
+    let ino = world.save("f", b"first");
+    world.fs.fdatasync(ino).unwrap();
+    // Others have rows in the open batch.
+    let other = world.save("other", b"bytes");
+    world.fs.setattr(other, CALLER, &SetAttr { mode: Some(0o600), ..SetAttr::default() }).unwrap();
+    let before = disk.op_count();
+    world.fs.fdatasync(ino).unwrap();
+    assert_eq!(disk.op_count(), before, "nothing of it is new");
+    // An fsync is a point in the order of all changes.
+    world.fs.fsync(ino).unwrap();
+    assert!(disk.op_count() > before);
+    // Each kind of change is seen: bytes, a row, a name; also by one who has it read again.
+    let changes: [&dyn Fn(); 4] = [
+        &|| world.fs.write(ino, 0, b"other", false).unwrap(),
+        &|| {
+            drop(world.fs.setattr(ino, CALLER, &SetAttr { mode: Some(0o600), ..SetAttr::default() }).unwrap())
+        },
+        &|| drop(world.fs.link(ino, ROOT_INO, b"g").unwrap()),
+        &|| world.fs.rename(ROOT_INO, b"g", ROOT_INO, b"h", RenameFlags::default()).unwrap(),
+    ];
+    for (number, change) in changes.iter().enumerate() {
+        change();
+        let before = disk.op_count();
+        world.fs.fdatasync(ino).unwrap();
+        assert!(disk.op_count() > before, "change {number}");
+        let killed = disk.cut_at(disk.op_count(), number as u64);
+        let world = World::open(&killed, &config()).unwrap();
+        assert_eq!(world.read(world.find("f").unwrap()).unwrap(), b"other");
+        let names = [world.find("g").is_ok(), world.find("h").is_ok()];
+        assert_eq!(names, [number == 2, number == 3]);
+        world.close().unwrap();
+    }
+    world.close().unwrap();
 }
 
 const FILES: u64 = 6;

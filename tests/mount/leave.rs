@@ -3,7 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -495,11 +495,13 @@ fn nohup_keeps_a_mount_in_the_foreground() {
             .args(["-c", script])
             .args([program().as_os_str(), world.store.as_os_str(), world.mnt.as_os_str()])
             .stdin(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap(),
     );
-    wait_for("the mount", || is_mounted(&world.mnt));
+    // A mount that ends before it has answered has failed.
+    let mut said = BufReader::new(daemon.0.stderr.take().unwrap()).lines();
+    assert!(said.any(|line| line.unwrap().contains("mounted at")));
     let pid = daemon.0.id() as i32;
     sys::kill(pid, libc::SIGHUP);
     fs::write(world.mnt.join("file"), "kept").unwrap();

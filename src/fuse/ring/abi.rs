@@ -30,6 +30,9 @@ macro_rules! outgoing {
     };
 }
 
+/// FUSE_FSYNC_FDATASYNC: a bit of [`FsyncIn::flags`].
+pub const FDATASYNC: u32 = 1;
+
 incoming! {
     /// What every request begins with.
     InHeader {
@@ -53,6 +56,7 @@ incoming! {
     IoctlIn { fh: u64, flags: u32, cmd: u32, arg: u64, in_size: u32, out_size: u32 }
     FallocateIn { fh: u64, offset: u64, length: u64, mode: i32, _pad: u32 }
 
+    FsyncIn { fh: u64, flags: u32, _pad: u32 }
     LseekIn { fh: u64, offset: i64, whence: i32, _pad: u32 }
     CopyFileRangeIn {
         fh_in: u64, off_in: u64, nodeid_out: u64, fh_out: u64, off_out: u64, len: u64, flags: u64,
@@ -285,6 +289,7 @@ mod tests {
         assert_eq!(size_of::<WriteIn>(), 40);
         assert_eq!(size_of::<IoctlIn>(), 32);
         assert_eq!(size_of::<FallocateIn>(), 32);
+        assert_eq!(size_of::<FsyncIn>(), 16);
         assert_eq!(size_of::<LseekIn>(), 24);
         assert_eq!(size_of::<CopyFileRangeIn>(), 56);
         assert_eq!(size_of::<AttrFields>(), 88);

@@ -85,7 +85,7 @@ impl Call<'_> {
             op::STATFS => self.statfs(payload),
             op::FLUSH => self.adapter.flush(self.ino).map(|()| 0),
             op::RELEASE | op::RELEASEDIR => self.release(),
-            op::FSYNC | op::FSYNCDIR => self.adapter.fsync(self.ino).map(|()| 0),
+            op::FSYNC | op::FSYNCDIR => self.fsync(),
             op::SETXATTR => self.setxattr(payload),
             op::GETXATTR => self.getxattr(payload),
             op::LISTXATTR => self.listxattr(payload),
@@ -277,6 +277,11 @@ impl Call<'_> {
     fn fallocate(&self) -> Result<usize> {
         let args: abi::FallocateIn = self.operation()?;
         self.adapter.fallocate(self.ino, self.requester(), args.offset, args.length, args.mode).map(|()| 0)
+    }
+
+    fn fsync(&self) -> Result<usize> {
+        let args: abi::FsyncIn = self.operation()?;
+        self.adapter.fsync(self.ino, args.flags & abi::FDATASYNC != 0).map(|()| 0)
     }
 
     fn lseek(&self, payload: &mut [u8]) -> Result<usize> {
