@@ -30,6 +30,8 @@ pub enum Protection {
     BytesBeforeNames,
     /// An entry of the log is synced before its commit is answered.
     LogIsSynced,
+    /// An entry carries also what a sync of packs that has not ended is to cover (I1).
+    CarriedUnderSync,
     /// Packs whose records entries carry are synced before these entries go.
     PacksBeforeFold,
     /// The database is durable before the log is begun anew.
@@ -123,6 +125,7 @@ mod switches {
         ("clear-digest-cache", Protection::ClearDigestCache),
         ("bytes-before-names", Protection::BytesBeforeNames),
         ("log-is-synced", Protection::LogIsSynced),
+        ("carried-under-sync", Protection::CarriedUnderSync),
         ("packs-before-fold", Protection::PacksBeforeFold),
         ("fold-before-cut", Protection::FoldBeforeCut),
         ("log-is-chained", Protection::LogIsChained),

@@ -276,7 +276,7 @@ impl Fs {
         }
         state.row.ctime = now;
         state.row.nlink = if state.row.is_dir() { 0 } else { state.row.nlink.saturating_sub(1) };
-        state.save(ino, &member);
+        state.save(ino, member);
         if state.row.nlink > 0 {
             return Ok(());
         }

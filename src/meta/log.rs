@@ -121,6 +121,8 @@ pub struct Replayed {
     pub entries: Vec<Entry>,
     /// The last of them, or the last that was folded.
     pub last: Position,
+    /// The block that the last of them begins with.
+    last_begins: u64,
     /// What stood behind them that is no entry: one that was not written to its end, or damage.
     pub unfinished: Option<String>,
 }
@@ -174,20 +176,23 @@ impl Log {
         self.size
     }
 
-    /// Would an entry with so many bytes of rows and of records fit behind the others?
-    pub fn has_room(&self, rows: u64, records: u64) -> bool {
-        let blocks = (ENTRY_HEAD as u64 + rows + records).div_ceil(CONTENT as u64);
-        (self.next + blocks) * BLOCK as u64 <= self.size
-    }
-
-    /// Writes an entry behind `last` and syncs it. After an error nobody knows what is in the file.
-    pub fn append(&mut self, last: &Position, entry: &Entry) -> io::Result<Position> {
-        if !self.allocated {
-            self.take_room()?;
-            self.allocated = true;
-        }
+    /// Writes an entry behind `last` and syncs it. `None` where it has no room, in the file or on the host: then nothing was
+    /// promised, and its number is that of the fold that has to follow. After an error, that of a sync above all,
+    /// nobody knows what is in the file (I8).
+    pub fn append(&mut self, last: &Position, entry: &Entry) -> Result<Option<Position>> {
         let number = last.number + 1;
         let (content, digest) = encode(&self.key, number, &last.digest, entry);
+        if (self.next + content.len().div_ceil(CONTENT) as u64) * BLOCK as u64 > self.size {
+            return Ok(None);
+        }
+        let failed = |error| Error::io("writing the log of commits", error);
+        if !self.allocated {
+            match self.take_room() {
+                Err(error) if is_full(&error) => return Ok(None),
+                taken => taken.map_err(failed)?,
+            }
+            self.allocated = true;
+        }
         let mut blocks = Vec::with_capacity(content.len().div_ceil(CONTENT) * BLOCK);
         for (index, part) in content.chunks(CONTENT).enumerate() {
             let start = blocks.len();
@@ -199,12 +204,15 @@ impl Log {
             let sum = sum_of(&self.key, &blocks[start..]);
             blocks[start + 12..start + BLOCK_HEAD].copy_from_slice(&sum.to_le_bytes());
         }
-        self.file.write_at(&blocks, self.next * BLOCK as u64)?;
+        match self.file.write_at(&blocks, self.next * BLOCK as u64) {
+            Err(error) if is_full(&error) => return Ok(None),
+            written => written.map_err(failed)?,
+        }
         if !unsynced() {
-            self.file.sync()?;
+            self.file.sync().map_err(failed)?;
         }
         self.next += (blocks.len() / BLOCK) as u64;
-        Ok(Position { number, digest })
+        Ok(Some(Position { number, digest }))
     }
 
     /// Takes the file's room on the host, and writes all that is new of it once: a block that was never written would change the host's
@@ -233,21 +241,41 @@ impl Log {
         self.file.sync()
     }
 
+    /// Writes the last entry that was replayed once more, and syncs it; false where the host has no room for that.
+    /// Whoever wrote it may have been killed before it was synced, or the sync failed, and what is read now is only in
+    /// the host's memory. The entries before it were synced before it was written.
+    pub fn settle(&self, found: &Replayed) -> Result<bool> {
+        let failed = |error| Error::io("writing the log of commits", error);
+        let (begin, len) = (found.last_begins, self.next - found.last_begins);
+        if len == 0 {
+            return Ok(true);
+        }
+        let mut blocks = vec![0; len as usize * BLOCK];
+        self.file.read_at(&mut blocks, begin * BLOCK as u64).map_err(failed)?;
+        match self.file.write_at(&blocks, begin * BLOCK as u64) {
+            Err(error) if is_full(&error) => return Ok(false),
+            written => written.map_err(failed)?,
+        }
+        self.file.sync().map_err(failed)?;
+        Ok(true)
+    }
+
     /// Reads what follows `folded`. Fails where an entry is damaged that others follow.
     pub fn replay(&mut self, folded: &Position) -> Result<Replayed> {
         let failed = |error| Error::io("reading the log of commits", error);
         let blocks = self.file.len().map_err(failed)? / BLOCK as u64;
-        let (mut entries, mut last) = (Vec::new(), *folded);
+        let (mut entries, mut last, mut last_begins) = (Vec::new(), *folded, 0);
         self.next = 0;
         while let Some((entry, position, len)) =
             self.read_entry(last.number + 1, Some(&last.digest), (self.next, blocks))?
         {
             entries.push(entry);
             last = position;
+            last_begins = self.next;
             self.next += len;
         }
         let unfinished = self.look_behind(&last, blocks)?;
-        Ok(Replayed { entries, last, unfinished })
+        Ok(Replayed { entries, last, last_begins, unfinished })
     }
 
     /// Reads every complete entry after `folded`, also those behind damaged ones; for a repair.
@@ -325,7 +353,13 @@ impl Log {
         }
         let taken = (content.len() / CONTENT) as u64;
         content.truncate(len.unwrap_or(0));
-        let (entry, digest) = decode(&self.key, number, before, &content)?;
+        let digest = digest_of(&self.key, number, &content);
+        if content[32..64] != digest {
+            // Each block is one that was written; but when the power was cut, an entry with this number had been there in
+            // part, and another one was written over it and cut off as well.
+            return Ok(None);
+        }
+        let entry = decode(number, before, &content)?;
         Ok(Some((entry, Position { number, digest }, taken)))
     }
 
@@ -362,6 +396,10 @@ fn unsynced() -> bool {
 /// Taken out: nobody looks whether an entry follows the one before it.
 fn unchained() -> bool {
     out(Protection::LogIsChained)
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
 }
 
 fn word(bytes: &[u8], at: usize) -> u32 {
@@ -414,22 +452,9 @@ fn encode(key: &[u8; 16], number: u64, before: &[u8; 32], entry: &Entry) -> (Vec
     (content, digest)
 }
 
-/// Bytes that a record takes in an entry.
-pub fn carried_len(record: usize) -> u64 {
-    (RECORD_HEAD + record) as u64
-}
-
-fn decode(
-    key: &[u8; 16],
-    number: u64,
-    before: Option<&[u8; 32]>,
-    content: &[u8],
-) -> Result<(Entry, [u8; 32])> {
+/// The entry with this content, which matches its digest.
+fn decode(number: u64, before: Option<&[u8; 32]>, content: &[u8]) -> Result<Entry> {
     let wrong = |what: &str| Error::damaged(format!("entry {number} of the log of commits {what}"));
-    let digest = digest_of(key, number, content);
-    if content.get(32..64) != Some(&digest[..]) {
-        return Err(wrong("does not match its digest"));
-    }
     if before.is_some_and(|before| content[..32] != before[..]) && !unchained() {
         return Err(wrong("does not follow the one before it"));
     }
@@ -446,7 +471,7 @@ fn decode(
         carried.push(Carried { at, record: record.into() });
         rest = behind;
     }
-    if rest.is_empty() { Ok((Entry { rows, carried }, digest)) } else { Err(wrong("is too long")) }
+    if rest.is_empty() { Ok(Entry { rows, carried }) } else { Err(wrong("is too long")) }
 }
 
 #[cfg(test)]

@@ -220,3 +220,6 @@ fn key_before(mut key: Vec<u8>) -> Option<Vec<u8>> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests;

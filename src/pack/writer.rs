@@ -20,6 +20,7 @@ use super::format::{self, IndexEntry};
 use super::store::{NewPack, PackStore};
 use super::{Codec, Location, PackId};
 use crate::error::{Error, Result};
+use crate::sabotage::{Protection, out};
 use crate::sync::{Arc, Mutex};
 
 /// The one writer of a store's packs.
@@ -40,8 +41,10 @@ struct State {
     open: Option<OpenPack>,
     /// Packs with bytes that no sync covered, the open one included.
     dirty: Vec<(PackId, Arc<dyn NewPack>)>,
-    /// Records that no sync covered and nobody took; none once they are too many.
+    /// Records that no sync covers and nobody took; none once they are too many.
     unsynced: Option<Vec<Appended>>,
+    /// The same of what the sync under way is to cover: until it has ended, none of it is durable.
+    under_sync: Option<Vec<Appended>>,
     /// The first failure; nothing is written after it.
     failure: Option<String>,
 }
@@ -72,7 +75,8 @@ impl PackWriter {
         size_limit: u64,
         next: PackId,
     ) -> Self {
-        let state = State { next, open: None, dirty: Vec::new(), unsynced: Some(Vec::new()), failure: None };
+        let (unsynced, under_sync) = (Some(Vec::new()), Some(Vec::new()));
+        let state = State { next, open: None, dirty: Vec::new(), unsynced, under_sync, failure: None };
         Self { packs, codec, store, size_limit, syncing: Mutex::new(()), state: Mutex::new(state) }
     }
 
@@ -141,12 +145,15 @@ impl PackWriter {
                 let sealed = seal_open(&mut state);
                 state.latch(sealed)?;
             }
-            state.unsynced = Some(Vec::new());
+            let begun = state.unsynced.replace(Vec::new());
+            state.under_sync = if is_taken_for_synced() { Some(Vec::new()) } else { begun };
             std::mem::take(&mut state.dirty)
         };
         let result = self.sync_all(&dirty);
+        let mut state = self.state.lock();
+        state.under_sync = Some(Vec::new());
         // Files and names were taken off the lists: if they did not become durable, no later call may succeed (I8).
-        self.state.lock().latch_always(result)
+        state.latch_always(result)
     }
 
     fn sync_all(&self, dirty: &[(PackId, Arc<dyn NewPack>)]) -> Result<()> {
@@ -156,12 +163,16 @@ impl PackWriter {
         self.packs.sync_names()
     }
 
-    /// The records appended since the last sync, or since they were last taken, if they are few: whoever makes them
-    /// durable elsewhere need not sync the packs for them. None if there are too many.
+    /// The records that no sync has covered yet and nobody took, if they are few: whoever makes them durable elsewhere
+    /// need not sync the packs for them. Those of a sync that is under way are among them. None if there are too many.
     pub fn take_few(&self) -> Result<Option<Vec<Appended>>> {
         let mut state = self.state.lock();
         state.check()?;
-        let few = state.unsynced.as_mut().map(std::mem::take);
+        let State { unsynced, under_sync, .. } = &mut *state;
+        let few = match (under_sync, unsynced) {
+            (Some(begun), Some(later)) => Some([std::mem::take(begun), std::mem::take(later)].concat()),
+            _ => None,
+        };
         // What is put once and whole cannot be put back in parts.
         Ok(few.filter(|_| self.packs.grows_after_sync()))
     }
@@ -190,6 +201,11 @@ impl PackWriter {
     pub fn open_pack(&self) -> Option<PackId> {
         self.state.lock().open.as_ref().map(|pack| pack.id)
     }
+}
+
+/// Taken out: a sync counts as ended when it begins.
+fn is_taken_for_synced() -> bool {
+    out(Protection::CarriedUnderSync)
 }
 
 /// Writes the footer of the open pack. On a full disk the pack stays open, and the next append overwrites the partial

@@ -162,9 +162,14 @@ impl Store {
         }
         let space = Arc::new(SpaceManager::new(media.clone(), config.reserve));
         let kv = open_database(media.as_ref(), space.clone(), (options.cache_bytes / 3 * 2) as usize)?;
-        let replay =
-            Replay::read((media.as_ref(), packs.as_ref()), &kv, *config.uuid.as_bytes(), config.reserve)
-                .map_err(unusable)?;
+        let replay = Replay::read(
+            (media.as_ref(), packs.as_ref(), &space),
+            &kv,
+            *config.uuid.as_bytes(),
+            config.reserve,
+        )
+        .map_err(unusable)?;
+        let is_settled = replay.is_settled;
         let found = kv
             .read()
             .and_then(|base| View::new(Arc::new(base), replay.runs.clone()).get(Table::State, STATE_KEY));
@@ -182,10 +187,11 @@ impl Store {
         };
         let store =
             Self::assemble((media, packs, space), config, (path, lock), (kv, replay, &state), options)?;
-        if options.read_only {
+        if options.read_only || !is_settled {
             // Who only reads looks into the database alone, as a check does.
             store.commits.fold()?;
-        } else {
+        }
+        if !options.read_only {
             store.space.restore_reserve();
         }
         Ok(Arc::new(store))
@@ -200,7 +206,7 @@ impl Store {
         options: &OpenOptions,
     ) -> Result<Self> {
         let first = Batch::new(1);
-        let Replay { log, last, runs } = replay;
+        let Replay { log, last, runs, .. } = replay;
         let meta = Arc::new(Meta::new(kv, runs, state.counters, first.rows.clone())?);
         let workers =
             Pool::new(options.workers.max(1)).map_err(|error| Error::io("starting workers", error))?;
@@ -296,6 +302,8 @@ impl Store {
         };
         self.workers.close();
         latch.close();
+        // The log is another process's from there on.
+        self.commits.wait();
         // The database writes once more while it closes; only then may another process have the store.
         let closed = self.meta.kv().close();
         drop(self.lock.lock().take());

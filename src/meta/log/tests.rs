@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::media::Media;
-use crate::media::sim::SimMedia;
+use crate::media::sim::{OpKind, SimMedia};
 use crate::meta::{Memtable, Table};
 
 const SIZE: u64 = 64 << 10;
@@ -27,7 +27,7 @@ fn written(file: &Arc<dyn MediaFile>, from: Position, records: &[usize]) -> (Log
     let mut log = Log::new(file.clone(), SIZE, KEY);
     let (mut last, mut ends) = (from, Vec::new());
     for (index, &record) in records.iter().enumerate() {
-        last = log.append(&last, &entry(index as u8, record)).unwrap();
+        last = log.append(&last, &entry(index as u8, record)).unwrap().unwrap();
         ends.push((last, log.next));
     }
     (log, ends)
@@ -60,7 +60,7 @@ fn what_stands_behind_from_before_the_fold_is_no_entry() {
     let (mut log, ends) = written(&file, BEGIN, &RECORDS);
     log.begin_anew();
     let folded = ends[4].0.next_folded();
-    let last = log.append(&folded, &entry(9, 10)).unwrap();
+    let last = log.append(&folded, &entry(9, 10)).unwrap().unwrap();
     let found = replay(&file, &folded).unwrap();
     assert_eq!((found.entries, found.last, found.unfinished), (vec![entry(9, 10)], last, None));
 }
@@ -144,6 +144,81 @@ fn taking_room_leaves_what_stands_there() {
     file.set_len(log.next * BLOCK as u64).unwrap();
     log = Log::new(file.clone(), SIZE, KEY);
     let found = log.replay(&BEGIN).unwrap();
-    log.append(&found.last, &entry(9, 0)).unwrap();
+    log.append(&found.last, &entry(9, 0)).unwrap().unwrap();
     assert_eq!(replay(&file, &BEGIN).unwrap().entries.len(), ends.len() + 1);
+}
+
+/// The power is cut while an entry is written, and again while another one with its number is written over it: neither
+/// was acknowledged, whatever blocks of the two are there.
+#[test]
+fn an_entry_over_one_that_was_cut_off_is_cut_off_as_well() {
+    let attempt = |number: u8| {
+        let file = file();
+        let (mut log, ends) = written(&file, BEGIN, &[5000]);
+        let position = log.append(&ends[0].0, &entry(number, 20_000)).unwrap().unwrap();
+        let begin = ends[0].1 as usize * BLOCK;
+        let mut bytes = vec![0; log.next as usize * BLOCK];
+        file.read_at(&mut bytes, 0).unwrap();
+        (bytes, begin, position)
+    };
+    let ((old, begin, _), (new, ..)) = (attempt(1), attempt(2));
+    let blocks = (new.len() - begin) / BLOCK;
+    assert!(blocks > 3);
+    for mix in 0..1u32 << blocks {
+        let mut bytes = old.clone();
+        for block in (0..blocks).filter(|block| mix & (1 << block) != 0) {
+            let at = begin + block * BLOCK;
+            bytes[at..at + BLOCK].copy_from_slice(&new[at..at + BLOCK]);
+        }
+        let file = file();
+        file.write_at(&bytes, 0).unwrap();
+        let mut log = Log::new(file.clone(), SIZE, KEY);
+        let found = log.replay(&BEGIN).unwrap();
+        let whole = mix == 0 || mix == (1 << blocks) - 1;
+        assert_eq!(
+            (found.entries.len(), found.unfinished.is_some()),
+            (1 + usize::from(whole), !whole),
+            "{mix:b}"
+        );
+        // What is written over it now is what counts.
+        if !whole {
+            log.append(&found.last, &entry(3, 0)).unwrap().unwrap();
+            assert_eq!(replay(&file, &BEGIN).unwrap().entries, [entry(0, 5000), entry(3, 0)], "{mix:b}");
+        }
+    }
+}
+
+#[test]
+fn it_never_grows_beyond_its_size() {
+    for record in CONTENT..2 * CONTENT {
+        let file = file();
+        let mut log = Log::new(file.clone(), 5 * BLOCK as u64, KEY);
+        let mut last = BEGIN;
+        // Rows in many tables, each of which takes some bytes of its own.
+        let rows = Memtable::default();
+        Table::ALL.into_iter().for_each(|table| rows.put(table, b"key", b"value"));
+        let carried = vec![Carried {
+            at: Location { pack: PackId(1), offset: 64, len: record as u32 },
+            record: vec![1; record].into(),
+        }];
+        let entry = Entry { rows: Run::of(None, &rows), carried };
+        while let Some(position) = log.append(&last, &entry).unwrap() {
+            last = position;
+        }
+        assert_eq!(file.len().unwrap(), 5 * BLOCK as u64, "{record}");
+        assert!(last.number > 0);
+    }
+}
+
+/// A full disk at a write is ordinary, a failed sync never is (I8).
+#[test]
+fn no_room_is_told_and_a_failed_sync_is_an_error() {
+    let media = SimMedia::new();
+    let mut log = Log::new(media.create("log").unwrap(), SIZE, KEY);
+    for kind in [OpKind::Allocate, OpKind::Write] {
+        media.set_fault(Box::new(move |op| (op.kind == kind).then_some(libc::ENOSPC)));
+        assert_eq!(log.append(&BEGIN, &entry(0, 0)).unwrap(), None, "{kind:?}");
+    }
+    media.set_fault(Box::new(|op| (op.kind == OpKind::Sync).then_some(libc::ENOSPC)));
+    assert_eq!(log.append(&BEGIN, &entry(0, 0)).unwrap_err().errno(), libc::ENOSPC);
 }

@@ -286,6 +286,48 @@ fn appends_go_on_during_a_sync_and_a_second_sync_waits() {
     }
 }
 
+/// Until a sync has ended, nothing of what it is to cover is durable.
+#[test]
+fn what_is_under_a_sync_is_taken_all_the_same() {
+    let media = SimMedia::new();
+    let writer = Arc::new(writer(&media, 1 << 20));
+    let places = |taken: Result<Option<Vec<Appended>>>| -> Vec<Location> {
+        taken.unwrap().unwrap().into_iter().map(|(at, _)| at).collect()
+    };
+    let first = writer.append(&record(1, 10)).unwrap();
+    let (during, taken) = (writer.clone(), Arc::new(Mutex::new(Vec::new())));
+    let noted = taken.clone();
+    media.set_fault(Box::new(move |op| {
+        if op.kind == OpKind::Sync {
+            noted.lock().push(places(during.take_few()));
+        }
+        None
+    }));
+    writer.sync().unwrap();
+    media.clear_faults();
+    assert_eq!(taken.lock().first(), Some(&vec![first]));
+    // What was appended before a sync that has ended, and nobody took, is durable.
+    assert_eq!(places(writer.take_few()), []);
+    writer.append(&record(2, 10)).unwrap();
+    writer.sync().unwrap();
+    assert_eq!(places(writer.take_few()), []);
+    let last = writer.append(&record(3, 10)).unwrap();
+    assert_eq!(places(writer.take_few()), [last]);
+    // So many that they are not remembered: not while they are under a sync either.
+    writer.append(&record(4, FEW_BYTES)).unwrap();
+    let (during, taken) = (writer.clone(), Arc::new(Mutex::new(Vec::new())));
+    let noted = taken.clone();
+    media.set_fault(Box::new(move |op| {
+        if op.kind == OpKind::Sync {
+            noted.lock().push(during.take_few().unwrap().is_none());
+        }
+        None
+    }));
+    writer.sync().unwrap();
+    media.clear_faults();
+    assert!(!taken.lock().is_empty() && taken.lock().iter().all(|none| *none));
+}
+
 #[test]
 fn threads_append_side_by_side() {
     let media = SimMedia::new();

@@ -213,6 +213,8 @@ impl Commits {
     /// Computes the final rows of the batch and makes them durable.
     fn apply(&self, batch: &Batch) -> Result<()> {
         let (mut head, view) = self.queue.lock();
+        // Again: the store may have been closed while this waited.
+        self.batches.writable()?;
         let mut txn = Txn::new(&view, Some(&batch.rows));
         let mut sums = head.sums;
         for counter in Counter::ALL {
@@ -233,12 +235,24 @@ impl Commits {
         if let Some(why) = self.batches.latch().failure() {
             return Err(Error::Latched(why.to_owned()));
         }
-        self.queue.fold().inspect_err(|error| self.batches.latch().set(error))
+        self.final_unless_done("a fold", || self.queue.fold())
     }
 
-    /// The same, after which nothing more comes: the log gives its room back.
+    /// The same before the store is closed: the log gives its room back.
     pub fn end(&self) -> Result<()> {
-        self.queue.end().inspect_err(|error| self.batches.latch().set(error))
+        self.final_unless_done("a fold", || self.queue.end())
+    }
+
+    /// Waits for whoever is changing something. Whoever comes later is refused, if the latch refuses by then.
+    pub fn wait(&self) {
+        drop(self.queue.lock());
+    }
+
+    /// A step that failed, or panicked half-way, is the last one (I8).
+    fn final_unless_done<R>(&self, what: &str, step: impl FnOnce() -> Result<R>) -> Result<R> {
+        caught(step)
+            .unwrap_or_else(|| Err(Error::panicked(what)))
+            .inspect_err(|error| self.batches.latch().set(error))
     }
 
     /// The state row with these sums. Numbers may be ahead of the batch that is committed, never behind it.

@@ -11,7 +11,7 @@
 //! [`fold`]: Queue::fold
 
 use crate::error::{Error, Result};
-use crate::meta::log::{Carried, Entry, FOLDED_KEY, FoldedRow, Log, Position, carried_len};
+use crate::meta::log::{Carried, Entry, FOLDED_KEY, FoldedRow, Log, Position};
 use crate::meta::{Memtable, Meta, Run, Sums, Table, View, WriteTxn};
 use crate::sabotage::{Protection, out};
 use crate::sync::{Arc, Mutex, MutexGuard};
@@ -118,19 +118,9 @@ impl Queue {
     /// Appends an entry with these rows; false where there is no room for it.
     fn log(&self, head: &mut Head, rows: Run) -> Result<bool> {
         let carried = if names_come_first() { Vec::new() } else { self.carried()? };
-        let records = carried.iter().map(|carried| carried_len(carried.record.len())).sum();
-        if !head.log.has_room(rows.bytes(), records) {
-            return Ok(false);
-        }
-        match head.log.append(&head.last, &Entry { rows, carried }) {
-            Ok(position) => {
-                head.last = position;
-                Ok(true)
-            }
-            // Nothing was promised yet, and its number goes to the fold that follows.
-            Err(error) if is_full(&error) => Ok(false),
-            Err(error) => Err(Error::io("writing the log of commits", error)),
-        }
+        let Some(position) = head.log.append(&head.last, &Entry { rows, carried })? else { return Ok(false) };
+        head.last = position;
+        Ok(true)
     }
 
     /// The records that no sync covers, if they are few; otherwise their packs are synced (I1).
@@ -144,11 +134,15 @@ impl Queue {
     /// Brings everything that is committed into the database, and begins the log anew.
     pub fn fold(&self) -> Result<()> {
         let (mut head, view) = self.lock();
+        self.fold_all(&mut head, &view)
+    }
+
+    fn fold_all(&self, head: &mut Head, view: &View) -> Result<()> {
         if view.runs().is_empty() {
             return Ok(());
         }
         let changed = Changed { batch: None, own: &Memtable::default(), sums: head.sums };
-        self.fold_with(&mut head, &view, &changed)
+        self.fold_with(head, view, &changed)
     }
 
     /// The same, with changes that stand in no entry.
@@ -182,10 +176,12 @@ impl Queue {
         Ok(())
     }
 
-    /// Everything is in the database and nothing more will come: gives the log's room back.
+    /// Brings everything that is committed into the database, and gives the log's room back. In one step: what is
+    /// committed in between would go with the log.
     pub fn end(&self) -> Result<()> {
-        self.fold()?;
-        self.head.lock().log.empty().map_err(|error| Error::io("emptying the log of commits", error))
+        let (mut head, view) = self.lock();
+        self.fold_all(&mut head, &view)?;
+        head.log.empty().map_err(|error| Error::io("emptying the log of commits", error))
     }
 }
 
@@ -208,8 +204,4 @@ fn apply(txn: &mut WriteTxn<'_>, table: Table, memtable: &Memtable) -> Result<()
     memtable.with_changes(table, |changes| {
         txn.apply(table, changes.iter().map(|(key, value)| (key, value.as_ref())))
     })
-}
-
-fn is_full(error: &std::io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
 }

@@ -7,6 +7,8 @@ use crate::meta::{Kv, Run, Table};
 use crate::pack::{PackStore, restore};
 use crate::sync::Arc;
 
+use super::super::space::SpaceManager;
+
 /// Bytes of the log, at most.
 const MOST: u64 = 8 << 20;
 /// And at least, however small the reserve.
@@ -20,13 +22,15 @@ pub struct Replay {
     pub last: Position,
     /// The changes of each entry that is not folded, in order.
     pub runs: Vec<Arc<Run>>,
+    /// All of it is durable where it stands; otherwise it has to be folded before anybody sees it.
+    pub is_settled: bool,
 }
 
 impl Replay {
     /// Reads the log of the store with this uuid, whose reserve has so many bytes. The records that entries carry are back
     /// in their packs, and durable, when this returns.
     pub fn read(
-        (media, packs): (&dyn Media, &dyn PackStore),
+        (media, packs, space): (&dyn Media, &dyn PackStore, &SpaceManager),
         kv: &Kv,
         store: [u8; 16],
         reserve: u64,
@@ -35,12 +39,16 @@ impl Replay {
         let lacking = || Error::damaged("the metadata database does not say how far the log is folded");
         let folded = FoldedRow::decode(&row.ok_or_else(lacking)?)?;
         let failed = |error| Error::io(format!("opening {LOG_FILE}"), error);
-        if !media.exists(LOG_FILE).map_err(failed)? && !kv.was_closed() {
+        let is_missing = !media.exists(LOG_FILE).map_err(failed)?;
+        if is_missing && !kv.was_closed() {
             return Err(Error::damaged(format!(
                 "{LOG_FILE} is missing, and with it what was committed last"
             )));
         }
         let file = open_or_create(media, LOG_FILE).map_err(failed)?;
+        if is_missing {
+            media.sync_dir("meta").map_err(failed)?;
+        }
         let size = (reserve / 2).clamp(LEAST, MOST);
         let mut log = Log::new(file, size, folded.key);
         let found = log.replay(&folded.folded)?;
@@ -49,9 +57,17 @@ impl Replay {
                 "{what}: either the machine stopped while it was written, and nobody was told that it is durable, or it is damaged"
             );
         }
-        let carried = found.entries.iter().flat_map(|entry| &entry.carried);
-        restore(packs, store, carried.map(|carried| (carried.at, carried.record.as_ref())))?;
+        let carried = || found.entries.iter().flat_map(|entry| &entry.carried);
+        let put_back =
+            || restore(packs, store, carried().map(|carried| (carried.at, carried.record.as_ref())));
+        let mut put = put_back();
+        // They were acknowledged.
+        while put.as_ref().is_err_and(Error::is_no_space) && space.give_up_reserve() {
+            put = put_back();
+        }
+        put?;
+        let is_settled = log.settle(&found)?;
         let runs = found.entries.into_iter().map(|entry| Arc::new(entry.rows)).collect();
-        Ok(Self { log, last: found.last, runs })
+        Ok(Self { log, last: found.last, runs, is_settled })
     }
 }

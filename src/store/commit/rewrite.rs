@@ -31,12 +31,10 @@ impl Commits {
         txn.put(Table::State, STATE_KEY, &state.encode());
         let own = txn.into_own();
         let changed = Changed { batch: None, own: &own, sums };
-        let entered = if durable {
-            self.queue.enter(&mut head, &view, &changed)
-        } else {
-            self.queue.enter_undurable(&mut head, &view, &changed)
-        };
-        entered.inspect_err(|error| self.batches.latch().set(error))?;
+        self.final_unless_done("a change of rows", || match durable {
+            true => self.queue.enter(&mut head, &view, &changed),
+            false => self.queue.enter_undurable(&mut head, &view, &changed),
+        })?;
         Ok(result)
     }
 }
