@@ -46,11 +46,13 @@ enum Race {
     Uncommitted,
     /// New bytes, committed.
     New,
+    /// Small commits with the bytes of S0, folds between them, then S0 is pruned; and the power is cut right there.
+    Fold,
     /// The bytes of a pruned snapshot are written again once the cycle is over.
     WrittenAfter,
 }
 
-const RACES: [Race; 13] = [
+const RACES: [Race; 14] = [
     Race::CopyThenPrune,
     Race::CloneThenPrune,
     Race::CopyAcrossThenPrune,
@@ -63,6 +65,7 @@ const RACES: [Race; 13] = [
     Race::UnlinkedOpen,
     Race::Uncommitted,
     Race::New,
+    Race::Fold,
     Race::WrittenAfter,
 ];
 
@@ -201,7 +204,28 @@ fn race_at_point(world: &World, race: Race) {
                 world.fs.lseek(ino, 0, libc::SEEK_HOLE).unwrap();
             }
         }
+        Race::Fold => {
+            let dir = world.mkdir(ROOT_INO, "s1");
+            for number in 0..FILES {
+                let ino = world.create(dir, &format!("f{number}"));
+                world.fs.write(ino, 0, &content(number), false).unwrap();
+                world.fs.fsync(ino).unwrap();
+                if number % 2 == 0 {
+                    world.store.commits.fold().unwrap();
+                }
+            }
+            prune(world, "s0");
+        }
         Race::WrittenAfter => {}
+    }
+}
+
+/// What was synced is there after a power cut at this moment of the cycle.
+fn cut_here(disk: &SimMedia) {
+    for seed in 0..2 {
+        let world = World::open(&disk.cut_at(disk.op_count(), seed), &config()).unwrap();
+        assert_eq!(verify(&world, Race::Fold, &[]), Ok(()), "power cut, seed {seed}");
+        world.close().unwrap();
     }
 }
 
@@ -234,10 +258,13 @@ fn cell(race: Race, point: Point, immediate_removal_limit: usize) -> Result<(), 
         _ => Vec::new(),
     };
     let pending = Arc::new(Mutex::new(Some(())));
-    let (inside, raced) = (Arc::clone(&world), Arc::clone(&pending));
+    let (inside, raced, watched) = (Arc::clone(&world), Arc::clone(&pending), disk.clone());
     world.collector.set_hook(Some(Arc::new(move |at| {
         if at == point && raced.lock().unwrap().take().is_some() {
             race_at_point(&inside, race);
+            if race == Race::Fold {
+                cut_here(&watched);
+            }
         }
     })));
     let cycle = world.collector.run_cycle(false);

@@ -94,6 +94,21 @@ pub const ALL: &[Control] = &[
         scenario: &scenarios::POWER,
     },
     Control {
+        name: "without_syncing_the_log_a_power_cut_breaks_a_promise",
+        out: &[Protection::LogIsSynced],
+        scenario: &scenarios::FOLD,
+    },
+    Control {
+        name: "without_syncing_packs_before_a_fold_a_power_cut_breaks_a_promise",
+        out: &[Protection::PacksBeforeFold],
+        scenario: &scenarios::FOLD,
+    },
+    Control {
+        name: "without_a_durable_fold_before_the_log_is_begun_anew_a_power_cut_breaks_a_promise",
+        out: &[Protection::FoldBeforeCut],
+        scenario: &scenarios::FOLD,
+    },
+    Control {
         name: "without_ending_on_an_error_the_cycle_goes_on",
         out: &[Protection::ErrorEndsCycle],
         scenario: &scenarios::BAD_ROW,

@@ -14,7 +14,7 @@ use super::explore::Threads;
 use super::oracle::{is_sound, settles};
 use super::world::{Broken, Outcome, World, broken};
 
-/// Cuts tried in each schedule.
+/// Cuts tried in each schedule at any operation.
 const CUTS: u64 = 2;
 
 /// From this operation up to that one, the file is there with this content.
@@ -33,11 +33,14 @@ fn saved(world: &World, promises: &Promises, name: &'static str, number: u64) ->
     Ok(())
 }
 
-/// The race, then cuts at operations that the schedule's own random numbers choose.
+fn before(files: &[(&'static str, u64)]) -> Promises {
+    let promise = |&(name, number)| Promise { name, number, from: 0, until: u64::MAX };
+    Arc::new(Mutex::new(files.iter().map(promise).collect()))
+}
+
+/// Backups, a prune and a cycle, and the power cut.
 pub fn power_fails(world: &Arc<World>) -> Outcome {
-    let begin = world.disk.op_count();
-    let before = |name, number| Promise { name, number, from: 0, until: u64::MAX };
-    let promises: Promises = Arc::new(Mutex::new(vec![before("s0", 1), before("kept", 3)]));
+    let (begin, promises) = (world.disk.op_count(), before(&[("s0", 1), ("kept", 3)]));
     let mut threads = Threads::default();
     threads.start(world, |world| world.cycle());
     let made = promises.clone();
@@ -53,13 +56,49 @@ pub fn power_fails(world: &Arc<World>) -> Outcome {
     let made = promises.clone();
     threads.start(world, move |world| saved(&world, &made, "new", 51));
     threads.join()?;
+    cut(world, begin, &promises)?;
+    settles(world, &[("s1", 1), ("kept", 3), ("revived", 4), ("new", 51)])
+}
+
+/// Folds beside small commits, a cycle that moves regions, and one who reads what was acknowledged; and the power cut.
+pub fn power_fails_beside_folds(world: &Arc<World>) -> Outcome {
+    let (begin, promises) = (world.disk.op_count(), before(&[("whole", 51), ("part", 3)]));
+    let mut threads = Threads::default();
+    threads.start(world, |world| (0..3).try_for_each(|_| Ok(world.store.commits.fold()?)));
+    threads.start(world, |world| world.cycle());
+    let made = promises.clone();
+    threads.start(world, move |world| {
+        saved(&world, &made, "one", 1)?;
+        saved(&world, &made, "two", 2)?;
+        saved(&world, &made, "revived", 53)
+    });
+    let made = promises.clone();
+    threads.start(world, move |world| {
+        for _ in 0..4 {
+            let told: Vec<_> = made.lock().iter().map(|promise| (promise.name, promise.number)).collect();
+            told.into_iter().try_for_each(|(name, number)| world.expect(name, number))?;
+        }
+        Ok(())
+    });
+    threads.join()?;
+    cut(world, begin, &promises)?;
+    settles(world, &[("whole", 51), ("part", 3), ("one", 1), ("two", 2), ("revived", 53)])
+}
+
+/// Cuts the power at operations since `begin` that the schedule's own random numbers choose: at any of them, and in a
+/// moment in which something was just acknowledged.
+fn cut(world: &World, begin: u64, promises: &Promises) -> Outcome {
     let end = world.disk.op_count();
-    for _ in 0..CUTS {
-        let (at, seed) = (thread_rng().gen_range(begin..=end), thread_rng().r#gen());
-        let result = look(&world.disk.cut_at(at, seed), at, &promises);
+    let told: Vec<u64> =
+        promises.lock().iter().map(|promise| promise.from).filter(|from| *from >= begin).collect();
+    let mut places: Vec<u64> = (0..CUTS).map(|_| thread_rng().gen_range(begin..=end)).collect();
+    places.push(told[thread_rng().gen_range(0..told.len())]);
+    for at in places {
+        let seed = thread_rng().r#gen();
+        let result = look(&world.disk.cut_at(at, seed), at, promises);
         result.map_err(|Broken(what)| Broken(format!("power cut before operation {at} of {end}: {what}")))?;
     }
-    settles(world, &[("s1", 1), ("kept", 3), ("revived", 4), ("new", 51)])
+    Ok(())
 }
 
 /// Opens the disk after a cut at `at`, looks for what was promised by then, and works on.

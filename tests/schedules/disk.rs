@@ -1,4 +1,4 @@
-//! The simulated disk with a point for the explorer before each operation on a pack.
+//! The simulated disk with a point for the explorer before each operation on a pack or on the log of commits.
 //!
 //! The database's own file has none: it is read and written inside the database's locks, which the explorer does not
 //! know; a switch there would leave another thread waiting outside of its sight, for ever.
@@ -7,9 +7,10 @@ use std::io;
 
 use crate::media::sim::SimMedia;
 use crate::media::{Media, MediaFile, Space};
+use crate::meta::log::LOG_FILE;
 use crate::sync::{Arc, AtomicBool, Ordering};
 
-/// A disk whose packs are scheduling points.
+/// A disk with scheduling points.
 #[derive(Debug)]
 pub struct Disk {
     sim: SimMedia,
@@ -22,18 +23,18 @@ impl Disk {
     }
 
     fn let_others_go(&self, path: &str) {
-        if is_pack(path) {
+        if has_points(path) {
             self.turn.load(Ordering::SeqCst);
         }
     }
 
     fn file(&self, path: &str, inner: Arc<dyn MediaFile>) -> Arc<dyn MediaFile> {
-        if is_pack(path) { Arc::new(PackFile { inner, turn: self.turn.clone() }) } else { inner }
+        if has_points(path) { Arc::new(FileWithPoints { inner, turn: self.turn.clone() }) } else { inner }
     }
 }
 
-fn is_pack(path: &str) -> bool {
-    path.starts_with("packs/")
+fn has_points(path: &str) -> bool {
+    path.starts_with("packs/") || path == LOG_FILE
 }
 
 impl Media for Disk {
@@ -88,18 +89,18 @@ impl Media for Disk {
 }
 
 #[derive(Debug)]
-struct PackFile {
+struct FileWithPoints {
     inner: Arc<dyn MediaFile>,
     turn: Arc<AtomicBool>,
 }
 
-impl PackFile {
+impl FileWithPoints {
     fn let_others_go(&self) {
         self.turn.load(Ordering::SeqCst);
     }
 }
 
-impl MediaFile for PackFile {
+impl MediaFile for FileWithPoints {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         self.let_others_go();
         self.inner.read_at(buf, offset)

@@ -4,7 +4,7 @@
 //! chunks still have their rows, and that nothing refers to any more: what a cycle is about to free, and what a put of
 //! the same bytes finds.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::error::Error;
 use crate::fs::IMMEDIATE_REMOVAL_LIMIT;
@@ -12,14 +12,26 @@ use crate::meta::Table;
 use crate::meta::rows::extent_key;
 use crate::sync::Arc;
 
-use super::crash::power_fails;
+use super::crash::{power_fails, power_fails_beside_folds};
 use super::explore::{Scenario, Threads};
 use super::oracle::{chunk_reads, references, settles_found};
 use super::world::{Outcome, World, broken, content};
 
 /// All scenarios.
-pub const ALL: &[&Scenario] =
-    &[&ADVISORY, &REVIVED, &FRESH, &REMEMBERED, &CLONE, &OPEN, &QUEUED, &POWER, &MOVED, &BAD_ROW];
+pub const ALL: &[&Scenario] = &[
+    &ADVISORY,
+    &REVIVED,
+    &FRESH,
+    &REMEMBERED,
+    &CLONE,
+    &OPEN,
+    &QUEUED,
+    &POWER,
+    &FOLD,
+    &CLOSE,
+    &MOVED,
+    &BAD_ROW,
+];
 
 /// Makes these contents garbage: their chunks are in the store, and no file has them.
 fn garbage(world: &World, numbers: &[u64]) -> Outcome {
@@ -238,21 +250,73 @@ pub const POWER: Scenario = Scenario {
     race: power_fails,
 };
 
-/// Regions move while they are read: most of the pack is garbage.
-pub const MOVED: Scenario = Scenario {
-    name: "a_region_that_moves_can_be_read",
+/// The log is folded while commits, a cycle and readers go on, and power fails at any operation of that.
+pub const FOLD: Scenario = Scenario {
+    name: "a_fold_beside_commits_and_a_cycle_loses_nothing",
     immediate_removal_limit: IMMEDIATE_REMOVAL_LIMIT,
-    before: |world| {
-        // A region of its own, with nothing dead in it.
-        world.save_durably("whole", 51)?;
-        // A region that is mostly dead.
-        world.save("part", 3)?;
-        garbage(world, &[52])?;
-        for number in 53..60 {
-            garbage(world, &[number])?;
+    before: mostly_garbage,
+    race: power_fails_beside_folds,
+};
+
+/// The store is closed while somebody commits, and opened by the next who commits.
+pub const CLOSE: Scenario = Scenario {
+    name: "what_is_acknowledged_beside_a_close_stays",
+    immediate_removal_limit: IMMEDIATE_REMOVAL_LIMIT,
+    before: |_| Ok(()),
+    race: |world| {
+        let disk = world.disk.cut_at(world.disk.op_count(), 0);
+        let closing = World::open(&disk, IMMEDIATE_REMOVAL_LIMIT)?;
+        let put = |world: &World, name: &[u8], number: u64| {
+            world.store.batches.join()?.rows.put(Table::State, name, &number.to_le_bytes());
+            world.store.commits.commit()
+        };
+        let acknowledged = Arc::new(AtomicU64::new(0));
+        let mut threads = Threads::default();
+        let again = disk.clone();
+        threads.start(&closing, move |world| {
+            world.store.close()?;
+            let next = World::open(&again, IMMEDIATE_REMOVAL_LIMIT)?;
+            put(&next, b"next", 1)?;
+            Ok(next.close()?)
+        });
+        let told = acknowledged.clone();
+        threads.start(&closing, move |world| {
+            // Refused once the store is closed.
+            let done = (1..=3).take_while(|number| put(&world, b"late", *number).is_ok());
+            done.for_each(|number| told.store(number, Ordering::SeqCst));
+            Ok(())
+        });
+        let joined = threads.join();
+        // It was closed already; its last batch may have been refused.
+        drop(closing.close());
+        joined?;
+        let last = World::open(&disk, IMMEDIATE_REMOVAL_LIMIT)?;
+        let row = |name: &[u8]| last.store.layers().get(Table::State, name);
+        let (late, next) = (row(b"late")?, row(b"next")?);
+        last.close()?;
+        let there = late.and_then(|row| row.try_into().ok()).map_or(0, u64::from_le_bytes);
+        if there < acknowledged.load(Ordering::SeqCst) || next.is_none() {
+            return broken("what was committed beside the close or after it is gone");
         }
         Ok(())
     },
+};
+
+/// Regions that move in a cycle: most of the pack is garbage.
+fn mostly_garbage(world: &World) -> Outcome {
+    // A region of its own, with nothing dead in it.
+    world.save_durably("whole", 51)?;
+    // A region that is mostly dead.
+    world.save("part", 3)?;
+    garbage(world, &[52])?;
+    (53..60).try_for_each(|number| garbage(world, &[number]))
+}
+
+/// Regions move while they are read.
+pub const MOVED: Scenario = Scenario {
+    name: "a_region_that_moves_can_be_read",
+    immediate_removal_limit: IMMEDIATE_REMOVAL_LIMIT,
+    before: mostly_garbage,
     race: |world| {
         let ids = references(world)?;
         let mut threads = Threads::default();
