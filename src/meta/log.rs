@@ -218,8 +218,15 @@ impl Log {
     /// Takes the file's room on the host, and writes all that is new of it once: a block that was never written would change the host's
     /// own metadata with the first sync of it.
     fn take_room(&self) -> io::Result<()> {
+        let len = self.file.len()?;
         // Not what stands there: it may be entries.
-        let begin = self.file.len()?.max(self.next * BLOCK as u64);
+        self.take_from(len.max(self.next * BLOCK as u64)).inspect_err(|_| {
+            // A part of it may have been taken; the fold that has to follow needs that.
+            let _ = self.file.set_len(len);
+        })
+    }
+
+    fn take_from(&self, begin: u64) -> io::Result<()> {
         self.file.allocate(0, self.size)?;
         let zeros = vec![0; BLANKED.min(self.size as usize)];
         for at in (begin..self.size).step_by(BLANKED) {

@@ -214,10 +214,12 @@ fn it_never_grows_beyond_its_size() {
 #[test]
 fn no_room_is_told_and_a_failed_sync_is_an_error() {
     let media = SimMedia::new();
-    let mut log = Log::new(media.create("log").unwrap(), SIZE, KEY);
+    let file = media.create("log").unwrap();
+    let mut log = Log::new(file.clone(), SIZE, KEY);
     for kind in [OpKind::Allocate, OpKind::Write] {
         media.set_fault(Box::new(move |op| (op.kind == kind).then_some(libc::ENOSPC)));
         assert_eq!(log.append(&BEGIN, &entry(0, 0)).unwrap(), None, "{kind:?}");
+        assert_eq!((file.len().unwrap(), file.allocated().unwrap()), (0, 0), "{kind:?}: room for the fold");
     }
     media.set_fault(Box::new(|op| (op.kind == OpKind::Sync).then_some(libc::ENOSPC)));
     assert_eq!(log.append(&BEGIN, &entry(0, 0)).unwrap_err().errno(), libc::ENOSPC);
