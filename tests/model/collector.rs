@@ -3,11 +3,15 @@
 //! Keeps true: one commit at a time; the order flip, drain, snapshot, mark, sweep, durable, reclaim, clear,
 //! grace, disarm. The sweep and the reaper change the database beneath the batches.
 
+use crate::log;
 use crate::protocol::{Act, Mutant, Store};
 use crate::state::*;
 
 /// The steps of the group commit.
 pub fn commit_actions(m: &Store, s: &State, out: &mut Vec<Act>) {
+    if let Some(log) = &s.log {
+        log::actions(m, s, log, out);
+    }
     let drained = !s.draining() || m.lacks(Mutant::CommitWithoutDrain);
     match s.commit {
         Commit::Idle => {
@@ -17,6 +21,7 @@ pub fn commit_actions(m: &Store, s: &State, out: &mut Vec<Act>) {
                 out.push(Act::Swap);
             }
         }
+        _ if s.log.is_some() => {}
         Commit::Swapped if drained => {
             let bytes = s.sealed.chunks & s.unsynced != 0;
             if bytes {
@@ -29,6 +34,7 @@ pub fn commit_actions(m: &Store, s: &State, out: &mut Vec<Act>) {
         Commit::Swapped => {}
         Commit::Synced => out.push(Act::Durable),
         Commit::Named => out.push(Act::SyncBytes),
+        Commit::Logged => {}
     }
 }
 
@@ -45,13 +51,15 @@ pub fn cycle_actions(m: &Store, s: &State, out: &mut Vec<Act>) {
         Gc::Idle => {}
         Gc::FlipWait if m.lacks(Mutant::SnapshotBeforeDrain) => out.push(Act::Snapshot),
         Gc::FlipWait | Gc::GraceWait => {}
-        Gc::Drained => out.push(Act::Snapshot),
+        Gc::Drained if s.log.is_some() && !m.lacks(Mutant::SnapshotWithoutFold) => {}
+        Gc::Drained | Gc::Folded => out.push(Act::Snapshot),
         Gc::Snapped => {
             out.push(Act::Mark);
             if fails {
-                out.extend((0..FILES).filter(|&f| s.db.ext[f] < NONE).map(Act::MarkError));
+                out.extend((0..FILES).filter(|&f| s.database().ext[f] < NONE).map(Act::MarkError));
             }
         }
+        Gc::Sweep | Gc::Unnamed if log::held(s) => {}
         Gc::Sweep => {
             let white = white(s) != 0;
             if white && !(m.config.small_sweeps && s.doomed != 0) {
@@ -62,6 +70,11 @@ pub fn cycle_actions(m: &Store, s: &State, out: &mut Vec<Act>) {
             }
         }
         Gc::Unnamed => out.push(Act::Remove),
+        Gc::Removed if s.log.is_some() => {
+            if m.lacks(Mutant::FreedBeforeFold) && s.db == s.disk {
+                out.push(Act::Reclaim);
+            }
+        }
         Gc::Removed => {
             let hasty = m.lacks(Mutant::FreedBeforeDurable);
             out.push(if hasty { Act::Reclaim } else { Act::RemovalDurable });
@@ -170,7 +183,7 @@ fn sync_bytes(s: &mut State) {
 fn mark_error(m: &Store, s: &mut State, f: usize) {
     s.left.errors -= 1;
     if m.lacks(Mutant::DecodeErrorSkipped) {
-        s.marked |= s.db.marks(|g| g != f) & s.snap;
+        s.marked |= s.database().marks(|g| g != f) & s.snap;
         s.snap = 0;
         s.gc = Gc::Sweep;
     } else {
@@ -190,7 +203,7 @@ fn early_end(m: &Store, s: &mut State) {
 }
 
 /// The grace period is over as soon as nobody of the batch swapped out for it is left.
-fn no_members(s: &mut State) {
+pub fn no_members(s: &mut State) {
     if s.gc == Gc::GraceWait && !s.draining() {
         s.gc = Gc::GraceOver;
     }
@@ -229,7 +242,7 @@ fn snapshot(m: &Store, s: &State) -> u8 {
     match m.mutant {
         Some(Mutant::OrphansNotScanned) => s.db.marks(|f| s.db.link[f] != ORPHAN),
         Some(Mutant::LiveMark) => s.db.marks(|f| s.db.link[f] != GROUP_TWO),
-        _ => s.db.marks(|_| true),
+        _ => s.database().marks(|_| true),
     }
 }
 

@@ -16,7 +16,7 @@ pub const REQUIRED: (&str, Config) = (
 );
 
 /// Smaller ones, each about something more.
-pub const OTHERS: [(&str, Config); 9] = [
+pub const OTHERS: [(&str, Config); 12] = [
     ("two prunes, crash", Config { puts: [1, 1], prunes: 2, cycles: 2, crashes: 1, ..Q }),
     ("clone, prune, crash", Config { puts: [1, 0], clones: [0, 1], prunes: 2, cycles: 2, crashes: 1, ..Q }),
     ("clone of a clone", Config { puts: [1, 0], clones: [1, 1], prunes: 1, ..Q }),
@@ -29,12 +29,21 @@ pub const OTHERS: [(&str, Config); 9] = [
     ("cache, two writers", Config { puts: [1, 1], prunes: 1, cycles: 2, cache: true, ..Q }),
     ("cache, errors, sweep in small batches", Config { errors: 1, small_sweeps: true, ..CACHED }),
     ("nobody waits for ever", Config { puts: [1, 1], prunes: 1, errors: 1, cycles: 2, stuck: true, ..Q }),
+    ("log, two writers, crash", Config { puts: [1, 1], crashes: 1, ..LOG }),
+    ("log, two cycles, two crashes", Config { crashes: 2, ..LOG_CRASH }),
+    (
+        "log, errors, nobody waits for ever",
+        Config { errors: 1, small_sweeps: true, stuck: true, ..LOG_CRASH },
+    ),
 ];
+
+const LOG: Config = Config { log: true, ..Q };
+const LOG_CRASH: Config = Config { puts: [1, 0], prunes: 1, cycles: 2, crashes: 1, ..LOG };
 
 const CACHED: Config = Config { puts: [1, 1], prunes: 1, cycles: 2, cache: true, ..Q };
 
 /// Larger ones, for a long evening.
-pub const DEEP: [(&str, Config); 4] = [
+pub const DEEP: [(&str, Config); 7] = [
     ("two puts each, crash", Config { puts: [2, 2], prunes: 1, cycles: 2, crashes: 1, ..Q }),
     ("puts and clones of both", Config { puts: [1, 1], clones: [1, 1], prunes: 1, cycles: 2, ..Q }),
     (
@@ -45,6 +54,9 @@ pub const DEEP: [(&str, Config); 4] = [
         "cache, crash, three cycles",
         Config { puts: [1, 1], prunes: 2, cycles: 3, crashes: 1, cache: true, ..Q },
     ),
+    ("log, two writers, prune, crash", Config { puts: [1, 1], prunes: 1, crashes: 1, ..LOG }),
+    ("log, clone, crash", Config { puts: [1, 0], clones: [0, 1], prunes: 1, crashes: 1, ..LOG }),
+    ("log, overwrites, crash", Config { puts: [2, 0], prunes: 1, crashes: 1, ..LOG }),
 ];
 
 /// The bounds of a configuration, in one line.
@@ -66,7 +78,7 @@ fn bounds(c: &Config) -> String {
             out += &format!(", {what} {n}");
         }
     }
-    out + if c.cache { ", cache" } else { "" }
+    out + if c.cache { ", cache" } else { "" } + if c.log { ", log" } else { "" }
 }
 
 /// Of a state and its mirror image, always the same one.

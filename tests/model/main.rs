@@ -6,16 +6,19 @@
 //! also both the same content at once, and overwrite; or they clone (lock the source, read its rows, join, pass
 //! the barrier with what they read, place, leave). A pruner unlinks, a renamer moves names between directories,
 //! programs open and the kernel forgets, a reaper works off the queue of deleted files. The group commit swaps
-//! the batch, waits for its members, syncs the bytes, writes one durable transaction. The collector flips,
+//! the batch, waits for its members, and writes one durable transaction after it synced the bytes, or one entry of the
+//! log that may carry them; a fold takes what the log has into the database. The collector flips,
 //! waits for the batch of the earlier generation, takes its snapshot, marks, condemns chunk by chunk, removes
 //! rows, makes that durable, frees, clears the cache, waits for the members from before, disarms; it may meet
-//! an error in the mark, the sweep, and before and in the reclaim. The power may go before every step; a second
-//! cycle follows the first. No configuration has all of this at once: each row of the printed table names what
-//! it has, and within it all orders of all steps are tried. `users.rs` and `collector.rs` hold one small function for each step.
+//! an error in the mark, the sweep, and before and in the reclaim. The power may go before every step, and an entry
+//! that was not synced is there afterwards or not; a second cycle follows the first. No configuration has all of this at once: each row of the printed table names what
+//! it has, and within it all orders of all steps are tried. `users.rs`, `collector.rs` and `log.rs` hold one small
+//! function for each step.
 //!
 //! The database is modelled in four layers, as in the store: the active batch over the sealed one over what
 //! readers of the database see over what a power cut would leave. The sweep and the reaper write to the third
-//! directly, beneath the batches.
+//! directly, beneath the batches. With a log, the third is the entries above the database, and the fourth is what
+//! an opening must find; it is compared with what the opening makes of the database and the entries.
 //!
 //! # What is promised
 //!
@@ -41,6 +44,10 @@
 //! * The two writers do alike; where their bounds are the same, states that differ only in who is who count once.
 //! * Each actor does a bounded number of things. Every known way to lose data (`mutants.rs`) needs no more. The
 //!   larger bounds under `--ignored` ask for more.
+//! * The log has room for two entries, and a fold may come whenever there is something to fold. Entries are counted
+//!   from the last fold: that an old one is told from a new one by its number, its digest and its key is assumed,
+//!   and `mutants.rs` has what happens otherwise. A crash in an opening leaves the log as it was, so an opening is
+//!   one step. Damage of the log is not a step either: what the database is worth without it is a promise.
 //! * A failed sync or commit is not in here: it makes the store read-only until it is opened anew, which is a
 //!   crash as far as this model is concerned.
 //!
@@ -55,6 +62,7 @@
 
 mod collector;
 mod explore;
+mod log;
 mod mutants;
 mod pbs;
 mod properties;

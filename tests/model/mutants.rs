@@ -28,8 +28,11 @@ const fn case(mutant: Mutant, name: &'static str, config: Config, breaks: &'stat
     Case { mutant, name, config, breaks }
 }
 
+const LOG: Config = Config { cycles: 0, log: true, ..CRASH };
+const LOG_RENAMED: Config = Config { renames: 3, cycles: 0, crashes: 1, log: true, ..Q };
+
 /// Every mutant.
-pub const CASES: [Case; 32] = [
+pub const CASES: [Case; 43] = [
     case(Mutant::NoMarkOnHit, "a hit does not mark its chunk", ONE_PUT, REACHABLE),
     case(Mutant::CondemnedReused, "a hit on a condemned chunk reuses it", ONE_PUT, REACHABLE),
     case(Mutant::ReadThenWrite, "the writer's compare-and-swap is a read, then a write", ONE_PUT, REACHABLE),
@@ -141,6 +144,57 @@ pub const CASES: [Case; 32] = [
         "the reaper does not wait until the deletion is durable",
         ONE_PRUNE,
         NAMED,
+    ),
+    case(
+        Mutant::NamesBeforeBytes,
+        "an entry of the log neither carries the bytes it names nor waits for their sync",
+        LOG,
+        DURABLE,
+    ),
+    case(
+        Mutant::AnswerBeforeLogSynced,
+        "a commit is acknowledged before the log is synced",
+        LOG_RENAMED,
+        ACKNOWLEDGED,
+    ),
+    case(Mutant::FoldBeforePacks, "the packs are not synced before the fold", LOG, DURABLE),
+    case(
+        Mutant::FoldWithoutCarried,
+        "a fold syncs the bytes of its batch, not those that entries carry",
+        LOG,
+        DURABLE,
+    ),
+    case(Mutant::CutBeforeDurable, "the log is cut before the database is durable", LOG, ACKNOWLEDGED),
+    case(
+        Mutant::ShownBeforeSynced,
+        "an opening shows the last entry without syncing it",
+        Config { renames: 1, cycles: 0, crashes: 2, log: true, ..Q },
+        ACKNOWLEDGED,
+    ),
+    case(Mutant::CarriedNotPutBack, "an opening does not put carried bytes back", LOG, REACHABLE),
+    case(
+        Mutant::FreedBeforeFold,
+        "bytes are freed when the removal is in the log, before it is folded",
+        Config { log: true, ..Q },
+        FOLDED,
+    ),
+    case(
+        Mutant::SnapshotWithoutFold,
+        "the mark's snapshot is that of the database, without a fold before it",
+        Config { log: true, ..ONE_PUT },
+        REACHABLE,
+    ),
+    case(
+        Mutant::FoldedEntryReplayed,
+        "an opening replays entries that the database has already",
+        LOG_RENAMED,
+        ACKNOWLEDGED,
+    ),
+    case(
+        Mutant::StaleEntryReplayed,
+        "an opening takes what the lap before left in the log for entries",
+        LOG_RENAMED,
+        ACKNOWLEDGED,
     ),
 ];
 

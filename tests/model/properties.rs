@@ -3,7 +3,7 @@
 use crate::state::*;
 
 /// The promises, in the order in which they are checked.
-pub const PROMISES: [(&str, &str); 9] = [
+pub const PROMISES: [(&str, &str); 11] = [
     (
         REACHABLE,
         "every extent that can be reached, of files with a name, open without one, or queued, has its chunk and its bytes",
@@ -16,6 +16,8 @@ pub const PROMISES: [(&str, &str); 9] = [
     (DIGEST, "a digest row goes only together with the chunk it names"),
     (GARBAGE, "what is garbage when a cycle begins, and stays it, is gone when the cycle ends"),
     (ROWS, "rows go only into a batch that is still to be written"),
+    (ACKNOWLEDGED, "an opening after a crash finds what was committed, all of it and nothing older"),
+    (FOLDED, "the database of the last fold, without the log, has durable bytes for every extent and chunk"),
 ];
 
 pub const REACHABLE: &str = "a reachable extent lost its chunk";
@@ -27,6 +29,8 @@ pub const HELD: &str = "an open file lost its content";
 pub const DIGEST: &str = "a digest row of a chunk that stays was removed";
 pub const GARBAGE: &str = "garbage outlived a whole cycle";
 pub const ROWS: &str = "rows were written to a batch already committed";
+pub const ACKNOWLEDGED: &str = "what was acknowledged is not what an opening found";
+pub const FOLDED: &str = "the database of the last fold lacks bytes";
 
 /// The first promise that this state breaks.
 pub fn broken(s: &State) -> Option<&'static str> {
@@ -35,6 +39,7 @@ pub fn broken(s: &State) -> Option<&'static str> {
         (wrong::DIGEST_LOST, DIGEST),
         (wrong::GARBAGE_KEPT, GARBAGE),
         (wrong::ROWS_LOST, ROWS),
+        (wrong::ACKNOWLEDGED_LOST, ACKNOWLEDGED),
     ];
     if let Some((_, name)) = noted.iter().find(|(flag, _)| s.wrong & flag != 0) {
         return Some(name);
@@ -43,8 +48,11 @@ pub fn broken(s: &State) -> Option<&'static str> {
     if !readable(s, &view, s.synced | s.unsynced) {
         return Some(REACHABLE);
     }
-    if !readable(s, &s.disk, s.synced) {
+    if !readable(s, &s.disk, s.synced | s.log.map_or(0, |log| log.carried())) {
         return Some(DURABLE);
+    }
+    if s.log.is_some_and(|log| !whole(s, &log.base)) {
+        return Some(FOLDED);
     }
     if !found(s, &view) || !found(s, &s.disk) {
         return Some(FOUND);
@@ -64,6 +72,11 @@ fn readable(s: &State, rows: &Rows, bytes: u8) -> bool {
         .filter(|&f| rows.link[f] != NONE)
         .filter_map(|f| parts(rows.ext[f]))
         .all(|(id, digest)| rows.chunks & bytes & bit(id) != 0 && s.content[id as usize] == digest)
+}
+
+/// A database that needs no log: all chunks that it has are there, durably.
+fn whole(s: &State, base: &Rows) -> bool {
+    base.chunks & !s.synced == 0 && readable(s, base, s.synced) && found(s, base)
 }
 
 /// Every digest row names a chunk with a row and that content.

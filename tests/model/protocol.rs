@@ -1,11 +1,11 @@
 //! The protocol as a state machine: who may do what, and when. What a step does stands in `users.rs`
-//! (writers, pruner, kernel, reaper) and `collector.rs` (group commit, cycle).
+//! (writers, pruner, kernel, reaper), `collector.rs` (group commit, cycle) and `log.rs` (log, fold, opening).
 //!
 //! Keeps true: without a [`Mutant`] every step is one that the store takes; a mutant changes the one step it
 //! is about and nothing else.
 
 use crate::state::*;
-use crate::{collector, properties, users};
+use crate::{collector, log, properties, users};
 use stateright::{Model, Property};
 
 /// One protection taken out.
@@ -43,6 +43,16 @@ pub enum Mutant {
     KernelIgnored,
     ReaperIgnoresBatches,
     ReaperBeforeDurable,
+    AnswerBeforeLogSynced,
+    FoldBeforePacks,
+    FoldWithoutCarried,
+    CutBeforeDurable,
+    CarriedNotPutBack,
+    ShownBeforeSynced,
+    FreedBeforeFold,
+    SnapshotWithoutFold,
+    FoldedEntryReplayed,
+    StaleEntryReplayed,
 }
 
 /// What an exploration contains.
@@ -64,6 +74,8 @@ pub struct Config {
     pub errors: u8,
     /// A locality cache.
     pub cache: bool,
+    /// Commits are entries of a log that is folded into the database (else: durable transactions).
+    pub log: bool,
     /// Rows are removed after each condemned chunk (else: after all).
     pub small_sweeps: bool,
     /// Check that nobody waits for ever (which costs as much again as all else).
@@ -83,6 +95,7 @@ impl Config {
         crashes: 0,
         errors: 0,
         cache: false,
+        log: false,
         small_sweeps: false,
         stuck: false,
     };
@@ -102,10 +115,16 @@ pub const NOBODY_STUCK: &str = "nobody waits for ever";
 pub enum Act {
     Begin(usize, u8),
     Join(usize),
-    Lookup { w: usize, cached: bool },
+    Lookup {
+        w: usize,
+        cached: bool,
+    },
     Barrier(usize),
     StoreMark(usize),
-    Place { w: usize, remember: bool },
+    Place {
+        w: usize,
+        remember: bool,
+    },
     CloneJoin(usize),
     CloneRead(usize, usize),
     Unlink(usize),
@@ -117,6 +136,13 @@ pub enum Act {
     Swap,
     SyncBytes,
     Durable,
+    Append,
+    SyncLog,
+    FoldSync {
+        batch: bool,
+    },
+    FoldDurable,
+    FoldCut,
     Flip,
     Snapshot,
     Mark,
@@ -130,7 +156,10 @@ pub enum Act {
     ClearCache,
     Grace,
     Disarm,
-    Crash,
+    /// With an entry that is not synced: found `whole` afterwards, or not at all.
+    Crash {
+        whole: bool,
+    },
 }
 
 /// A configuration, with one protection taken out or none.
@@ -148,12 +177,13 @@ impl Store {
     /// True if no step is left although somebody is in the midst of something.
     fn stuck(&self, s: &State) -> bool {
         let busy = s.writers.iter().any(|w| w.pc != Pc::Idle) || s.commit != Commit::Idle || s.gc != Gc::Idle;
+        let busy = busy || log::held(s);
         if !busy {
             return false;
         }
         let mut steps = Vec::new();
         self.actions(s, &mut steps);
-        steps.iter().all(|&act| act == Act::Crash)
+        steps.iter().all(|act| matches!(act, Act::Crash { .. }))
     }
 
     /// A store in use: file 0 in group two holds content A as chunk 0; content B is chunk 1 of a file deleted
@@ -183,6 +213,7 @@ impl Store {
             sealed: Rows::layer(),
             db,
             disk: db,
+            log: c.log.then(|| log::Log::over(db)),
             unsynced: 0,
             synced: db.chunks,
             content,
@@ -226,15 +257,19 @@ impl Model for Store {
         collector::commit_actions(self, s, out);
         collector::cycle_actions(self, s, out);
         if s.left.crashes > 0 {
-            out.push(Act::Crash);
+            out.push(Act::Crash { whole: false });
+            if s.log.is_some_and(|log| log.unsynced) {
+                out.push(Act::Crash { whole: true });
+            }
         }
     }
 
     fn next_state(&self, before: &State, act: Act) -> Option<State> {
         let mut s = *before;
         match act {
-            Act::Crash => {
+            Act::Crash { whole } => {
                 s.left.crashes -= 1;
+                log::reopen(self, &mut s, whole);
                 s.crash();
             }
             Act::Swap
@@ -253,6 +288,9 @@ impl Model for Store {
             | Act::ClearCache
             | Act::Grace
             | Act::Disarm => collector::step(self, &mut s, act),
+            Act::Append | Act::SyncLog | Act::FoldSync { .. } | Act::FoldDurable | Act::FoldCut => {
+                log::step(self, &mut s, act);
+            }
             _ => users::step(self, &mut s, act),
         }
         Some(s)

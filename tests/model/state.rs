@@ -4,6 +4,7 @@
 //! [`State::crash`]. A layer of rows says only what it changes (`KEEP` elsewhere), as the batches of the store
 //! do, because the collector and the reaper change the database beneath the batches.
 
+use crate::log::Log;
 use std::hash::{Hash, Hasher};
 
 /// Files (inodes) of the model: file 0 stands in the store at the start, file 1 + w belongs to writer w.
@@ -97,7 +98,7 @@ impl Rows {
         self.chunks | digests | self.marks(|_| true)
     }
 
-    fn write(&self, out: &mut Packer) {
+    pub fn write(&self, out: &mut Packer) {
         out.put(&self.ext);
         out.put(&self.link);
         out.put(&self.dig);
@@ -171,6 +172,8 @@ pub enum Commit {
     Synced,
     /// Only with names before bytes: durable, bytes not synced.
     Named,
+    /// Only with a log: the entry is written, not synced.
+    Logged,
 }
 
 /// Stages of the collector.
@@ -181,6 +184,8 @@ pub enum Gc {
     FlipWait,
     /// That batch is in the database.
     Drained,
+    /// Only with a log: and in the database of the last fold.
+    Folded,
     /// The read snapshot is taken.
     Snapped,
     Sweep,
@@ -203,6 +208,7 @@ pub mod wrong {
     pub const DIGEST_LOST: u8 = 2;
     pub const GARBAGE_KEPT: u8 = 4;
     pub const ROWS_LOST: u8 = 8;
+    pub const ACKNOWLEDGED_LOST: u8 = 16;
 }
 
 /// What each actor may still do.
@@ -222,10 +228,12 @@ pub struct State {
     pub writers: [Writer; WRITERS],
     pub active: Rows,
     pub sealed: Rows,
-    /// The database as readers of it see it.
+    /// What is committed, as readers see it: the database, and what the log has above it.
     pub db: Rows,
-    /// The database as a power cut would leave it.
+    /// What an opening after a power cut has to find.
     pub disk: Rows,
+    /// The log of commits; without it, a commit is one durable transaction of the database.
+    pub log: Option<Log>,
     /// Chunks whose bytes are in memory, or in a pack but not synced: a crash loses both alike.
     pub unsynced: u8,
     /// Chunks whose bytes are durable.
@@ -274,6 +282,11 @@ impl State {
         rows
     }
 
+    /// The rows of which the mark takes a snapshot.
+    pub fn database(&self) -> &Rows {
+        self.log.as_ref().map_or(&self.db, |log| &log.base)
+    }
+
     /// True while someone is a member of the batch being committed.
     pub fn draining(&self) -> bool {
         self.writers.iter().any(|w| w.old && w.member())
@@ -309,6 +322,7 @@ impl State {
     pub fn unused(&self) -> u8 {
         let cached = self.cache.iter().filter(|&&id| id < NONE).fold(0, |m, &id| m | bit(id));
         let rows = self.active.named() | self.sealed.named() | self.db.named() | self.disk.named();
+        let rows = rows | self.log.map_or(0, |log| log.named());
         let cells = self.marked | self.condemned | self.doomed | self.snap | self.young;
         let used = rows | cells | cached | self.hands() | self.unsynced | self.synced;
         let id = used.trailing_ones() as u8;
@@ -316,7 +330,7 @@ impl State {
         id
     }
 
-    /// The power goes, and comes back: what was not durable is forgotten.
+    /// The power goes, and comes back: what is not in `disk` and `synced` is forgotten.
     pub fn crash(&mut self) {
         for w in &mut self.writers {
             w.rest();
@@ -325,8 +339,9 @@ impl State {
         self.sealed = Rows::layer();
         self.db = self.disk;
         self.unsynced = 0;
+        let named = self.disk.named() | self.log.map_or(0, |log| log.named());
         for id in 0..IDS as u8 {
-            if (self.synced | self.disk.named()) & bit(id) == 0 {
+            if (self.synced | named) & bit(id) == 0 {
                 self.content[id as usize] = NONE;
             }
         }
@@ -361,7 +376,8 @@ impl State {
                 other => other,
             };
         }
-        for rows in [&mut s.active, &mut s.sealed, &mut s.db, &mut s.disk] {
+        let log = s.log.iter_mut().flat_map(Log::layers_mut);
+        for rows in [&mut s.active, &mut s.sealed, &mut s.db, &mut s.disk].into_iter().chain(log) {
             rows.ext.swap(1, 2);
             rows.link.swap(1, 2);
         }
@@ -370,7 +386,7 @@ impl State {
     }
 
     /// Every byte that tells states apart, in one row.
-    pub fn packed(&self) -> Packed {
+    pub fn packed(&self) -> Packer {
         let mut out = Packer { bytes: [0; PACKED], at: 0 };
         for w in &self.writers {
             let flags = (w.pc as u8) << 2 | u8::from(w.old) << 1 | u8::from(w.fresh);
@@ -382,27 +398,29 @@ impl State {
         self.disk.write(&mut out);
         out.put(&self.content);
         out.put(&self.cache);
-        let stages = (self.gc as u8) << 3 | (self.commit as u8) << 1 | u8::from(self.armed);
+        let stages = (self.gc as u8) << 4 | (self.commit as u8) << 1 | u8::from(self.armed);
         out.put(&[self.unsynced, self.synced, stages, self.young, self.marked, self.condemned, self.doomed]);
         out.put(&[self.snap, self.kernel, self.garbage, self.late, self.again, self.wrong]);
         let b = &self.left;
         out.put(&[b.prunes << 4 | b.renames, b.opens << 4 | b.cycles, b.crashes << 4 | b.errors]);
-        out.bytes
+        if let Some(log) = &self.log {
+            log.write(&mut out);
+        }
+        out
     }
 }
 
-const PACKED: usize = 80;
+const PACKED: usize = 128;
 
 /// A state as bytes.
-pub type Packed = [u8; PACKED];
-
-struct Packer {
-    bytes: Packed,
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+pub struct Packer {
+    bytes: [u8; PACKED],
     at: usize,
 }
 
 impl Packer {
-    fn put(&mut self, bytes: &[u8]) {
+    pub fn put(&mut self, bytes: &[u8]) {
         self.bytes[self.at..self.at + bytes.len()].copy_from_slice(bytes);
         self.at += bytes.len();
     }
@@ -410,6 +428,7 @@ impl Packer {
 
 impl Hash for State {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write(&self.packed());
+        let packed = self.packed();
+        state.write(&packed.bytes[..packed.at]);
     }
 }

@@ -48,8 +48,53 @@ pub fn describe(m: &Store, before: &State, act: Act, after: &State) -> String {
         Act::Forget(f) => format!("the kernel forgets {}", FILE[f]),
         Act::RemoveAtOnce(f) => format!("the rows of {} are removed at once, in the open batch", FILE[f]),
         Act::Reap(f) => format!("the reaper removes the rows of {} from the database", FILE[f]),
-        Act::Crash => "CRASH, and restart from what is durable".into(),
+        Act::Crash { whole } => reopened(m, before, whole),
+        Act::Append | Act::SyncLog | Act::FoldSync { .. } | Act::FoldDurable | Act::FoldCut => {
+            log(m, before, act, after)
+        }
         _ => collector(m, before, act, after),
+    }
+}
+
+fn reopened(m: &Store, before: &State, whole: bool) -> String {
+    let entry = match before.log {
+        Some(log) if log.unsynced && whole => "; the last entry of the log is whole",
+        Some(log) if log.unsynced => "; the last entry of the log is not there",
+        _ => "",
+    };
+    let how = match m.mutant {
+        Some(Mutant::FoldedEntryReplayed) => "; entries are replayed although they are folded",
+        Some(Mutant::StaleEntryReplayed) => "; entries of the lap before are replayed as well",
+        Some(Mutant::ShownBeforeSynced) if whole => ", and NOT synced before it is shown",
+        Some(Mutant::CarriedNotPutBack) => "; what entries carry is NOT put back",
+        _ => "",
+    };
+    format!("CRASH, and restart from what is durable{entry}{how}")
+}
+
+fn log(m: &Store, before: &State, act: Act, after: &State) -> String {
+    let what = |batch| if batch { ", with the batch" } else { "" };
+    match act {
+        Act::Append => {
+            let carried = chunks(before.sealed.chunks & before.unsynced);
+            let carried = match m.lacks(Mutant::NamesBeforeBytes) {
+                true => format!("does NOT carry the bytes of {carried}"),
+                false => format!("carries the bytes of {carried}"),
+            };
+            let answer = if after.commit == Commit::Idle { ", and is acknowledged" } else { "" };
+            format!("commit: the batch is written to the log as an entry that {carried}{answer}")
+        }
+        Act::SyncLog if before.commit != Commit::Logged => "commit: the log is synced".into(),
+        Act::SyncLog => "commit: the log is synced, and the commit acknowledged".into(),
+        Act::FoldSync { batch } if m.lacks(Mutant::FoldBeforePacks) => {
+            format!("fold{}: the packs are NOT synced", what(batch))
+        }
+        Act::FoldSync { batch } => {
+            format!("fold{}: the bytes of {} are synced", what(batch), chunks(after.synced & !before.synced))
+        }
+        Act::FoldDurable => "fold: the database is durable, and says that it has every entry".into(),
+        Act::FoldCut => "fold: the log is begun anew".into(),
+        other => unreachable!("{other:?} is no step of the log"),
     }
 }
 
@@ -185,7 +230,8 @@ pub fn verdict(s: &State) -> String {
     let name = properties::broken(s).unwrap_or("nothing is broken");
     let (rows, bytes) = match name {
         properties::REACHABLE => (s.view(), s.synced | s.unsynced),
-        properties::DURABLE => (s.disk, s.synced),
+        properties::DURABLE => (s.disk, s.synced | s.log.map_or(0, |log| log.carried())),
+        properties::FOLDED => return format!("{name}: {}", chunks(s.database().chunks & !s.synced)),
         properties::GARBAGE => return format!("{name}: {}", chunks(s.garbage)),
         _ => return name.into(),
     };

@@ -5,6 +5,7 @@
 //! its source's lock from the reading of its rows until they are placed; whatever needs a file's lock is not
 //! offered while another holds it.
 
+use crate::log;
 use crate::protocol::{Act, Mutant, Store};
 use crate::state::*;
 
@@ -101,7 +102,7 @@ pub fn name_actions(m: &Store, s: &State, out: &mut Vec<Act>) {
         let held = open && !m.lacks(Mutant::KernelIgnored) || !free || locked(m, s, f);
         let ready = s.db.link[f] == ORPHAN && (!batches_touch(f) || m.lacks(Mutant::ReaperIgnoresBatches));
         let hasty = m.lacks(Mutant::ReaperBeforeDurable) && view.link[f] == ORPHAN && s.db.ext[f] < NONE;
-        if !held && (ready || hasty) {
+        if !held && (ready || hasty) && !log::held(s) {
             out.push(Act::Reap(f));
         }
         if !held && view.link[f] == ORPHAN {
