@@ -102,6 +102,12 @@ pub enum Protection {
     SecondLookAtNames,
     /// What has lost its last name gets none, and a directory without one takes no names.
     NamelessStaysSo,
+    /// A key that is deleted below rows of other versions leaves a whiteout.
+    Whiteouts,
+    /// A row that some rows below hide is kept for the leaves that see it all the same.
+    SeenByOthers,
+    /// What a leaf has of a content that no row names yet is a copy that goes on, and no garbage.
+    CopiesAreKept,
 }
 
 #[cfg(feature = "sim")]
@@ -161,6 +167,9 @@ mod switches {
         ("tree-alone", Protection::TreeAlone),
         ("second-look-at-names", Protection::SecondLookAtNames),
         ("nameless-stays-so", Protection::NamelessStaysSo),
+        ("whiteouts", Protection::Whiteouts),
+        ("seen-by-others", Protection::SeenByOthers),
+        ("copies-are-kept", Protection::CopiesAreKept),
     ];
 
     fn bit(protection: Protection) -> u64 {

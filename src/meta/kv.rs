@@ -52,11 +52,15 @@ pub enum Table {
     Links,
     /// Directory that is immutable or append-only -> nothing.
     Protected,
+    /// Copy, version -> its parent.
+    Versions,
+    /// Version, table, key -> nothing: the version has a row of its own under that key.
+    Owned,
 }
 
 impl Table {
     /// All tables, in the order of their numbers.
-    pub const ALL: [Table; 11] = [
+    pub const ALL: [Table; 13] = [
         Table::Inodes,
         Table::Dirents,
         Table::Xattrs,
@@ -68,6 +72,8 @@ impl Table {
         Table::Bad,
         Table::Links,
         Table::Protected,
+        Table::Versions,
+        Table::Owned,
     ];
 
     /// The table's name in the database and in messages.
@@ -84,6 +90,8 @@ impl Table {
             Table::Bad => "bad",
             Table::Links => "links",
             Table::Protected => "held",
+            Table::Versions => "versions",
+            Table::Owned => "owned",
         }
     }
 
@@ -360,6 +368,16 @@ impl ReadView {
                 }
             }
         })
+    }
+
+    /// The first row with a key in `from..=to`.
+    pub fn first(&self, table: Table, from: &[u8], to: &[u8]) -> Result<Option<Row>> {
+        let mut found = None;
+        self.scan(table, Bound::Included(from), Bound::Included(to), |key, value| {
+            found = Some((key.to_vec(), value.to_vec()));
+            Ok(false)
+        })?;
+        Ok(found)
     }
 
     /// Calls `each` for the rows from `from` (and below `to`) in key order until it returns false.

@@ -42,6 +42,11 @@ impl Layers {
         self.stack().get(table, key)
     }
 
+    /// The first row with a key in `from..=to`.
+    pub fn first(&self, table: Table, from: &[u8], to: &[u8]) -> Result<Option<Row>> {
+        self.stack().first(table, from, to)
+    }
+
     /// The last row with a key in `from..=to`; for tables whose keys have one length.
     pub fn last(&self, table: Table, from: &[u8], to: &[u8]) -> Result<Option<Row>> {
         self.stack().last(table, from, to)

@@ -13,6 +13,7 @@ pub mod rows;
 pub mod run;
 mod txn;
 pub(crate) mod varint;
+pub mod versions;
 mod view;
 
 pub use kv::{Kv, ReadView, Table, WriteTxn};

@@ -41,6 +41,22 @@ impl<'a> Txn<'a> {
         self.stack().get(table, key)
     }
 
+    /// The first row with a key in `from..=to`.
+    pub fn first(&self, table: Table, from: &[u8], to: &[u8]) -> Result<Option<Row>> {
+        self.stack().first(table, from, to)
+    }
+
+    /// Calls `each` for the rows of `from..to` in key order until it returns false.
+    pub fn scan(
+        &self,
+        table: Table,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        each: impl FnMut(&[u8], &[u8]) -> Result<bool>,
+    ) -> Result<()> {
+        self.stack().scan(table, from, to, each)
+    }
+
     /// The last row with a key in `from..=to`; for tables whose keys have one length.
     pub fn last(&self, table: Table, from: &[u8], to: &[u8]) -> Result<Option<Row>> {
         self.stack().last(table, from, to)
@@ -52,7 +68,7 @@ impl<'a> Txn<'a> {
         if limit == 0 {
             return Ok(rows);
         }
-        self.stack().scan(table, Bound::Included(from), Bound::Excluded(to), |key, value| {
+        self.scan(table, Bound::Included(from), Bound::Excluded(to), |key, value| {
             rows.push((key.to_vec(), value.to_vec()));
             Ok(rows.len() < limit)
         })?;

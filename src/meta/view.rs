@@ -69,6 +69,11 @@ impl View {
         self.stack([]).get(table, key)
     }
 
+    /// The first row with a key in `from..=to`.
+    pub fn first(&self, table: Table, from: &[u8], to: &[u8]) -> Result<Option<Row>> {
+        self.stack([]).first(table, from, to)
+    }
+
     /// The last row with a key in `from..=to`; for tables whose keys have one length.
     pub fn last(&self, table: Table, from: &[u8], to: &[u8]) -> Result<Option<Row>> {
         self.stack([]).last(table, from, to)
@@ -130,6 +135,29 @@ impl Stack<'_> {
                     Some(before) => to = before,
                     None => return Ok(None),
                 },
+            }
+        }
+    }
+
+    /// The first row with a key in `from..=to`. Asks each layer for one row, and for one more as long as what it finds
+    /// was removed.
+    pub fn first(&self, table: Table, from: &[u8], to: &[u8]) -> Result<Option<Row>> {
+        let (mut from, to) = (Bound::Included(from.to_vec()), Bound::Included(to));
+        loop {
+            let mut best: Option<Change> = None;
+            for changes in &self.above {
+                let found = changes.some_changes(table, as_slice(&from), to, 1).pop();
+                best = lower(best, found);
+            }
+            let mut below = None;
+            self.base.scan(table, as_slice(&from), to, |key, value| {
+                below = Some((key.to_vec(), Some(value.to_vec())));
+                Ok(false)
+            })?;
+            match lower(best, below) {
+                None => return Ok(None),
+                Some((key, Some(value))) => return Ok(Some((key, value))),
+                Some((key, None)) => from = Bound::Excluded(key),
             }
         }
     }
@@ -197,6 +225,14 @@ impl Stack<'_> {
         }
         let rows = merged.into_iter().filter_map(|(key, value)| Some((key, value?)));
         Ok((rows.collect(), horizon))
+    }
+}
+
+/// The one with the lower key; on equal keys that of the upper layer, which was met first.
+fn lower(met: Option<Change>, found: Option<Change>) -> Option<Change> {
+    match (met, found) {
+        (Some(met), Some(found)) => Some(if found.0 < met.0 { found } else { met }),
+        (met, found) => met.or(found),
     }
 }
 

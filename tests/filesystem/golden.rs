@@ -28,7 +28,11 @@ fn again(table: Table, key: &[u8], row: &[u8]) -> Result<Option<Vec<u8>>> {
         Table::State if key == SCRUB_KEY => ScrubRow::decode(row)?.encode(),
         Table::Bad => bad_row(bad_pack(row)?),
         Table::Links => rows::link_row(rows::link_count(row)?),
-        Table::Xattrs | Table::Orphans | Table::State | Table::Protected => return Ok(None),
+        Table::Versions => {
+            let parent = rows::decode_version_row(row)?;
+            rows::version_rows(rows::split_version(key)?.1, parent)[0].1.to_vec()
+        }
+        Table::Xattrs | Table::Orphans | Table::State | Table::Protected | Table::Owned => return Ok(None),
     }))
 }
 

@@ -35,5 +35,6 @@ mod structure_table;
 mod sweep;
 mod twins;
 mod unread;
+mod versions;
 mod views;
 mod world;

@@ -72,6 +72,8 @@ pub struct InodeRow {
     pub parent: u64,
     /// The store's generation when it was made.
     pub generation: u64,
+    /// In a subvolume, for a file: the version under which its extents stand. 0 where extents have none.
+    pub content: u64,
     /// Last read.
     pub atime: Timestamp,
     /// Last change of the content.
@@ -99,7 +101,7 @@ impl InodeRow {
         for number in [self.mode, self.uid, self.gid, self.nlink, self.rdev, self.flags] {
             varint::put(&mut out, number.into());
         }
-        for number in [self.size, self.allocated, self.entries, self.parent, self.generation] {
+        for number in [self.size, self.allocated, self.entries, self.parent, self.generation, self.content] {
             varint::put(&mut out, number);
         }
         for time in [self.atime, self.mtime, self.ctime, self.btime] {
@@ -121,7 +123,7 @@ impl InodeRow {
         for slot in &mut small {
             *slot = narrow(varint::take(&mut rest)?)?;
         }
-        let mut large = [0u64; 5];
+        let mut large = [0u64; 6];
         for slot in &mut large {
             *slot = varint::take(&mut rest)?;
         }
@@ -134,7 +136,7 @@ impl InodeRow {
             }
         }
         let [mode, uid, gid, nlink, rdev, flags] = small;
-        let [size, allocated, entries, parent, generation] = large;
+        let [size, allocated, entries, parent, generation, content] = large;
         let [atime, mtime, ctime, btime] = times;
         let target = rest.to_vec();
         Ok(Self {
@@ -149,6 +151,7 @@ impl InodeRow {
             entries,
             parent,
             generation,
+            content,
             atime,
             mtime,
             ctime,
