@@ -100,7 +100,8 @@ impl<'a> References<'a> {
         Ok(())
     }
 
-    fn refer(&mut self, run: &mut CheckRun<'_>, ino: u64, extent: &Extent) {
+    /// Looks at every chunk that an extent refers to.
+    pub fn refer(&mut self, run: &mut CheckRun<'_>, ino: u64, extent: &Extent) {
         for (index, &len) in extent.lens.iter().enumerate() {
             let id = extent.first.0 + index as u64;
             match self.find(run, id) {

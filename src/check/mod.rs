@@ -30,6 +30,7 @@ mod report;
 mod rows;
 mod run;
 mod scrub;
+mod subvolumes;
 mod tree;
 
 #[cfg(test)]

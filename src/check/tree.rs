@@ -11,6 +11,7 @@ use crate::meta::rows::{
     DirentRow, InodeRow, NAME_MAX, NameHash, PROTECTING, ROOT_INO, dirent_name, id_key, ino_of, link_count,
     xattr, xattr_name,
 };
+use crate::meta::versions::subvolumes::subvolume_of;
 use crate::meta::{Counter, Table};
 use crate::store::FIRST_INO;
 
@@ -21,10 +22,12 @@ use super::ids::{Directory, Inodes};
 use super::names::shown_name;
 use super::rows::{Rows, get};
 use super::run::CheckRun;
+use super::subvolumes::Subvolumes;
 
 /// Checks everything that has an inode number.
 pub(super) fn check(run: &mut CheckRun<'_>, regions: &Regions) -> Result<RoaringTreemap> {
     let mut inodes = read_inodes(run)?;
+    let subvolumes = Subvolumes::read(run)?;
     let mut walk = Walk {
         hash: run.store.name_hash(),
         dirents: Rows::open(run, Table::Dirents),
@@ -34,6 +37,7 @@ pub(super) fn check(run: &mut CheckRun<'_>, regions: &Regions) -> Result<Roaring
         links: Rows::open(run, Table::Links),
         protected: Rows::open(run, Table::Protected),
         references: References::new(regions),
+        subvolumes,
     };
     let mut rows = Rows::open(run, Table::Inodes);
     while let Some((ino, (key, value))) = rows.up_to(run, None)? {
@@ -47,6 +51,7 @@ pub(super) fn check(run: &mut CheckRun<'_>, regions: &Regions) -> Result<Roaring
         }
     }
     walk.gather(run, &mut inodes, None)?;
+    walk.subvolumes.check(run, &mut walk.references)?;
     let referred = walk.references.finish(run);
     check_names(run, &inodes)?;
     check_directories(run, &inodes)?;
@@ -116,6 +121,7 @@ struct Walk<'a> {
     links: Rows,
     protected: Rows,
     references: References<'a>,
+    subvolumes: Subvolumes,
 }
 
 impl Walk<'_> {
@@ -162,6 +168,7 @@ impl Walk<'_> {
                 run.findings.add(Kind::Row, sentence(&error), Affected::inode(owner));
             }
             match Some(owner) == ino {
+                _ if subvolume_of(owner) > 0 && self.subvolumes.is_orphan(run, owner) => {}
                 true => totals.orphan = true,
                 false => dangling.found(run, owner, "a place in the deletion queue"),
             }
@@ -190,6 +197,8 @@ impl Walk<'_> {
                 run.findings.add(Kind::Row, sentence(&error), Affected::inode(owner));
             }
             match Some(owner) == ino {
+                // Roots of subvolumes.
+                _ if subvolume_of(owner) > 0 => {}
                 true => totals.protected = true,
                 false => dangling.found(run, owner, "a place among the protected directories"),
             }
@@ -237,6 +246,12 @@ impl Walk<'_> {
             }
         };
         totals.directories += u32::from(entry.kind == libc::S_IFDIR);
+        if subvolume_of(entry.ino) > 0 {
+            if let Some(what) = self.subvolumes.wrong_entry(dir, &entry) {
+                wrong(Kind::Name, what);
+            }
+            return;
+        }
         let Some(index) = inodes.find(entry.ino) else {
             wrong(Kind::Name, format!("is for inode {}, which is not there", entry.ino));
             return;

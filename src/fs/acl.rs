@@ -7,9 +7,12 @@ use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::error::{Error, Result};
+use crate::meta::Layers;
+use crate::meta::rows::InodeRow;
 use crate::meta::rows::xattr::{ACCESS_ACL, DEFAULT_ACL};
-use crate::meta::rows::{InodeRow, xattr_key};
-use crate::meta::{Layers, Memtable, Table};
+use crate::store::Batch;
+
+use super::rows::{Rows, put_xattr};
 
 const VERSION: U32 = U32::new(2);
 const USER_OBJ: u16 = 0x01;
@@ -105,10 +108,10 @@ pub(super) struct Inherited {
 
 impl Inherited {
     /// Writes them as the attributes of `ino`.
-    pub fn save(&self, ino: u64, rows: &Memtable) {
+    pub fn save(&self, ino: u64, batch: &Batch) {
         for (name, value) in [(ACCESS_ACL, &self.access), (DEFAULT_ACL, &self.default)] {
             if let Some(value) = value {
-                rows.put(Table::Xattrs, &xattr_key(ino, name), value);
+                put_xattr(batch, ino, name, value);
             }
         }
     }
@@ -127,7 +130,7 @@ pub(super) fn inherit(
         return Ok(inherited);
     }
     let stored = if dir.flags & InodeRow::HAS_DEFAULT_ACL != 0 {
-        layers.get(Table::Xattrs, &xattr_key(parent, DEFAULT_ACL))?
+        Rows::at(layers).xattr(parent, DEFAULT_ACL)?
     } else {
         None
     };

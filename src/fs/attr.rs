@@ -1,10 +1,11 @@
 //! Getting and setting attributes, sizes included.
 
 use crate::error::Result;
-use crate::meta::Table;
+use crate::meta::rows::xattr::ACCESS_ACL;
 use crate::meta::rows::{IMMUTABLE, InodeRow, NO_ATIME, NO_DUMP, PROTECTING};
 
 use super::inode::InodeState;
+use super::rows::put_xattr;
 use super::types::{Attr, Caller, SIZE_MAX, SetAttr, SetTime, Timestamp};
 use super::{Fs, posix};
 
@@ -55,8 +56,8 @@ impl Fs {
         if let Some(mode) = set.mode {
             state.row.mode = state.row.kind() | mode & 0o7777;
         }
-        if let Some((key, acl)) = acl {
-            member.rows.put(Table::Xattrs, &key, &acl);
+        if let Some(acl) = acl {
+            put_xattr(&member, ino, ACCESS_ACL, &acl);
         }
         let time = |set: Option<SetTime>, old| match set {
             None => old,

@@ -3,12 +3,10 @@
 //! Keeps true: a cookie is the hash of a name, so it stays valid while other entries are added and removed. An entry
 //! that exists throughout the read is returned exactly once.
 
-use std::ops::Bound;
-
 use crate::error::Result;
-use crate::meta::Table;
-use crate::meta::rows::{DirentRow, NameHash, dirent_end, dirent_name, dirent_start};
+use crate::meta::rows::{DirentRow, NameHash};
 
+use super::rows::Rows;
 use super::types::{Attr, DirEntry};
 use super::{Fs, posix};
 
@@ -70,10 +68,8 @@ impl Fs {
 
     fn entries_from(&self, ino: u64, hash: u64) -> Result<Vec<Found>> {
         let mut found = Vec::new();
-        let (start, end) = (dirent_start(ino, hash), dirent_end(ino));
-        self.layers().scan(Table::Dirents, Bound::Included(&start), Bound::Excluded(&end), |key, row| {
-            let (hash, name) = dirent_name(key)?;
-            found.push(Found { hash, name: name.to_vec(), row: DirentRow::decode(row)? });
+        Rows::at(&self.layers()).entries(ino, hash, |hash, name, row| {
+            found.push(Found { hash, name: name.to_vec(), row });
             Ok(found.len() < STEP)
         })?;
         Ok(found)

@@ -6,37 +6,40 @@
 use std::ops::Bound;
 
 use crate::error::{Error, Result};
-use crate::meta::rows::{Extent, MAX_EXTENT_CHUNKS, Piece, decode_extent_key, extent_key};
-use crate::meta::{Counter, Layers, Table};
+use crate::meta::rows::{Extent, MAX_EXTENT_CHUNKS, Piece};
+use crate::meta::{Counter, Layers};
 use crate::store::Member;
 
 use super::inode::InodeState;
+use super::rows::Content;
 
 /// The extents that touch `[from, to)`, in file order.
-pub(super) fn touching(layers: &Layers, ino: u64, from: u64, to: u64) -> Result<Vec<Extent>> {
-    touching_first(layers, ino, (from, to), usize::MAX).map(|(found, _)| found)
+pub(super) fn touching(layers: &Layers, content: Content, from: u64, to: u64) -> Result<Vec<Extent>> {
+    touching_first(layers, content, (from, to), usize::MAX).map(|(found, _)| found)
 }
 
 /// The first extents that touch `[from, to)`, no more than `most`, which is not 0, and where the one behind them
 /// begins; `to` if there is none.
 pub(super) fn touching_first(
     layers: &Layers,
-    ino: u64,
+    content: Content,
     (from, to): (u64, u64),
     most: usize,
 ) -> Result<(Vec<Extent>, u64)> {
     let reaches_in = match from.checked_sub(1) {
-        Some(before) if from < to => at_or_before(layers, ino, before)?.filter(|extent| extent.end() > from),
+        Some(before) if from < to => {
+            at_or_before(layers, content, before)?.filter(|extent| extent.end() > from)
+        }
         _ => None,
     };
-    beginning_first(layers, ino, (from, to), reaches_in.into_iter().collect(), most)
+    beginning_first(layers, content, (from, to), reaches_in.into_iter().collect(), most)
 }
 
 /// The same for a caller that knows that no extent that begins before `from` reaches beyond it, except those in
 /// `found`. It does not scan the rows that were removed before `from`.
 pub(super) fn beginning_first(
     layers: &Layers,
-    ino: u64,
+    content: Content,
     (from, to): (u64, u64),
     mut found: Vec<Extent>,
     most: usize,
@@ -45,9 +48,9 @@ pub(super) fn beginning_first(
     if from >= to {
         return Ok((found, next));
     }
-    let (start, end) = (extent_key(ino, from), extent_key(ino, to));
-    layers.scan(Table::Extents, Bound::Included(&start), Bound::Excluded(&end), |key, row| {
-        let offset = decode_extent_key(key)?.1;
+    let (start, end) = (content.key(from), content.key(to));
+    layers.scan(content.table, Bound::Included(&start), Bound::Excluded(&end), |key, row| {
+        let offset = content.offset(key)?;
         if found.len() >= most {
             next = offset;
             return Ok(false);
@@ -59,12 +62,12 @@ pub(super) fn beginning_first(
 }
 
 /// The offsets of every `most`-th extent, starting with the one at `from`, in file order.
-pub(super) fn every(layers: &Layers, ino: u64, from: u64, most: usize) -> Result<Vec<u64>> {
+pub(super) fn every(layers: &Layers, content: Content, from: u64, most: usize) -> Result<Vec<u64>> {
     let (mut found, mut number) = (Vec::new(), 0);
-    let (start, end) = (extent_key(ino, from), extent_key(ino, u64::MAX));
-    layers.scan(Table::Extents, Bound::Included(&start), Bound::Excluded(&end), |key, _| {
+    let (start, end) = (content.key(from), content.key(u64::MAX));
+    layers.scan(content.table, Bound::Included(&start), Bound::Excluded(&end), |key, _| {
         if number % most == 0 {
-            found.push(decode_extent_key(key)?.1);
+            found.push(content.offset(key)?);
         }
         number += 1;
         Ok(true)
@@ -73,33 +76,33 @@ pub(super) fn every(layers: &Layers, ino: u64, from: u64, most: usize) -> Result
 }
 
 /// The first extent that ends after `from`.
-pub(super) fn next_after(layers: &Layers, ino: u64, from: u64) -> Result<Option<Extent>> {
-    if let Some(extent) = at_or_before(layers, ino, from)?
+pub(super) fn next_after(layers: &Layers, content: Content, from: u64) -> Result<Option<Extent>> {
+    if let Some(extent) = at_or_before(layers, content, from)?
         && extent.end() > from
     {
         return Ok(Some(extent));
     }
     let mut found = None;
-    let (start, end) = (extent_key(ino, from), extent_key(ino, u64::MAX));
-    layers.scan(Table::Extents, Bound::Excluded(&start), Bound::Excluded(&end), |key, row| {
-        found = Some(Extent::decode(decode_extent_key(key)?.1, row)?);
+    let (start, end) = (content.key(from), content.key(u64::MAX));
+    layers.scan(content.table, Bound::Excluded(&start), Bound::Excluded(&end), |key, row| {
+        found = Some(Extent::decode(content.offset(key)?, row)?);
         Ok(false)
     })?;
     Ok(found)
 }
 
 /// The last extent that begins at `offset` or before it.
-pub(super) fn at_or_before(layers: &Layers, ino: u64, offset: u64) -> Result<Option<Extent>> {
-    let (low, high) = (extent_key(ino, 0), extent_key(ino, offset));
-    match layers.last(Table::Extents, &low, &high)? {
+pub(super) fn at_or_before(layers: &Layers, content: Content, offset: u64) -> Result<Option<Extent>> {
+    let (low, high) = (content.key(0), content.key(offset));
+    match layers.last(content.table, &low, &high)? {
         None => Ok(None),
-        Some((key, row)) => Extent::decode(decode_extent_key(&key)?.1, &row).map(Some),
+        Some((key, row)) => Extent::decode(content.offset(&key)?, &row).map(Some),
     }
 }
 
 /// The parts of chunks in `[from, to)` of a file.
-pub(super) fn pieces(layers: &Layers, ino: u64, from: u64, to: u64) -> Result<Vec<Piece>> {
-    let extents = touching(layers, ino, from, to)?;
+pub(super) fn pieces(layers: &Layers, content: Content, from: u64, to: u64) -> Result<Vec<Piece>> {
+    let extents = touching(layers, content, from, to)?;
     let clipped = extents.iter().filter_map(|extent| extent.clip(from, to));
     Ok(clipped.flat_map(|extent| extent.pieces().collect::<Vec<_>>()).collect())
 }
@@ -114,7 +117,7 @@ pub(super) fn replace(
     range: (u64, u64),
     new: Vec<Piece>,
 ) -> Result<()> {
-    let old = touching(layers, ino, range.0, range.1)?;
+    let old = touching(layers, Content::of(ino, &state.row), range.0, range.1)?;
     replace_these(member, layers, (ino, state), range, &old, new)
 }
 
@@ -127,6 +130,7 @@ pub(super) fn replace_these(
     old: &[Extent],
     mut new: Vec<Piece>,
 ) -> Result<()> {
+    let content = Content::of(ino, &state.row);
     let added: u64 = new.iter().map(|piece| u64::from(piece.len)).sum();
     let mut removed = 0u64;
     let mut keep = Vec::new();
@@ -138,7 +142,7 @@ pub(super) fn replace_these(
     // It continues an extent: one row instead of two.
     if keep.is_empty()
         && let (Some(first), Some(before)) = (new.first(), from.checked_sub(1))
-        && let Some(extent) = at_or_before(layers, ino, before)?
+        && let Some(extent) = at_or_before(layers, content, before)?
         && extent.end() == first.offset
         && extent.lens.len() < MAX_EXTENT_CHUNKS
         && extent.first.offset(extent.lens.len() as u64) == first.id
@@ -150,11 +154,11 @@ pub(super) fn replace_these(
         sum.ok_or_else(|| Error::damaged(format!("inode {ino} has fewer bytes than were taken out of it")))?;
     state.recent = None;
     for extent in old {
-        member.rows.delete(Table::Extents, &extent_key(ino, extent.offset));
+        member.rows.delete(content.table, &content.key(extent.offset));
     }
     let joined = Extent::join(new);
     for extent in keep.iter().chain(&joined) {
-        member.rows.put(Table::Extents, &extent_key(ino, extent.offset), &extent.encode());
+        member.rows.put(content.table, &content.key(extent.offset), &extent.encode());
     }
     member.rows.count(Counter::ReferencedBytes, added as i64 - removed as i64);
     member.rows.count(Counter::Deleted, removed as i64);

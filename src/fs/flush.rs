@@ -15,6 +15,7 @@ use crate::sync::Arc;
 use crate::sync::thread::caught;
 
 use super::inode::{Inode, InodeState};
+use super::rows::Content;
 use super::staging::Run;
 use super::{Fs, extents};
 
@@ -159,8 +160,9 @@ impl Fs {
             let ([first, .., last] | [first @ last]) = stretch else { continue };
             let start = self.cut_from(layers, ino, state, first)?;
             let end = if last.end() < state.disk_size {
-                let piece = extents::pieces(layers, ino, last.end() - 1, last.end() + 1)?;
-                cut_to(&whole_pieces(layers, ino, &piece)?, last.end())
+                let piece =
+                    extents::pieces(layers, Content::of(ino, &state.row), last.end() - 1, last.end() + 1)?;
+                cut_to(&whole_pieces(layers, Content::of(ino, &state.row), &piece)?, last.end())
             } else {
                 last.end()
             };
@@ -180,7 +182,7 @@ impl Fs {
             let ends = block.runs.iter().map(|run| (run.offset, run.end())).chain([(block.end, block.end)]);
             for (run_start, run_end) in ends {
                 if at < run_start {
-                    block.old.extend(extents::pieces(layers, ino, at, run_start)?);
+                    block.old.extend(extents::pieces(layers, Content::of(ino, &state.row), at, run_start)?);
                 }
                 at = run_end;
             }
@@ -197,8 +199,8 @@ impl Fs {
         if before >= state.disk_size || state.content_cut == Some(run.offset) {
             return Ok(run.offset);
         }
-        let at = extents::pieces(layers, ino, before, before + 1)?;
-        let Some(piece) = whole_pieces(layers, ino, &at)?.into_iter().next() else {
+        let at = extents::pieces(layers, Content::of(ino, &state.row), before, before + 1)?;
+        let Some(piece) = whole_pieces(layers, Content::of(ino, &state.row), &at)?.into_iter().next() else {
             return Ok(run.offset);
         };
         let end = piece.offset + u64::from(piece.len);
@@ -265,7 +267,7 @@ impl Fs {
         if state.dead {
             return Ok(None);
         }
-        let member = self.join()?;
+        let member = self.join_to_change(ino, state)?;
         let layers = self.layers();
         let mut carried = None;
         for block in blocks {
@@ -343,10 +345,10 @@ impl Fs {
 }
 
 /// The parts of `clipped` with their full extent in the file, not clipped to the range.
-fn whole_pieces(layers: &Layers, ino: u64, clipped: &[Piece]) -> Result<Vec<Piece>> {
+fn whole_pieces(layers: &Layers, content: Content, clipped: &[Piece]) -> Result<Vec<Piece>> {
     let mut whole = Vec::new();
     for part in clipped {
-        if let Some(extent) = extents::at_or_before(layers, ino, part.offset)? {
+        if let Some(extent) = extents::at_or_before(layers, content, part.offset)? {
             whole.extend(extent.pieces().filter(|piece| {
                 piece.offset <= part.offset && part.offset < piece.offset + u64::from(piece.len)
             }));

@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::store::Member;
 
 use super::inode::InodeState;
+use super::rows::Content;
 use super::types::Timestamp;
 use super::{Fs, extents};
 
@@ -26,9 +27,10 @@ impl Fs {
         (mut from, to): (u64, u64),
     ) -> Result<Member> {
         let most = self.options.extents_per_step;
-        let (mut old, mut next) = extents::touching_first(&self.layers(), ino, (from, to), most)?;
+        let (mut old, mut next) =
+            extents::touching_first(&self.layers(), Content::of(ino, &state.row), (from, to), most)?;
         loop {
-            let (member, layers) = (self.join()?, self.layers());
+            let (member, layers) = (self.join_to_change(ino, state)?, self.layers());
             extents::replace_these(&member, &layers, (ino, state), (from, next), &old, Vec::new())?;
             self.discard_staged(state, from, next);
             if next == to {
@@ -36,7 +38,13 @@ impl Fs {
             }
             self.end_step(ino, state, member)?;
             from = next;
-            (old, next) = extents::beginning_first(&self.layers(), ino, (from, to), Vec::new(), most)?;
+            (old, next) = extents::beginning_first(
+                &self.layers(),
+                Content::of(ino, &state.row),
+                (from, to),
+                Vec::new(),
+                most,
+            )?;
         }
     }
 
@@ -47,21 +55,22 @@ impl Fs {
         let (mut all, mut cuts, mut to) = (None, Vec::new(), u64::MAX);
         if size < state.disk_size {
             let layers = self.layers();
-            let (old, next) = extents::touching_first(&layers, ino, (size, to), most)?;
+            let (old, next) =
+                extents::touching_first(&layers, Content::of(ino, &state.row), (size, to), most)?;
             if next == to {
                 all = Some(old);
             } else {
-                cuts = extents::every(&layers, ino, next, most)?;
+                cuts = extents::every(&layers, Content::of(ino, &state.row), next, most)?;
             }
         }
         loop {
-            let (member, layers) = (self.join()?, self.layers());
+            let (member, layers) = (self.join_to_change(ino, state)?, self.layers());
             // From the end, so that the rest is a beginning of the file.
             let end = cuts.pop().unwrap_or(size);
             if end < state.disk_size {
                 let old = match all.take() {
                     Some(all) => all,
-                    None => extents::touching(&layers, ino, end, to)?,
+                    None => extents::touching(&layers, Content::of(ino, &state.row), end, to)?,
                 };
                 extents::replace_these(&member, &layers, (ino, state), (end, to), &old, Vec::new())?;
                 state.disk_size = end;

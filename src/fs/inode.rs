@@ -8,13 +8,15 @@ use std::collections::HashMap;
 
 use lru::LruCache;
 
-use crate::error::{Error, Result};
-use crate::meta::rows::{Extent, InodeRow, id_key};
-use crate::meta::{Layers, Table};
+use crate::error::Result;
+use crate::meta::rows::{Extent, InodeRow};
+use crate::meta::versions::Version;
+use crate::meta::versions::subvolumes::subvolume_of;
 use crate::sabotage::{Protection, out};
 use crate::store::Batch;
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
 
+use super::rows::put_inode;
 use super::staging::{Run, Staging};
 use super::types::Attr;
 
@@ -58,6 +60,8 @@ pub struct InodeState {
     pub recent: Option<Extent>,
     /// Whether a directory above protects it, and the sequence number for which this is valid.
     pub protected: (u64, bool),
+    /// How far the extents of a content that others see, too, were copied to a version.
+    pub copied: Option<(Version, u64)>,
 }
 
 impl Inode {
@@ -74,6 +78,7 @@ impl Inode {
             next_read: u64::MAX,
             recent: None,
             protected: (0, false),
+            copied: None,
         };
         Arc::new(Self { ino, state: Mutex::new(state), flushed: Condvar::new() })
     }
@@ -120,12 +125,11 @@ impl InodeState {
 
     /// Writes the inode's row into a batch.
     pub fn save(&mut self, ino: u64, batch: &Batch) {
-        let row = if self.disk_size == self.row.size {
-            self.row.encode()
+        if self.disk_size == self.row.size {
+            put_inode(batch, ino, &self.row);
         } else {
-            InodeRow { size: self.disk_size, ..self.row.clone() }.encode()
-        };
-        batch.rows.put(Table::Inodes, &id_key(ino), &row);
+            put_inode(batch, ino, &InodeRow { size: self.disk_size, ..self.row.clone() });
+        }
         self.saved_in = batch.number;
     }
 
@@ -187,16 +191,15 @@ impl InodeTable {
         self.shards[(ino % SHARDS as u64) as usize].lock()
     }
 
-    /// The inode with this number, from memory or from the metadata; ENOENT if there is none. `now` gives the layers,
-    /// and the number of a batch that is not older than any of them.
-    pub fn get(&self, ino: u64, now: impl FnOnce() -> (Arc<Layers>, u64)) -> Result<Arc<Inode>> {
+    /// The inode with this number, from memory or from the metadata; ENOENT if there is none. `read`
+    /// gives its row, and the number of a batch that is not older.
+    pub fn get(&self, ino: u64, read: impl FnOnce() -> Result<(InodeRow, u64)>) -> Result<Arc<Inode>> {
         let mut shard = self.shard(ino);
         if let Some(inode) = shard.cache.get(&ino) {
             return Ok(inode.clone());
         }
-        let (layers, newest) = now();
-        let row = layers.get(Table::Inodes, &id_key(ino))?.ok_or(Error::Posix(libc::ENOENT))?;
-        let inode = Inode::new(ino, InodeRow::decode(&row)?, newest);
+        let (row, newest) = read()?;
+        let inode = Inode::new(ino, row, newest);
         shard.insert(&inode);
         Ok(inode)
     }
@@ -240,6 +243,18 @@ impl InodeTable {
             .iter()
             .flat_map(|shard| shard.lock().references.keys().copied().collect::<Vec<_>>())
             .collect()
+    }
+
+    /// Drops all inodes of a subvolume that is dropped and that nobody remembers.
+    pub fn remove_all_of(&self, subvolume: u64) {
+        for shard in &self.shards {
+            let mut shard = shard.lock();
+            let gone = |ino: &u64| subvolume_of(*ino) == subvolume;
+            let gone: Vec<u64> = shard.cache.iter().map(|(ino, _)| *ino).filter(gone).collect();
+            for ino in gone {
+                shard.cache.pop(&ino);
+            }
+        }
     }
 
     /// Drops an inode that exists no more.

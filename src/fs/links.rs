@@ -2,7 +2,8 @@
 //!
 //! Keeps true: the row of a directory, or of an inode with one name, has its parent. An inode with several names has a
 //! row for each directory with the number of its names there, written in the batch that changes the names. So the
-//! parents of any inode are known without searching for its names, also after a restart.
+//! parents of any inode are known without searching for its names, also after a restart. In a subvolume, where its root
+//! alone can protect something, that root stands for the directories of all files.
 //!
 //! Older rows do not have this information; then [`Fs::parents`] says that the parents are not known.
 
@@ -10,6 +11,7 @@ use std::ops::Bound;
 
 use crate::error::Result;
 use crate::meta::rows::{decode_extent_key, extent_key, id_key, link_count, link_row};
+use crate::meta::versions::subvolumes::subvolume_of;
 use crate::meta::{Memtable, Table};
 
 use super::Fs;
@@ -24,6 +26,9 @@ impl Fs {
         state: &mut InodeState,
         parent: u64,
     ) -> Result<()> {
+        if subvolume_of(ino) > 0 {
+            return Ok(());
+        }
         if state.row.nlink == 1 {
             let first = std::mem::take(&mut state.row.parent);
             if first == 0 {
@@ -46,7 +51,7 @@ impl Fs {
         state: &mut InodeState,
         parent: u64,
     ) -> Result<()> {
-        if state.row.nlink < 2 {
+        if state.row.nlink < 2 || subvolume_of(ino) > 0 {
             return Ok(());
         }
         let key = extent_key(ino, parent);
@@ -77,7 +82,7 @@ impl Fs {
             state.row.parent = to;
             return Ok(());
         }
-        if from == to {
+        if from == to || subvolume_of(ino) > 0 {
             return Ok(());
         }
         let (left, there) = (self.links_in(ino, from)?, self.links_in(ino, to)?);
@@ -95,6 +100,9 @@ impl Fs {
         let row = &state.row;
         if row.nlink == 0 {
             return Ok(Some(Vec::new()));
+        }
+        if let (true, Some(root)) = (!row.is_dir(), self.root_of(ino)) {
+            return Ok(Some(vec![root]));
         }
         if row.is_dir() || row.nlink == 1 {
             return Ok((row.parent != 0).then(|| vec![row.parent]));

@@ -2,7 +2,8 @@
 //!
 //! Which file has what: `names` and `rename` change directories, `dir` reads them, `attr` sets attributes, `write`,
 //! `dirty`, `flush` and `sync` take bytes to the store, `read` brings them back, `range` works on stretches of files,
-//! `holes` takes some out, `extents` works on their rows, `xattr` on attributes, `orphans` removes what has no name any
+//! `holes` takes some out, `extents` works on their rows, `rows` knows where rows stand, `subvolumes` clones and drops
+//! whole trees, `xattr` works on attributes, `orphans` removes what has no name any
 //! more, `guard` refuses what a protected directory forbids, `links` knows the way up, `tree_lock` says which changes
 //! of names go side by side, `locked` locks directories together with what is in them.
 //!
@@ -25,9 +26,11 @@ mod protected;
 mod range;
 mod read;
 mod rename;
+mod rows;
 #[cfg(all(test, feature = "sim"))]
 mod simulated;
 mod staging;
+mod subvolumes;
 mod sync;
 mod tree_lock;
 mod types;
@@ -37,7 +40,7 @@ mod xattr;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::meta::rows::{DirentRow, InodeRow, NameHash, dirent_key, id_key};
+use crate::meta::rows::{DirentRow, InodeRow, NameHash, id_key};
 use crate::meta::{Counter, Layers, Table};
 use crate::store::{Member, Store};
 use crate::sync::Arc;
@@ -52,6 +55,8 @@ use dirty::Dirty;
 use inode::{Inode, InodeTable};
 use orphans::known::Orphans;
 use protected::sequence::ProtectedDirs;
+use rows::Rows;
+use subvolumes::dropped::Dropped;
 use sync::background::Background;
 use tree_lock::TreeLock;
 
@@ -99,6 +104,7 @@ pub struct Fs {
     protected_dirs: ProtectedDirs,
     dirty: Dirty,
     orphans: Orphans,
+    dropped: Dropped,
     background: Background,
 }
 
@@ -114,12 +120,14 @@ impl Fs {
             protected_dirs: ProtectedDirs::default(),
             dirty: Dirty::default(),
             orphans: Orphans::default(),
+            dropped: Dropped::default(),
             background: Background::default(),
         });
         if fs.store.layers().get(Table::Inodes, &id_key(ROOT_INO))?.is_none() {
             fs.make_root()?;
         }
         fs.load_protected_dirs()?;
+        fs.find_dropped()?;
         fs.start_background()?;
         Ok(fs)
     }
@@ -180,7 +188,12 @@ impl Fs {
     }
 
     fn inode(&self, ino: u64) -> Result<Arc<Inode>> {
-        self.inodes.get(ino, || (self.layers(), self.store.batches.open_number()))
+        self.inodes.get(ino, || {
+            let layers = self.layers();
+            let row = Rows::at(&layers).inode(ino)?.ok_or(Error::Posix(libc::ENOENT))?;
+            // Not older than any of the layers.
+            Ok((row, self.store.batches.open_number()))
+        })
     }
 
     /// Joins the open batch, after the locks of inodes were taken. If the batch is already large, waits first.
@@ -196,8 +209,7 @@ impl Fs {
 
     /// The entry of a name in a directory.
     fn entry(&self, layers: &Layers, parent: u64, name: &[u8]) -> Result<Option<DirentRow>> {
-        let key = dirent_key(parent, self.hash.of(name), name);
-        layers.get(Table::Dirents, &key)?.map(|row| DirentRow::decode(&row)).transpose()
+        Rows::at(layers).entry(parent, self.hash.of(name), name)
     }
 }
 

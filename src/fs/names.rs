@@ -6,13 +6,16 @@
 //! small and nobody needs it, and never gets a name again. What may go side by side is said in `tree_lock`.
 
 use crate::error::{Error, Result};
-use crate::meta::rows::{DirentRow, IMMUTABLE, InodeRow, PROTECTING, dirent_key, id_key};
+use crate::meta::rows::{DirentRow, IMMUTABLE, InodeRow, PROTECTING, id_key};
+use crate::meta::versions::subvolumes::{public_ino, subvolume_of};
 use crate::meta::{Counter, Table};
 use crate::store::{Batch, Member};
+use crate::sync::Arc;
 
 use super::acl;
 use super::inode::InodeState;
 use super::locked::Place;
+use super::rows::{Rows, are_apart, leaf_of, put_entry, put_inode};
 use super::tree_lock::Tree;
 use super::types::{Attr, Caller, LINK_MAX, ROOT_INO, Timestamp};
 use super::{Fs, check_name, posix};
@@ -25,6 +28,7 @@ impl Fs {
             b".." => self.inode(parent)?.lock().row.parent,
             _ if name.len() > super::NAME_MAX => return posix(libc::ENAMETOOLONG),
             _ => {
+                self.refuse_dropped(parent)?;
                 let found = self.entry(&self.layers(), parent, name)?;
                 found.ok_or(Error::Posix(libc::ENOENT))?.ino
             }
@@ -77,7 +81,17 @@ impl Fs {
     }
 
     /// Makes a directory.
-    pub fn mkdir(&self, parent: u64, name: &[u8], caller: Caller, mode: u32, umask: u32) -> Result<Attr> {
+    pub fn mkdir(
+        self: &Arc<Self>,
+        parent: u64,
+        name: &[u8],
+        caller: Caller,
+        mode: u32,
+        umask: u32,
+    ) -> Result<Attr> {
+        if let Some(source) = self.wished(Place { parent, name }, caller) {
+            return self.make_clone(source, Place { parent, name });
+        }
         let mode = mode & 0o7777 | libc::S_IFDIR;
         let row = InodeRow { mode, nlink: 2, parent, ..InodeRow::default() };
         let (tree, place) = (self.tree.shared(), Place { parent, name });
@@ -138,10 +152,14 @@ impl Fs {
         row.generation = self.store.generation();
 
         let member = self.join()?;
-        let ino = self.store.new_ino();
-        member.rows.put(Table::Inodes, &id_key(ino), &row.encode());
-        member.rows.count(Counter::Inodes, 1);
-        inherited.save(ino, &member.rows);
+        let ino = public_ino(subvolume_of(parent), self.store.new_ino());
+        if let Some(leaf) = leaf_of(&member, ino)? {
+            row.content = leaf.0;
+        } else {
+            member.rows.count(Counter::Inodes, 1);
+        }
+        put_inode(&member, ino, &row);
+        inherited.save(ino, &member);
         let (kind, is_dir) = (row.kind(), row.is_dir());
         // Before its name, by which others would bring it into memory once more.
         let inode = self.inodes.insert_new(ino, row, member.number);
@@ -155,6 +173,9 @@ impl Fs {
     /// Gives an inode another name.
     pub fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Result<Attr> {
         check_name(name)?;
+        if are_apart(ino, parent) {
+            return posix(libc::EXDEV);
+        }
         self.claim_row()?;
         let tree = self.tree.shared();
         self.refuse_protected(&tree, &[parent])?;
@@ -218,12 +239,16 @@ impl Fs {
                 _ => {}
             }
             may_remove(dir, state)?;
-            if is_dir && state.row.entries > 0 {
+            if is_dir && state.row.entries > 0 && !self.may_drop(ino, parent) {
                 return posix(libc::ENOTEMPTY);
             }
             let now = Timestamp::now();
+            let _held = self.hold_if_subvolume(are_apart(ino, parent));
             let member = self.join()?;
-            self.remove_entry(&member, parent, locked.get_mut(parent)?, name, is_dir, now);
+            self.remove_entry(&member, parent, locked.get_mut(parent)?, name, is_dir, now)?;
+            if are_apart(ino, parent) {
+                return self.drop_subvolume(&member, ino, locked.get_mut(ino)?);
+            }
             self.drop_name(&member, ino, locked.get_mut(ino)?, parent, now)
         })
     }
@@ -238,8 +263,7 @@ impl Fs {
         entry: DirentRow,
         now: Timestamp,
     ) {
-        let key = dirent_key(parent, self.hash.of(name), name);
-        member.rows.put(Table::Dirents, &key, &entry.encode());
+        put_entry(member, (parent, self.hash.of(name), name), entry);
         dir.row.entries += 1;
         dir.row.nlink += u32::from(entry.kind == libc::S_IFDIR);
         touch(parent, dir, now, member);
@@ -254,12 +278,14 @@ impl Fs {
         name: &[u8],
         is_dir: bool,
         now: Timestamp,
-    ) {
-        let key = dirent_key(parent, self.hash.of(name), name);
-        member.rows.delete(Table::Dirents, &key);
+    ) -> Result<()> {
+        let (layers, subvolumes) = (self.layers(), member.subvolumes());
+        let entry = (parent, self.hash.of(name), name);
+        Rows::of(&*layers, &subvolumes).remove_entry(entry, &member.rows)?;
         dir.row.entries = dir.row.entries.saturating_sub(1);
         dir.row.nlink = dir.row.nlink.saturating_sub(u32::from(is_dir));
         touch(parent, dir, now, member);
+        Ok(())
     }
 
     /// Notes that a locked inode lost a name in `parent`; after its last it goes, at once or by the queue of orphans.

@@ -14,14 +14,17 @@ pub(super) mod known;
 use std::ops::Bound;
 
 use crate::error::Result;
-use crate::meta::rows::{Extent, decode_extent_key, extent_key, id_key, ino_of, xattr_end, xattr_key};
-use crate::meta::{Counter, Layers, Table, Txn};
+use crate::meta::rows::{id_key, ino_of};
+use crate::meta::versions::Subvolumes;
+use crate::meta::versions::subvolumes::subvolume_of;
+use crate::meta::{Counter, Table, Txn};
 use crate::sabotage::{Protection, out};
 use crate::store::Member;
 use crate::sync::Arc;
 
 use super::Fs;
 use super::inode::InodeState;
+use super::rows::Rows;
 
 /// Rows that one transaction removes; this bounds how long a commit waits for it.
 const ROWS_AT_A_TIME: usize = 4096;
@@ -32,34 +35,6 @@ fn waits_for_forget() -> bool {
 
 fn waits_for_batches() -> bool {
     !out(Protection::WaitForBatches)
-}
-
-/// The rows of an inode in other tables.
-#[derive(Default)]
-struct InodeRows {
-    keys: Vec<(Table, Vec<u8>)>,
-    /// Bytes of chunks it refers to.
-    bytes: u64,
-}
-
-impl InodeRows {
-    /// All of them; none if there are more than `most`.
-    fn find(layers: &Layers, ino: u64, most: usize) -> Result<Option<Self>> {
-        let mut rows = Self::default();
-        for (table, from, to) in [
-            (Table::Extents, extent_key(ino, 0).to_vec(), id_key(ino + 1)),
-            (Table::Xattrs, xattr_key(ino, b""), xattr_end(ino)),
-        ] {
-            layers.scan(table, Bound::Included(&from), Bound::Excluded(&to), |key, row| {
-                if table == Table::Extents {
-                    rows.bytes += Extent::decode(decode_extent_key(key)?.1, row)?.len;
-                }
-                rows.keys.push((table, key.to_vec()));
-                Ok(rows.keys.len() <= most)
-            })?;
-        }
-        Ok((rows.keys.len() <= most).then_some(rows))
-    }
 }
 
 impl Fs {
@@ -89,18 +64,21 @@ impl Fs {
 
     /// Removes a dead inode and its row in the queue in the batch of `member`, if it has few rows; true if it did.
     pub(super) fn remove_immediately(&self, member: &Member, ino: u64) -> Result<bool> {
-        let Some(of_it) = InodeRows::find(&self.layers(), ino, self.options.immediate_removal_limit)? else {
+        let (layers, subvolumes) = (self.layers(), member.subvolumes());
+        let (rows, most) = (Rows::of(&*layers, &subvolumes), self.options.immediate_removal_limit);
+        let of_it = rows.rows_with(ino, most)?;
+        if of_it.keys.len() > most {
             return Ok(false);
-        };
+        }
+        rows.remove_inode(ino, &member.rows)?;
         for (table, key) in &of_it.keys {
             member.rows.delete(*table, key);
         }
-        member.rows.delete(Table::Inodes, &id_key(ino));
         member.rows.delete(Table::Orphans, &id_key(ino));
         member.rows.count(Counter::Orphans, -1);
         member.rows.count(Counter::ReferencedBytes, -(of_it.bytes as i64));
         member.rows.count(Counter::Deleted, of_it.bytes as i64);
-        member.rows.count(Counter::Inodes, -1);
+        member.rows.count(Counter::Inodes, -inodes_of(ino));
         self.orphans.inodes.lock().remove(&ino);
         Ok(true)
     }
@@ -123,11 +101,12 @@ impl Fs {
         let mut gone = Vec::new();
         self.store.commits.rewrite(false, |txn, sums| {
             let mut budget = ROWS_AT_A_TIME;
-            let mut bytes = 0;
+            let (mut bytes, mut inodes) = (0, 0);
             for &ino in &ready {
                 let (whole, freed) = remove_rows(txn, ino, &mut budget)?;
                 bytes += freed;
                 if whole {
+                    inodes += inodes_of(ino);
                     gone.push(ino);
                 }
                 if budget == 0 {
@@ -136,7 +115,7 @@ impl Fs {
             }
             sums[Counter::ReferencedBytes as usize] -= bytes as i64;
             sums[Counter::Deleted as usize] += bytes as i64;
-            sums[Counter::Inodes as usize] -= gone.len() as i64;
+            sums[Counter::Inodes as usize] -= inodes;
             sums[Counter::Orphans as usize] -= gone.len() as i64;
             Ok(())
         })?;
@@ -187,22 +166,37 @@ impl Fs {
     }
 }
 
+/// How many rows of the table of inodes it has.
+fn inodes_of(ino: u64) -> i64 {
+    i64::from(subvolume_of(ino) == 0)
+}
+
 /// Removes up to `budget` rows of an inode; true once its last is gone, and the bytes it referred to.
 fn remove_rows(txn: &mut Txn<'_>, ino: u64, budget: &mut usize) -> Result<(bool, u64)> {
+    let number = subvolume_of(ino);
+    let subvolumes = match number {
+        0 => Subvolumes::default(),
+        _ => Subvolumes::read(txn)?,
+    };
     let mut bytes = 0;
-    let removed = txn.remove_range(Table::Extents, &extent_key(ino, 0), &id_key(ino + 1), *budget)?;
-    for (key, row) in &removed {
-        bytes += Extent::decode(decode_extent_key(key)?.1, row)?.len;
+    // What a subvolume that is gone had is reaped with all of it.
+    if number == 0 || subvolumes.get(number).is_some() {
+        let rows = Rows::of(&*txn, &subvolumes);
+        let of_it = rows.rows_with(ino, (*budget).max(1))?;
+        let whole = of_it.keys.len() <= *budget;
+        if whole {
+            rows.remove_inode(ino, txn.own())?;
+        }
+        for (table, key) in &of_it.keys {
+            txn.own().delete(*table, key);
+        }
+        bytes = of_it.bytes;
+        *budget = budget.saturating_sub(of_it.keys.len() + 2);
+        if !whole {
+            return Ok((false, bytes));
+        }
     }
-    let whole = removed.len() < *budget;
-    *budget -= removed.len();
-    if !whole {
-        return Ok((false, bytes));
-    }
-    let attributes = txn.remove_range(Table::Xattrs, &xattr_key(ino, b""), &xattr_end(ino), usize::MAX)?;
-    *budget = budget.saturating_sub(attributes.len() + 2);
-    txn.apply(Table::Inodes, [(id_key(ino), None::<&[u8]>)]);
-    txn.apply(Table::Orphans, [(id_key(ino), None::<&[u8]>)]);
+    txn.own().delete(Table::Orphans, &id_key(ino));
     Ok((true, bytes))
 }
 

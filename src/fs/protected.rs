@@ -24,14 +24,13 @@ use std::collections::HashMap;
 use std::ops::Bound;
 
 use crate::error::{Error, Result};
-use crate::meta::rows::{
-    APPEND_ONLY, DirentRow, IMMUTABLE, NameHash, PROTECTING, dirent_end, dirent_start, id_key,
-};
+use crate::meta::rows::{APPEND_ONLY, IMMUTABLE, NameHash, PROTECTING, id_key};
 use crate::meta::{Memtable, Table};
 use crate::sync::{Arc, MutexGuard, Ordering};
 
 use super::inode::{Inode, InodeState};
 use super::names::is_root;
+use super::rows::Rows;
 use super::tree_lock::Tree;
 use super::{Fs, posix};
 
@@ -79,6 +78,9 @@ impl Fs {
 
     /// Refuses with EPERM if one of these directories is protected. The answer stays valid while `tree` is held.
     pub(super) fn refuse_protected(&self, _tree: &Tree<'_>, directories: &[u64]) -> Result<()> {
+        for &directory in directories {
+            self.refuse_dropped(directory)?;
+        }
         if self.protected_dirs.is_idle() {
             return Ok(());
         }
@@ -125,6 +127,12 @@ impl Fs {
         let (mut at, mut has_rule) = (directory, false);
         let (mut flags, mut parent) = self.flags_and_parent(at)?;
         for _ in 0..MAX_DEPTH {
+            if self.root_of(at).is_some_and(|root| root != at) {
+                // Inside a subvolume its root alone protects.
+                at = self.root_of(at).unwrap_or(super::ROOT_INO);
+                (flags, parent) = self.flags_and_parent(at)?;
+                continue;
+            }
             if flags & IMMUTABLE != 0 {
                 return Ok(true);
             }
@@ -164,9 +172,7 @@ impl Fs {
         }
         drop(known);
         let mut newest = None;
-        let (start, end) = (dirent_start(group, NameHash::FIRST), dirent_end(group));
-        self.layers().scan(Table::Dirents, Bound::Included(&start), Bound::Excluded(&end), |_, row| {
-            let row = DirentRow::decode(row)?;
+        Rows::at(&self.layers()).entries(group, NameHash::FIRST, |_, _, row| {
             if row.kind == libc::S_IFDIR {
                 newest = newest.max(Some(row.ino));
             }
@@ -200,7 +206,8 @@ impl Fs {
     pub(super) fn note_flags(&self, rows: &Memtable, ino: u64, state: &InodeState, flags: u32) {
         let (before, after) = (state.row.flags & PROTECTING, flags & PROTECTING);
         // A removed directory gets no row, which would stay after the inode is gone.
-        if before == after || !state.row.is_dir() || state.row.nlink == 0 {
+        let is_inside = self.root_of(ino).is_some_and(|root| root != ino);
+        if before == after || !state.row.is_dir() || state.row.nlink == 0 || is_inside {
             return;
         }
         match (before, after) {

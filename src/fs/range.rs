@@ -9,6 +9,7 @@ use crate::sync::Arc;
 
 use super::flush::Flush;
 use super::inode::{Inode, InodeState, lock_two};
+use super::rows::Content;
 use super::types::{SIZE_MAX, Timestamp};
 use super::{Fs, extents, posix};
 
@@ -111,16 +112,19 @@ impl Fs {
         if len == 0 {
             return Ok(0);
         }
+        let apart = (!same).then(|| Content::of(from, &source.row));
         let state = other.unwrap_or(source);
         if state.row.flags & PROTECTING != 0 {
             return posix(libc::EPERM);
         }
-        let (member, layers) = (self.join()?, self.layers());
+        let (member, layers) = (self.join_to_change(target.ino, state)?, self.layers());
+        let of_target = Content::of(target.ino, &state.row);
+        let content = apart.unwrap_or(of_target);
         // No more rows than one step may write; the caller continues after the copied part.
         let most = self.options.extents_per_step;
-        let (found, from_end) = extents::touching_first(&layers, from, (from_offset, from_end), most)?;
+        let (found, from_end) = extents::touching_first(&layers, content, (from_offset, from_end), most)?;
         let to_end = to_end.min(to_offset + (from_end - from_offset));
-        let (old, to_end) = extents::touching_first(&layers, target.ino, (to_offset, to_end), most)?;
+        let (old, to_end) = extents::touching_first(&layers, of_target, (to_offset, to_end), most)?;
         let len = to_end - to_offset;
         let from_end = from_offset + len;
         let clipped: Vec<Extent> =

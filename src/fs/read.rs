@@ -9,6 +9,7 @@ use crate::sync::Arc;
 
 use super::flush::Flush;
 use super::inode::InodeState;
+use super::rows::Content;
 use super::staging::{Run, copy_part};
 use super::types::{Access, AccessTimes, Timestamp};
 use super::{Fs, extents, posix};
@@ -116,7 +117,7 @@ impl Fs {
         {
             return Ok(recent.clip(from, to).map_or_else(Vec::new, |part| part.pieces().collect()));
         }
-        let extents = extents::touching(&self.layers(), ino, from, to)?;
+        let extents = extents::touching(&self.layers(), Content::of(ino, &state.row), from, to)?;
         let clipped = extents.iter().filter_map(|extent| extent.clip(from, to));
         let pieces = clipped.flat_map(|extent| extent.pieces().collect::<Vec<_>>()).collect();
         state.recent = extents.into_iter().next_back();
@@ -129,7 +130,7 @@ impl Fs {
         if from >= to {
             return Ok(());
         }
-        let pieces = extents::pieces(&self.layers(), ino, from, to)?;
+        let pieces = extents::pieces(&self.layers(), Content::of(ino, &state.row), from, to)?;
         let store = self.store.clone();
         self.store.workers.ordinary(move || {
             for piece in pieces {
@@ -173,7 +174,8 @@ impl Fs {
         let layers = self.layers();
         match whence {
             libc::SEEK_DATA => {
-                let stored = extents::next_after(&layers, ino, at)?.map(|extent| extent.offset.max(at));
+                let stored = extents::next_after(&layers, Content::of(ino, &state.row), at)?
+                    .map(|extent| extent.offset.max(at));
                 let staged = staged(at).first().map(|range| range.0);
                 let next = stored.into_iter().chain(staged).min();
                 next.map_or_else(|| posix(libc::ENXIO), Ok)
@@ -181,7 +183,8 @@ impl Fs {
             libc::SEEK_HOLE => {
                 let staged = staged(at);
                 loop {
-                    let stored = extents::next_after(&layers, ino, at)?.filter(|extent| extent.offset <= at);
+                    let stored = extents::next_after(&layers, Content::of(ino, &state.row), at)?
+                        .filter(|extent| extent.offset <= at);
                     let covering = staged.iter().find(|range| range.0 <= at && at < range.1);
                     match (stored, covering) {
                         (None, None) => return Ok(at.min(state.row.size)),

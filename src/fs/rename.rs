@@ -4,14 +4,15 @@
 //! directory never becomes its own ancestor, for which it moves with the tree lock held alone.
 
 use crate::error::{Error, Result};
-use crate::meta::rows::{DirentRow, dirent_key};
-use crate::meta::{Memtable, Table};
+use crate::meta::rows::DirentRow;
+use crate::store::Member;
 use crate::sync::Arc;
 
 use super::flush::Flush;
 use super::inode::InodeState;
 use super::locked::{Locked, Place};
 use super::names::{is_root, may_add, may_remove};
+use super::rows::{are_apart, put_entry};
 use super::tree_lock::Tree;
 use super::types::{LINK_MAX, RenameFlags, Timestamp};
 use super::{Fs, check_name, posix};
@@ -33,6 +34,9 @@ impl Fs {
             return posix(libc::EBUSY);
         }
         check_name(newname)?;
+        if are_apart(parent, newparent) {
+            return posix(libc::EXDEV);
+        }
         self.claim_row()?;
         self.store_before_replacing(parent, name, newparent, newname)?;
         let (from, to) = (Place { parent, name }, Place { parent: newparent, name: newname });
@@ -109,23 +113,28 @@ impl Fs {
             if old.row.is_dir() && old.row.entries > 0 {
                 return posix(libc::ENOTEMPTY);
             }
+            if are_apart(target.ino, to.parent) {
+                // A subvolume ends by rmdir(2) alone.
+                return posix(libc::ENOTEMPTY);
+            }
             may_remove(locked.get(to.parent)?, old)?;
         } else if is_dir && from.parent != to.parent && locked.get(to.parent)?.row.nlink >= LINK_MAX {
             return posix(libc::EMLINK);
         }
         let now = Timestamp::now();
+        let _held = self.hold_if_subvolume(are_apart(source.ino, from.parent));
         let member = self.join()?;
         if let Some(target) = target {
             let target_is_dir = locked.get(target.ino)?.row.is_dir();
-            self.remove_entry(&member, to.parent, locked.get_mut(to.parent)?, to.name, target_is_dir, now);
+            self.remove_entry(&member, to.parent, locked.get_mut(to.parent)?, to.name, target_is_dir, now)?;
             self.drop_name(&member, target.ino, locked.get_mut(target.ino)?, to.parent, now)?;
         }
-        self.remove_entry(&member, from.parent, locked.get_mut(from.parent)?, from.name, is_dir, now);
+        self.remove_entry(&member, from.parent, locked.get_mut(from.parent)?, from.name, is_dir, now)?;
         self.add_entry(&member, to.parent, locked.get_mut(to.parent)?, to.name, source, now);
         self.directory_came(tree, locked.get(to.parent)?, is_dir);
         let moved = locked.get_mut(source.ino)?;
         moved.row.ctime = now;
-        self.note_moved(tree, &member.rows, source.ino, moved, (from.parent, to.parent))?;
+        self.note_moved(tree, &member, source.ino, moved, (from, to))?;
         moved.save(source.ino, &member);
         Ok(())
     }
@@ -140,20 +149,21 @@ impl Fs {
         may_remove(locked.get(a.parent)?, locked.get(of_a.ino)?)?;
         may_remove(locked.get(b.parent)?, locked.get(of_b.ino)?)?;
         let now = Timestamp::now();
+        let is_one = are_apart(of_a.ino, a.parent) || are_apart(of_b.ino, b.parent);
+        let _held = self.hold_if_subvolume(is_one);
         let member = self.join()?;
         for (side, entry, gone) in [(a, of_b, of_a), (b, of_a, of_b)] {
-            let key = dirent_key(side.parent, self.hash.of(side.name), side.name);
-            member.rows.put(Table::Dirents, &key, &entry.encode());
+            put_entry(&member, (side.parent, self.hash.of(side.name), side.name), entry);
             let dir = locked.get_mut(side.parent)?;
             dir.row.nlink += u32::from(entry.kind == libc::S_IFDIR);
             dir.row.nlink = dir.row.nlink.saturating_sub(u32::from(gone.kind == libc::S_IFDIR));
             (dir.row.mtime, dir.row.ctime) = (now, now);
             dir.save(side.parent, &member);
         }
-        for (entry, from, to) in [(of_a, a.parent, b.parent), (of_b, b.parent, a.parent)] {
+        for (entry, from, to) in [(of_a, a, b), (of_b, b, a)] {
             let state = locked.get_mut(entry.ino)?;
             state.row.ctime = now;
-            self.note_moved(tree, &member.rows, entry.ino, state, (from, to))?;
+            self.note_moved(tree, &member, entry.ino, state, (from, to))?;
             state.save(entry.ino, &member);
         }
         Ok(())
@@ -162,15 +172,18 @@ impl Fs {
     fn note_moved(
         &self,
         tree: &Tree<'_>,
-        rows: &Memtable,
+        member: &Member,
         ino: u64,
         state: &mut InodeState,
-        (from, to): (u64, u64),
+        (from, to): (Place<'_>, Place<'_>),
     ) -> Result<()> {
         if !state.row.is_dir() {
-            return self.note_name_moved(rows, ino, state, (from, to));
+            return self.note_name_moved(&member.rows, ino, state, (from.parent, to.parent));
         }
-        state.row.parent = to;
+        if are_apart(ino, to.parent) {
+            self.subvolume_moved(member, ino, to)?;
+        }
+        state.row.parent = to.parent;
         self.directory_moved(tree);
         Ok(())
     }

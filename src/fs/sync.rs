@@ -186,9 +186,12 @@ impl Fs {
         if self.store.batches.writable().is_err() || !self.background.reaping.lock().may_try(now) {
             return false;
         }
-        let reaped = caught(|| if self.store.has_orphans() { self.reap() } else { Ok((0, false)) });
+        let reaped = caught(|| {
+            let more = if self.store.has_orphans() { self.reap()?.1 } else { false };
+            Ok(self.reap_subvolumes()? || more)
+        });
         let outcome = reaped.unwrap_or_else(|| Err(Error::panicked("removing deleted files")));
-        let more = matches!(outcome, Ok((_, true)));
+        let more = matches!(outcome, Ok(true));
         let result = outcome.map(drop);
         if note(&self.background.reaping, now, &result)
             && let Err(error) = result

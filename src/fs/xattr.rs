@@ -3,15 +3,14 @@
 //! Keeps true: the flags of an inode row say whether there are any attributes, so that the kernel's many requests for
 //! unset attributes cost nothing. An access ACL and the mode agree.
 
-use std::ops::Bound;
-
 use crate::error::{Error, Result};
 use crate::meta::rows::xattr::{ACCESS_ACL, CAPABILITY, DEFAULT_ACL, NameSpace, is_acl};
-use crate::meta::rows::{IMMUTABLE, InodeRow, NAME_MAX, PROTECTING, xattr_end, xattr_key, xattr_name};
-use crate::meta::{Memtable, Table};
+use crate::meta::rows::{IMMUTABLE, InodeRow, NAME_MAX, PROTECTING};
+use crate::store::Batch;
 
 use super::acl::Acl;
 use super::inode::InodeState;
+use super::rows::{Rows, put_xattr};
 use super::types::Timestamp;
 use super::{Fs, posix};
 
@@ -27,7 +26,7 @@ impl Fs {
         if inode.lock().row.flags & InodeRow::HAS_XATTRS == 0 {
             return posix(libc::ENODATA);
         }
-        let value = self.layers().get(Table::Xattrs, &xattr_key(ino, name))?;
+        let value = Rows::at(&self.layers()).xattr(ino, name)?;
         value.ok_or(Error::Posix(libc::ENODATA))
     }
 
@@ -38,9 +37,8 @@ impl Fs {
             return Ok(Vec::new());
         }
         let mut names = Vec::new();
-        let (from, to) = (xattr_key(ino, b""), xattr_end(ino));
-        self.layers().scan(Table::Xattrs, Bound::Included(&from), Bound::Excluded(&to), |key, _| {
-            names.extend_from_slice(xattr_name(key)?);
+        Rows::at(&self.layers()).xattrs(ino, |name| {
+            names.extend_from_slice(name);
             names.push(0);
             Ok(true)
         })?;
@@ -64,9 +62,7 @@ impl Fs {
         let inode = self.inode(ino)?;
         let mut state = self.lock_unprotected(&inode, false)?;
         may_change(&state)?;
-        let key = xattr_key(ino, name);
-        let exists =
-            state.row.flags & InodeRow::HAS_XATTRS != 0 && self.layers().get(Table::Xattrs, &key)?.is_some();
+        let exists = self.has_xattr(&state, ino, name)?;
         if exists && flags & libc::XATTR_CREATE != 0 {
             return posix(libc::EEXIST);
         }
@@ -84,16 +80,16 @@ impl Fs {
                 let lost = if is_in(state.row.gid) { 0o777 } else { 0o777 | libc::S_ISGID };
                 state.row.mode = state.row.mode & !lost | acl.mode();
                 if acl.is_minimal() {
-                    member.rows.delete(Table::Xattrs, &key);
+                    Rows::of(&*self.layers(), &member.subvolumes()).remove_xattr(ino, name, &member.rows)?;
                 } else {
-                    put(&mut state, &member.rows, &key, value);
+                    put(&mut state, &member, (ino, name), value);
                 }
             }
             Some(_) => {
                 state.row.flags |= InodeRow::HAS_DEFAULT_ACL;
-                put(&mut state, &member.rows, &key, value);
+                put(&mut state, &member, (ino, name), value);
             }
-            None => put(&mut state, &member.rows, &key, value),
+            None => put(&mut state, &member, (ino, name), value),
         }
         state.row.ctime = Timestamp::now();
         state.save(ino, &member);
@@ -105,9 +101,8 @@ impl Fs {
             return Ok(0);
         }
         let mut len = 0;
-        let (from, to) = (xattr_key(ino, b""), xattr_end(ino));
-        self.layers().scan(Table::Xattrs, Bound::Included(&from), Bound::Excluded(&to), |key, _| {
-            len += xattr_name(key)?.len() + 1;
+        Rows::at(&self.layers()).xattrs(ino, |name| {
+            len += name.len() + 1;
             Ok(true)
         })?;
         Ok(len)
@@ -140,12 +135,12 @@ impl Fs {
 
     fn has_xattr(&self, state: &InodeState, ino: u64, name: &[u8]) -> Result<bool> {
         Ok(state.row.flags & InodeRow::HAS_XATTRS != 0
-            && self.layers().get(Table::Xattrs, &xattr_key(ino, name))?.is_some())
+            && Rows::at(&self.layers()).xattr(ino, name)?.is_some())
     }
 
     fn delete_xattr(&self, state: &mut InodeState, ino: u64, name: &[u8]) -> Result<()> {
         let member = self.join()?;
-        member.rows.delete(Table::Xattrs, &xattr_key(ino, name));
+        Rows::of(&*self.layers(), &member.subvolumes()).remove_xattr(ino, name, &member.rows)?;
         if name == DEFAULT_ACL {
             state.row.flags &= !InodeRow::HAS_DEFAULT_ACL;
         }
@@ -154,27 +149,21 @@ impl Fs {
         Ok(())
     }
 
-    /// The access ACL, if there is one, after a change of the mode: its key and its value.
-    pub(super) fn acl_after_chmod(
-        &self,
-        ino: u64,
-        state: &InodeState,
-        mode: u32,
-    ) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+    /// The access ACL, if there is one, after a change of the mode.
+    pub(super) fn acl_after_chmod(&self, ino: u64, state: &InodeState, mode: u32) -> Result<Option<Vec<u8>>> {
         if state.row.flags & InodeRow::HAS_XATTRS == 0 {
             return Ok(None);
         }
-        let key = xattr_key(ino, ACCESS_ACL);
-        let Some(value) = self.layers().get(Table::Xattrs, &key)? else { return Ok(None) };
+        let Some(value) = Rows::at(&self.layers()).xattr(ino, ACCESS_ACL)? else { return Ok(None) };
         let mut acl = Acl::parse(&value)?;
         acl.chmod(mode);
-        Ok(Some((key, acl.encode())))
+        Ok(Some(acl.encode()))
     }
 }
 
-fn put(state: &mut InodeState, rows: &Memtable, key: &[u8], value: &[u8]) {
+fn put(state: &mut InodeState, batch: &Batch, (ino, name): (u64, &[u8]), value: &[u8]) {
     state.row.flags |= InodeRow::HAS_XATTRS;
-    rows.put(Table::Xattrs, key, value);
+    put_xattr(batch, ino, name, value);
 }
 
 fn may_change(state: &InodeState) -> Result<()> {

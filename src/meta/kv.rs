@@ -54,13 +54,23 @@ pub enum Table {
     Protected,
     /// Copy, version -> its parent.
     Versions,
+    /// Copy, number of a subvolume -> where it is and at which version it stands.
+    Subvolumes,
+    /// In a subvolume: inode, version -> inode row.
+    SubInodes,
+    /// In a subvolume: directory, hash of the name, name, version -> entry.
+    SubDirents,
+    /// In a subvolume: inode, attribute name, version -> value.
+    SubXattrs,
+    /// In a subvolume: inode, content, file offset -> run of chunks.
+    SubExtents,
     /// Version, table, key -> nothing: the version has a row of its own under that key.
     Owned,
 }
 
 impl Table {
     /// All tables, in the order of their numbers.
-    pub const ALL: [Table; 13] = [
+    pub const ALL: [Table; 18] = [
         Table::Inodes,
         Table::Dirents,
         Table::Xattrs,
@@ -73,6 +83,11 @@ impl Table {
         Table::Links,
         Table::Protected,
         Table::Versions,
+        Table::Subvolumes,
+        Table::SubInodes,
+        Table::SubDirents,
+        Table::SubXattrs,
+        Table::SubExtents,
         Table::Owned,
     ];
 
@@ -91,6 +106,11 @@ impl Table {
             Table::Links => "links",
             Table::Protected => "held",
             Table::Versions => "versions",
+            Table::Subvolumes => "subvolumes",
+            Table::SubInodes => "sub_inodes",
+            Table::SubDirents => "sub_dirents",
+            Table::SubXattrs => "sub_xattrs",
+            Table::SubExtents => "sub_extents",
             Table::Owned => "owned",
         }
     }

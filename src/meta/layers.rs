@@ -14,6 +14,7 @@ use crate::sync::{Arc, RwLock};
 use super::kv::{Kv, Row, Table};
 use super::memtable::{Counter, Memtable};
 use super::run::{Changes, Run};
+use super::versions::Subvolumes;
 use super::view::{Stack, View};
 
 /// A sum over the whole store for each [`Counter`].
@@ -27,6 +28,8 @@ pub struct Layers {
     pub sealed: Option<Arc<Memtable>>,
     /// What is committed.
     pub view: Arc<View>,
+    /// The subvolumes as the open batch has them.
+    pub subvolumes: Arc<Subvolumes>,
     /// The sums of what is committed.
     sums: Sums,
 }
@@ -79,10 +82,15 @@ pub struct Meta {
 
 impl Meta {
     /// Starts with `active` as the open batch, above the `runs` that were replayed (the oldest first) and the database;
-    /// `sums` are those of all of it.
-    pub fn new(kv: Kv, runs: Vec<Arc<Run>>, sums: Sums, active: Arc<Memtable>) -> Result<Self> {
+    /// `sums` and `subvolumes` are those of all of it.
+    pub fn new(
+        kv: Kv,
+        runs: Vec<Arc<Run>>,
+        sums: Sums,
+        (active, subvolumes): (Arc<Memtable>, Arc<Subvolumes>),
+    ) -> Result<Self> {
         let view = Arc::new(View::new(Arc::new(kv.read()?), runs));
-        let layers = Layers { active, sealed: None, view, sums };
+        let layers = Layers { active, sealed: None, view, subvolumes, sums };
         Ok(Self { kv, layers: RwLock::new(Arc::new(layers)) })
     }
 
@@ -96,14 +104,15 @@ impl Meta {
         &self.kv
     }
 
-    /// Puts `next` on top; the open batch becomes the sealed one.
-    pub fn seal(&self, next: Arc<Memtable>) {
+    /// Puts `next` on top, with the subvolumes that it begins with; the open batch becomes the sealed one.
+    pub fn seal(&self, next: Arc<Memtable>, subvolumes: Arc<Subvolumes>) {
         let mut layers = self.layers.write();
         debug_assert!(layers.sealed.is_none(), "one batch is committed at a time");
         *layers = Arc::new(Layers {
             active: next,
             sealed: Some(layers.active.clone()),
             view: layers.view.clone(),
+            subvolumes,
             sums: layers.sums,
         });
     }
@@ -116,6 +125,7 @@ impl Meta {
             active: layers.active.clone(),
             sealed: if with_sealed { None } else { layers.sealed.clone() },
             view: Arc::new(view),
+            subvolumes: layers.subvolumes.clone(),
             sums,
         });
     }

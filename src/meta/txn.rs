@@ -31,6 +31,11 @@ impl<'a> Txn<'a> {
         self.view.stack(std::iter::once(&self.own as &dyn Changes).chain(batch))
     }
 
+    /// Its changes so far; what is put there is one of them.
+    pub fn own(&self) -> &Memtable {
+        &self.own
+    }
+
     /// Its changes.
     pub fn into_own(self) -> Memtable {
         self.own

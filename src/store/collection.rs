@@ -65,7 +65,7 @@ impl Collection {
         let packs_below = self.packs.sealed_below();
         let early = self.view_before_drain()?;
         let mut armed = None;
-        let held = self.commits.commit_with(|| {
+        let held = self.commits.commit_with(|_| {
             let generation = self.numbers.raise_generation();
             let cells = Arc::new(Cells::new(self.numbers.next_chunk().offset(beyond_watermark())));
             self.barrier.arm(cells.clone());
@@ -108,7 +108,7 @@ impl Collection {
 
     fn wait_for_grace(&self) -> Result<()> {
         if !out(Protection::Grace) {
-            self.commits.commit_with(|| {})?;
+            self.commits.commit_with(|_| {})?;
         }
         Ok(())
     }

@@ -40,6 +40,7 @@ use crate::chunk::{ChunkId, CutParams, Cutter};
 use crate::error::{Error, Result};
 use crate::media::{HostMedia, Media, StoreLock};
 use crate::meta::rows::{NameHash, STATE_KEY, State};
+use crate::meta::versions::{FIRST_VERSION, Subvolumes, Version};
 use crate::meta::{Counter, Kv, Layers, Meta, Table, View};
 use crate::pack::{PackId, PackStore};
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
@@ -182,6 +183,8 @@ impl Store {
                 next_chunk: 1,
                 next_ino: FIRST_INO,
                 next_pack: 1,
+                next_version: FIRST_VERSION,
+                next_subvolume: 1,
                 counters: [0; Counter::ALL.len()],
             },
         };
@@ -205,9 +208,12 @@ impl Store {
         (kv, replay, state): (Kv, Replay, &State),
         options: &OpenOptions,
     ) -> Result<Self> {
-        let first = Batch::new(1);
         let Replay { log, last, runs, .. } = replay;
-        let meta = Arc::new(Meta::new(kv, runs, state.counters, first.rows.clone())?);
+        let view = View::new(Arc::new(kv.read()?), runs.clone());
+        let subvolumes = Arc::new(Subvolumes::read(&view).map_err(unusable)?);
+        drop(view);
+        let first = Batch::new(1, subvolumes.clone());
+        let meta = Arc::new(Meta::new(kv, runs, state.counters, (first.rows.clone(), subvolumes))?);
         let workers =
             Pool::new(options.workers.max(1)).map_err(|error| Error::io("starting workers", error))?;
         let workers = Arc::new(workers);
@@ -343,6 +349,16 @@ impl Store {
     /// A new inode number; none is ever given twice.
     pub fn new_ino(&self) -> u64 {
         self.numbers.new_ino()
+    }
+
+    /// A new version; none is ever given twice.
+    pub fn new_version(&self) -> Version {
+        self.numbers.new_version()
+    }
+
+    /// The number of a new subvolume; none is ever given twice.
+    pub fn new_subvolume(&self) -> u64 {
+        self.numbers.new_subvolume()
     }
 
     /// The next ChunkId.

@@ -134,8 +134,15 @@ fn rows_never_panic_and_come_back() {
             Err(_) => false,
         }
     });
-    let state =
-        State { generation: 4, next_chunk: 9, next_ino: 20, next_pack: 2, counters: [1, -2, 3, 4, 5, 6, 7] };
+    let state = State {
+        generation: 4,
+        next_chunk: 9,
+        next_ino: 20,
+        next_pack: 2,
+        next_version: 8,
+        next_subvolume: 3,
+        counters: [1, -2, 3, 4, 5, 6, 7],
+    };
     feed("state rows", 20_000, &[state.encode()], |bytes| match State::decode(bytes) {
         Ok(row) => State::decode(&row.encode()).unwrap() == row,
         Err(_) => false,

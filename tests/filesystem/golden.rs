@@ -11,7 +11,8 @@ use cairnfs::chunk::ChunkId;
 use cairnfs::media::Media;
 use cairnfs::media::host::HostMedia;
 use cairnfs::meta::rows::{
-    self, DirentRow, Extent, InodeRow, RegionRow, SCRUB_KEY, STATE_KEY, ScrubRow, State, bad_pack, bad_row,
+    self, DirentRow, Extent, InodeRow, RegionRow, SCRUB_KEY, STATE_KEY, ScrubRow, State, SubvolumeRow,
+    bad_pack, bad_row,
 };
 use cairnfs::meta::{Kv, Table};
 use cairnfs::pack::PackId;
@@ -32,8 +33,21 @@ fn again(table: Table, key: &[u8], row: &[u8]) -> Result<Option<Vec<u8>>> {
             let parent = rows::decode_version_row(row)?;
             rows::version_rows(rows::split_version(key)?.1, parent)[0].1.to_vec()
         }
-        Table::Xattrs | Table::Orphans | Table::State | Table::Protected | Table::Owned => return Ok(None),
+        Table::Subvolumes => SubvolumeRow::decode(row)?.encode(),
+        Table::SubInodes => with_version(row, |row| Ok(InodeRow::decode(row)?.encode()))?,
+        Table::SubDirents => with_version(row, |row| Ok(DirentRow::decode(row)?.encode()))?,
+        Table::SubExtents => {
+            let offset = u64::from_be_bytes(*key.last_chunk().expect("an offset"));
+            Extent::decode(offset, row)?.encode()
+        }
+        Table::Xattrs | Table::Orphans | Table::State | Table::Protected => return Ok(None),
+        Table::SubXattrs | Table::Owned => return Ok(None),
     }))
+}
+
+fn with_version(row: &[u8], again: impl FnOnce(&[u8]) -> Result<Vec<u8>>) -> Result<Vec<u8>> {
+    let value = rows::decode_seen(row)?.map(again).transpose()?;
+    Ok(rows::encode_seen(value.as_deref()))
 }
 
 #[test]

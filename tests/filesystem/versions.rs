@@ -131,7 +131,7 @@ impl Run {
 
     fn row(&self, local: u64, leaf: Version) -> Option<InodeRow> {
         let layers = self.world.store.layers();
-        let row = get(&*layers, &self.tree, Table::Inodes, &local_key(local), leaf).unwrap();
+        let row = get(&*layers, &self.tree, Table::SubInodes, &local_key(local), leaf).unwrap();
         row.map(|row| InodeRow::decode(&row).unwrap())
     }
 
@@ -146,14 +146,14 @@ impl Run {
         self.world
             .store
             .layers()
-            .scan(Table::Extents, Bound::Included(&from), Bound::Excluded(&to), each)
+            .scan(Table::SubExtents, Bound::Included(&from), Bound::Excluded(&to), each)
             .unwrap();
         found
     }
 
     fn put_extent(rows: &Memtable, local: u64, leaf: Version, extent: &Extent) {
         let key = [&content_key(local, leaf)[..], &extent.offset.to_be_bytes()].concat();
-        rows.put(Table::Extents, &key, &extent.encode());
+        rows.put(Table::SubExtents, &key, &extent.encode());
     }
 
     /// Appends to a file; if it is not `whole`, it copies some of the extents, and the rest is for the next time.
@@ -177,7 +177,7 @@ impl Run {
             let chunks = subvolume.content.files.entry(local).or_default();
             Self::put_extent(rows, local, leaf, &extent(chunks.len() as u64, chunk));
             chunks.push(chunk);
-            put(rows, Table::Inodes, &local_key(local), leaf, &row.encode());
+            put(rows, Table::SubInodes, &local_key(local), leaf, &row.encode());
         });
     }
 
@@ -190,10 +190,10 @@ impl Run {
             run.copying.remove(&(local, leaf));
             for extent in run.extents(local, leaf.0) {
                 let key = [&content_key(local, leaf)[..], &extent.offset.to_be_bytes()].concat();
-                rows.delete(Table::Extents, &key);
+                rows.delete(Table::SubExtents, &key);
             }
             let layers = run.world.store.layers();
-            delete(&*layers, &run.tree, rows, (Table::Inodes, &local_key(local)), leaf).unwrap();
+            delete(&*layers, &run.tree, rows, (Table::SubInodes, &local_key(local)), leaf).unwrap();
             subvolume.content.files.remove(&local);
         });
     }
@@ -203,7 +203,7 @@ impl Run {
         self.change(|run, rows, subvolume| {
             let (local, leaf) = (run.random.below(FILES), subvolume.leaf);
             if let Some(row) = run.row(local, leaf) {
-                put(rows, Table::Inodes, &local_key(local), leaf, &row.encode());
+                put(rows, Table::SubInodes, &local_key(local), leaf, &row.encode());
             }
         });
     }
@@ -214,11 +214,11 @@ impl Run {
             let key = name_key(name);
             if run.random.below(3) == 0 {
                 let layers = run.world.store.layers();
-                delete(&*layers, &run.tree, rows, (Table::Dirents, &key), subvolume.leaf).unwrap();
+                delete(&*layers, &run.tree, rows, (Table::SubDirents, &key), subvolume.leaf).unwrap();
                 subvolume.content.names.remove(name);
             } else {
                 let value = run.number().to_be_bytes()[6..].to_vec();
-                put(rows, Table::Dirents, &key, subvolume.leaf, &value);
+                put(rows, Table::SubDirents, &key, subvolume.leaf, &value);
                 subvolume.content.names.insert(name.to_vec(), value);
             }
         });
@@ -322,12 +322,12 @@ impl Run {
                 names.insert(key[8..key.len() - 1].to_vec(), value.to_vec());
                 Ok(true)
             };
-            scan(&*layers, &self.tree, Table::Dirents, range, *leaf, each).unwrap();
+            scan(&*layers, &self.tree, Table::SubDirents, range, *leaf, each).unwrap();
             if names != content.names {
                 return Some(format!("subvolume {number} lists {names:?}, not {:?}", content.names));
             }
             for name in NAMES {
-                let found = get(&*layers, &self.tree, Table::Dirents, &name_key(name), *leaf).unwrap();
+                let found = get(&*layers, &self.tree, Table::SubDirents, &name_key(name), *leaf).unwrap();
                 if found.as_ref() != content.names.get(name) {
                     return Some(format!("subvolume {number} has {found:?} for {name:?}"));
                 }
@@ -359,7 +359,7 @@ impl Run {
         let leaves: BTreeSet<Version> =
             self.now.subvolumes.values().map(|subvolume| subvolume.leaf).collect();
         let (mut needed, mut owned, mut contents) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        for table in [Table::Inodes, Table::Dirents] {
+        for table in [Table::SubInodes, Table::SubDirents] {
             let from = local_key(0);
             let each = |whole: &[u8], stored: &[u8]| {
                 let (key, version) = split_version(whole)?;
@@ -370,7 +370,7 @@ impl Run {
                 };
                 if leaves.iter().any(seen) {
                     needed.insert((table as u8, whole.to_vec()));
-                    if let (Table::Inodes, Some(row)) = (table, decode_seen(stored)?) {
+                    if let (Table::SubInodes, Some(row)) = (table, decode_seen(stored)?) {
                         contents.insert((key.to_vec(), InodeRow::decode(row)?.content));
                     }
                 } else {
@@ -394,13 +394,13 @@ impl Run {
         }
         let from = local_key(0);
         let each = |key: &[u8], _: &[u8]| {
-            let (local, content) = decode_content_key(key)?;
+            let (local, content, _) = decode_content_key(key)?;
             if !contents.contains(&(local_key(local).to_vec(), content.0)) && !leaves.contains(&content) {
                 left.push(format!("an extent of file {local} content {}", content.0));
             }
             Ok(true)
         };
-        layers.scan(Table::Extents, Bound::Included(&from), Bound::Unbounded, each).unwrap();
+        layers.scan(Table::SubExtents, Bound::Included(&from), Bound::Unbounded, each).unwrap();
         left
     }
 }

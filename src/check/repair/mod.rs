@@ -24,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::media::{Media, StoreLock, has_no_links, recreate};
 use crate::meta::log::{FOLDED_KEY, FoldedRow};
 use crate::meta::rows::{STATE_KEY, State};
+use crate::meta::versions::FIRST_VERSION;
 use crate::meta::{Counter, Kv, Table};
 use crate::pack::PackStore;
 use crate::sabotage::{Protection, out};
@@ -41,6 +42,10 @@ const NEW: &str = "meta/cairnfs.redb.new";
 const NEWER: &str = "meta/cairnfs.redb.newer";
 /// Numbers that are skipped where the database's own are not known.
 const UNKNOWN_GAP: u64 = 1 << 32;
+/// The same for inodes, of which there are fewer.
+const INO_GAP: u64 = 1 << 28;
+/// And for subvolumes.
+const SUBVOLUME_GAP: u64 = 1 << 16;
 /// Generations that are skipped then: a cycle takes one.
 const GENERATION_GAP: u64 = 1 << 16;
 /// Memory for the new database while it is made.
@@ -129,6 +134,8 @@ fn first_state(copied: &source::Copied, chunks: &packs::Chunks) -> State {
         next_chunk: 1,
         next_ino: crate::store::FIRST_INO,
         next_pack: 1,
+        next_version: FIRST_VERSION,
+        next_subvolume: 1,
         counters: [0; Counter::ALL.len()],
     };
     let older = copied.older_state.as_ref().unwrap_or(&none);
@@ -136,7 +143,9 @@ fn first_state(copied: &source::Copied, chunks: &packs::Chunks) -> State {
     if copied.state.is_none() {
         state.generation += GENERATION_GAP;
         state.next_chunk += UNKNOWN_GAP;
-        state.next_ino += UNKNOWN_GAP;
+        state.next_ino += INO_GAP;
+        state.next_version = state.next_version.saturating_sub(UNKNOWN_GAP);
+        state.next_subvolume += SUBVOLUME_GAP;
     }
     state.next_chunk = state.next_chunk.max(chunks.next_chunk);
     state.next_pack = state.next_pack.max(chunks.next_pack);

@@ -15,8 +15,8 @@ use crate::meta::backup::{Backup, TABLES};
 use crate::meta::kv::{CheckedRow, Row, hex};
 use crate::meta::log::{FOLDED_KEY, FoldedRow};
 use crate::meta::rows::{
-    DirentRow, Extent, InodeRow, STATE_KEY, State, decode_extent_key, decode_owned_key, decode_version_row,
-    dirent_name, ino_of, xattr_name,
+    DirentRow, Extent, InodeRow, STATE_KEY, State, SubvolumeRow, decode_content_key, decode_extent_key,
+    decode_owned_key, decode_seen, decode_version_row, dirent_name, ino_of, xattr_name,
 };
 use crate::meta::{Counter, Kv, ReadView, Table};
 use crate::pack::PackStore;
@@ -425,7 +425,8 @@ pub(super) fn lost_whole(view: &ReadView, table: Table) -> bool {
         Table::Regions | Table::Digests => Counter::Chunks,
         Table::Orphans => Counter::Orphans,
         Table::Xattrs | Table::State | Table::Bad | Table::Links | Table::Protected => return false,
-        Table::Versions | Table::Owned => return false,
+        Table::Versions | Table::Subvolumes | Table::Owned => return false,
+        Table::SubInodes | Table::SubDirents | Table::SubXattrs | Table::SubExtents => return false,
     };
     let state = state_of(view);
     // The root has no name, and neither have inodes in the deletion queue.
@@ -529,6 +530,14 @@ fn sound(table: Table, key: &[u8], value: &[u8]) -> Result<()> {
         Table::State if key == STATE_KEY => State::decode(value).map(drop),
         Table::State => Ok(()),
         Table::Versions => decode_version_row(value).map(drop),
+        Table::Subvolumes => SubvolumeRow::decode(value).map(drop),
+        Table::SubInodes => decode_seen(value)?.map_or(Ok(()), |row| InodeRow::decode(row).map(drop)),
+        Table::SubDirents => decode_seen(value)?.map_or(Ok(()), |row| DirentRow::decode(row).map(drop)),
+        Table::SubXattrs => decode_seen(value).map(drop),
+        Table::SubExtents => {
+            exactly(key, 24).ok_or_else(wrong)?;
+            Extent::decode(decode_content_key(key)?.2, value).map(drop)
+        }
         Table::Owned => decode_owned_key(key).map(drop),
         Table::Regions | Table::Digests | Table::Bad | Table::Links | Table::Protected => Ok(()),
     }

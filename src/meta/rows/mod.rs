@@ -10,6 +10,7 @@ mod keys;
 mod region;
 mod scrub;
 mod state;
+mod subvolume;
 mod version;
 pub mod xattr;
 
@@ -24,7 +25,9 @@ pub use keys::{
 pub use region::{RegionEntry, RegionRow};
 pub use scrub::{SCRUB_KEY, ScrubRow};
 pub use state::{STATE_KEY, State};
+pub use subvolume::{SubvolumeRow, subvolume_key};
 pub use version::{
-    COPIES, VERSIONED, content_key, decode_content_key, decode_owned_key, decode_seen, decode_version_row,
-    encode_seen, local_key, owned_key, split_version, version_key, version_rows, versioned_key,
+    COPIES, content_extent_key, content_key, decode_content_key, decode_owned_key, decode_seen,
+    decode_version_row, encode_seen, local_key, owned_key, split_version, version_key, version_rows,
+    versioned_key,
 };

@@ -17,19 +17,30 @@ pub struct State {
     pub next_ino: u64,
     /// The next pack.
     pub next_pack: u64,
+    /// The next version; they count down.
+    pub next_version: u64,
+    /// The next subvolume.
+    pub next_subvolume: u64,
     /// Sums of [`Counter::ALL`], in that order.
     pub counters: [i64; Counter::ALL.len()],
 }
 
 /// Numbers before the counters.
-const OTHERS: usize = 4;
+const OTHERS: usize = 6;
 /// Counters of the first version of the row; a later one is 0 if it is missing.
 const FIRST_COUNTERS: usize = 6;
 
 impl State {
     /// The row's bytes: 64-bit numbers, little-endian.
     pub fn encode(&self) -> Vec<u8> {
-        let numbers = [self.generation, self.next_chunk, self.next_ino, self.next_pack];
+        let numbers = [
+            self.generation,
+            self.next_chunk,
+            self.next_ino,
+            self.next_pack,
+            self.next_version,
+            self.next_subvolume,
+        ];
         let counters = self.counters.iter().map(|&counter| counter as u64);
         numbers.into_iter().chain(counters).flat_map(u64::to_le_bytes).collect()
     }
@@ -40,7 +51,7 @@ impl State {
             return Err(Error::damaged("the state row has a wrong length"));
         };
         let lengths = OTHERS + FIRST_COUNTERS..=OTHERS + Counter::ALL.len();
-        let ([generation, next_chunk, next_ino, next_pack, sums @ ..], true) =
+        let ([generation, next_chunk, next_ino, next_pack, next_version, next_subvolume, sums @ ..], true) =
             (words, lengths.contains(&words.len()))
         else {
             return Err(Error::damaged("the state row has a wrong length"));
@@ -55,6 +66,8 @@ impl State {
             next_chunk: number(next_chunk),
             next_ino: number(next_ino),
             next_pack: number(next_pack),
+            next_version: number(next_version),
+            next_subvolume: number(next_subvolume),
             counters,
         })
     }

@@ -81,12 +81,9 @@ pub fn decode_version_row(row: &[u8]) -> Result<Option<Version>> {
     Ok((parent != 0).then_some(Version(parent)))
 }
 
-/// Set in the first number of each key that has a version: such keys follow all others of their table.
-pub const VERSIONED: u64 = 1 << 63;
-
-/// The key of the inode `local`, and what the keys of all its rows begin with.
+/// The key of the inode `local` of a subvolume, and what the keys of all its rows begin with.
 pub fn local_key(local: u64) -> [u8; 8] {
-    (VERSIONED | local).to_be_bytes()
+    local.to_be_bytes()
 }
 
 /// What the keys of all extents of one content of a file begin with.
@@ -97,10 +94,25 @@ pub fn content_key(local: u64, content: Version) -> [u8; 16] {
     key
 }
 
-/// The content to which an extent belongs, by its key.
-pub fn decode_content_key(key: &[u8]) -> Result<(u64, Version)> {
-    let short = || Error::damaged("the key of an extent is too short");
-    let (local, rest) = key.split_first_chunk::<8>().ok_or_else(short)?;
-    let content = rest.first_chunk::<8>().ok_or_else(short)?;
-    Ok((u64::from_be_bytes(*local) & !VERSIONED, Version(u64::from_be_bytes(*content))))
+/// The key of an extent of a file in a subvolume.
+pub fn content_extent_key(local: u64, content: Version, offset: u64) -> [u8; 24] {
+    let mut key = [0; 24];
+    key[..16].copy_from_slice(&content_key(local, content));
+    key[16..].copy_from_slice(&offset.to_be_bytes());
+    key
+}
+
+/// The inode, the content and the offset of an extent, by its key.
+pub fn decode_content_key(key: &[u8]) -> Result<(u64, Version, u64)> {
+    let (words, []) = key.as_chunks::<8>() else {
+        return Err(Error::damaged("the key of an extent has a wrong length"));
+    };
+    match words {
+        [local, content, offset] => Ok((
+            u64::from_be_bytes(*local),
+            Version(u64::from_be_bytes(*content)),
+            u64::from_be_bytes(*offset),
+        )),
+        _ => Err(Error::damaged("the key of an extent has a wrong length")),
+    }
 }

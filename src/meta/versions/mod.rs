@@ -19,7 +19,9 @@
 
 pub mod reap;
 mod see;
+pub mod subvolumes;
 mod tree;
 
 pub use see::{Rows, delete, get, put, read_tree, scan, seek};
-pub use tree::{Version, VersionTree};
+pub use subvolumes::{Subvolume, Subvolumes};
+pub use tree::{FIRST_VERSION, Version, VersionTree};

@@ -15,8 +15,8 @@ use std::collections::{BTreeSet, HashMap};
 use crate::error::{Error, Result};
 use crate::meta::kv::Table;
 use crate::meta::rows::{
-    Extent, InodeRow, VERSIONED, content_key, decode_content_key, decode_owned_key, decode_seen, local_key,
-    owned_key, split_version, version_rows, versioned_key,
+    Extent, InodeRow, content_key, decode_content_key, decode_owned_key, decode_seen, local_key, owned_key,
+    split_version, version_rows, versioned_key,
 };
 use crate::meta::txn::Txn;
 use crate::sabotage::{Protection, out};
@@ -24,7 +24,7 @@ use crate::sabotage::{Protection, out};
 use super::tree::{Version, VersionTree};
 
 /// The tables whose keys have versions.
-const TABLES: [Table; 3] = [Table::Inodes, Table::Dirents, Table::Xattrs];
+const TABLES: [Table; 3] = [Table::SubInodes, Table::SubDirents, Table::SubXattrs];
 
 /// Which versions are on the way up of a leaf.
 #[derive(Debug)]
@@ -126,7 +126,7 @@ impl Step<'_, '_> {
         }
         self.removed.rows += gone.len() as u64;
         self.budget.take(gone.len() + 1);
-        if table != Table::Inodes {
+        if table != Table::SubInodes {
             return Ok(true);
         }
         let mut named = BTreeSet::new();
@@ -135,7 +135,7 @@ impl Step<'_, '_> {
         }
         let local =
             key.first_chunk::<8>().ok_or_else(|| Error::damaged("the key of an inode is too short"))?;
-        self.sweep_contents(u64::from_be_bytes(*local) & !VERSIONED, &named)
+        self.sweep_contents(u64::from_be_bytes(*local), &named)
     }
 
     /// Which rows of a key some leaf sees.
@@ -189,7 +189,7 @@ impl Step<'_, '_> {
     fn sweep_contents(&mut self, local: u64, named: &BTreeSet<Version>) -> Result<bool> {
         let end = content_key(local, Version::MAX);
         let mut from = content_key(local, Version(0)).to_vec();
-        while let Some((key, _)) = self.txn.first(Table::Extents, &from, &end)? {
+        while let Some((key, _)) = self.txn.first(Table::SubExtents, &from, &end)? {
             let content = decode_content_key(&key)?.1;
             let next = content_key(local, Version(content.0.saturating_add(1)));
             from = next.to_vec();
@@ -197,10 +197,9 @@ impl Step<'_, '_> {
                 continue;
             }
             let first = content_key(local, content);
-            let gone = self.txn.remove_range(Table::Extents, &first, &next, self.budget.0.max(1))?;
+            let gone = self.txn.remove_range(Table::SubExtents, &first, &next, self.budget.0.max(1))?;
             for (key, row) in &gone {
-                let offset = key.last_chunk::<8>().map_or(0, |offset| u64::from_be_bytes(*offset));
-                self.removed.bytes += Extent::decode(offset, row)?.len;
+                self.removed.bytes += Extent::decode(decode_content_key(key)?.2, row)?.len;
             }
             self.removed.rows += gone.len() as u64;
             self.budget.take(gone.len());
@@ -312,7 +311,7 @@ impl Audit {
         let end = [0xff; 9];
         while step.budget.0 > 0 {
             let table = TABLES.get(self.table).copied();
-            let found = step.txn.first(table.unwrap_or(Table::Extents), &self.from, &end)?;
+            let found = step.txn.first(table.unwrap_or(Table::SubExtents), &self.from, &end)?;
             let Some((whole, _)) = found else {
                 if table.is_none() {
                     return Ok(true);
@@ -329,7 +328,7 @@ impl Audit {
             }
             // Contents of inodes that have no row at all are met here alone.
             let local = decode_content_key(&whole)?.0;
-            if step.sweep(Table::Inodes, &local_key(local))? {
+            if step.sweep(Table::SubInodes, &local_key(local))? {
                 self.from = local_key(local + 1).to_vec();
             }
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use crate::error::Result;
-use crate::meta::kv::{Row, Table};
+use crate::meta::kv::{ReadView, Row, Table};
 use crate::meta::layers::Layers;
 use crate::meta::memtable::Memtable;
 use crate::meta::rows::{
@@ -20,6 +20,8 @@ pub type Each<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<bool>;
 
 /// Rows of one moment.
 pub trait Rows {
+    /// The value under a key.
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>>;
     /// The first row with a key in `from..=to`.
     fn first(&self, table: Table, from: &[u8], to: &[u8]) -> Result<Option<Row>>;
     /// Calls `each` for the rows of `from..to` in key order until it returns false.
@@ -29,6 +31,10 @@ pub trait Rows {
 macro_rules! rows_of {
     ($kind:ty) => {
         impl Rows for $kind {
+            fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
+                <$kind>::get(self, table, key)
+            }
+
             fn first(&self, table: Table, from: &[u8], to: &[u8]) -> Result<Option<Row>> {
                 <$kind>::first(self, table, from, to)
             }
@@ -41,6 +47,7 @@ macro_rules! rows_of {
 }
 
 rows_of!(Layers);
+rows_of!(ReadView);
 rows_of!(View);
 rows_of!(Txn<'_>);
 

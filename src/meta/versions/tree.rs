@@ -12,6 +12,9 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(pub u64);
 
+/// The first version of a store: the greatest.
+pub const FIRST_VERSION: u64 = 1 << 62;
+
 impl Version {
     /// Above all others; no row has it.
     pub const MAX: Version = Version(u64::MAX);

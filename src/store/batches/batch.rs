@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::meta::Memtable;
+use crate::meta::versions::Subvolumes;
 use crate::sync::thread::panicking;
 use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, RwLock};
 
@@ -27,6 +28,8 @@ pub struct Batch {
     pub regions: RegionBuilder,
     /// Bytes for chunks that are known to be bad.
     pub heals: HealQueue,
+    /// The subvolumes as all its members see them; set before there are any.
+    subvolumes: RwLock<Arc<Subvolumes>>,
     /// Operations inside. Protects nothing else.
     members: Mutex<usize>,
     empty: Condvar,
@@ -36,16 +39,27 @@ pub struct Batch {
 
 impl Batch {
     /// An empty batch.
-    pub fn new(number: u64) -> Arc<Self> {
+    pub fn new(number: u64, subvolumes: Arc<Subvolumes>) -> Arc<Self> {
         Arc::new(Self {
             number,
             rows: Arc::new(Memtable::default()),
             regions: RegionBuilder::default(),
             heals: HealQueue::default(),
+            subvolumes: RwLock::new(subvolumes),
             members: Mutex::new(0),
             empty: Condvar::new(),
             broken: AtomicBool::new(false),
         })
+    }
+
+    /// The subvolumes as all its members see them.
+    pub fn subvolumes(&self) -> Arc<Subvolumes> {
+        self.subvolumes.read().clone()
+    }
+
+    /// Changes the subvolumes; for the moment of a swap, before anybody can join.
+    pub fn begin_with(&self, subvolumes: Subvolumes) {
+        *self.subvolumes.write() = Arc::new(subvolumes);
     }
 
     /// Waits until the last member has left, and fails if one of them panicked. Nobody can join any more by then.
@@ -127,7 +141,7 @@ impl Gate {
     pub fn swap(&self, at_swap: impl FnOnce(&Arc<Batch>, &Arc<Batch>)) -> (Arc<Batch>, Duration) {
         let since = Instant::now();
         let mut open = self.open.write();
-        let next = Batch::new(open.number + 1);
+        let next = Batch::new(open.number + 1, open.subvolumes());
         at_swap(&open, &next);
         let old = std::mem::replace(&mut *open, next);
         drop(open);
@@ -141,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_swap_waits_for_no_member_but_the_old_batch_does() {
-        let gate = Gate::new(Batch::new(1));
+        let gate = Gate::new(Batch::new(1, Arc::default()));
         let early = gate.join();
         let (old, _) = gate.swap(|_, next| assert_eq!(next.number, 2));
         let late = gate.join();

@@ -6,6 +6,7 @@
 
 use crate::chunk::ChunkId;
 use crate::meta::rows::State;
+use crate::meta::versions::Version;
 use crate::sync::{AtomicU64, Ordering};
 
 /// Inode numbers below this are the root's and the control directory's.
@@ -20,6 +21,9 @@ pub struct Numbers {
     /// The next ChunkId; ordered by the locks of the region builders.
     pub chunk: AtomicU64,
     ino: AtomicU64,
+    /// Counts down.
+    version: AtomicU64,
+    subvolume: AtomicU64,
     /// Raised by the flip while nobody can join.
     generation: AtomicU64,
 }
@@ -32,6 +36,9 @@ impl Numbers {
             // A crash may have left bytes or handles with numbers that no commit recorded; those are not reused.
             chunk: AtomicU64::new(state.next_chunk + NUMBER_GAP),
             ino: AtomicU64::new(state.next_ino + if fresh { 0 } else { NUMBER_GAP }),
+            // These are durable before anybody sees them.
+            version: AtomicU64::new(state.next_version),
+            subvolume: AtomicU64::new(state.next_subvolume),
             generation: AtomicU64::new(state.generation),
         }
     }
@@ -49,6 +56,26 @@ impl Numbers {
     /// The next inode number.
     pub fn next_ino(&self) -> u64 {
         self.ino.load(Ordering::Acquire)
+    }
+
+    /// A new version, below all others.
+    pub fn new_version(&self) -> Version {
+        Version(self.version.fetch_sub(1, Ordering::Relaxed))
+    }
+
+    /// The next version.
+    pub fn next_version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// The number of a new subvolume.
+    pub fn new_subvolume(&self) -> u64 {
+        self.subvolume.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The next number of a subvolume.
+    pub fn next_subvolume(&self) -> u64 {
+        self.subvolume.load(Ordering::Acquire)
     }
 
     /// The present generation.

@@ -111,24 +111,25 @@ impl Commits {
         if self.batches.committed() >= wanted.number {
             return Ok(());
         }
-        self.swap_batch(&mut state, || {});
+        self.swap_batch(&mut state, |_| {});
         self.finish(&mut state)
     }
 
-    /// Seals the open batch. `at_swap` runs in the moment in which nobody can join. Returns how long joining was
+    /// Seals the open batch. `at_swap` gets the next one in the moment in which nobody can join. Returns how long joining was
     /// blocked.
-    fn swap_batch(&self, state: &mut CommitState, at_swap: impl FnOnce()) -> Duration {
+    fn swap_batch(&self, state: &mut CommitState, at_swap: impl FnOnce(&Batch)) -> Duration {
         let (old, held) = self.batches.seal(|_, next| {
-            at_swap();
+            at_swap(next);
             state.sealed_below = self.numbers.next_chunk().0;
-            self.meta.seal(next.rows.clone());
+            self.meta.seal(next.rows.clone(), next.subvolumes());
         });
         state.unfinished = Some(old);
         held
     }
 
-    /// Swaps batches, with `at_swap` in the moment between them, and commits everything before it; for the flip.
-    pub fn commit_with(&self, at_swap: impl FnOnce()) -> Result<Duration> {
+    /// Swaps batches, with `at_swap` in the moment between them, which gets the new one, and commits everything before
+    /// it; for the flip, and for clones.
+    pub fn commit_with(&self, at_swap: impl FnOnce(&Batch)) -> Result<Duration> {
         let mut state = self.committing.lock();
         self.batches.writable()?;
         self.finish(&mut state)?;
@@ -262,6 +263,8 @@ impl Commits {
             next_chunk: self.numbers.next_chunk().0,
             next_ino: self.numbers.next_ino(),
             next_pack: self.packs.next().0,
+            next_version: self.numbers.next_version(),
+            next_subvolume: self.numbers.next_subvolume(),
             counters,
         }
     }

@@ -1,0 +1,312 @@
+//! Subvolumes: cloned at once, dropped at once, reaped in the background.
+//!
+//! Keeps true: a clone is a cut, as the flip of a cycle is: leaves change only in the moment in which one batch takes
+//! the place of the other, and the rows that say so are in the new batch. The clone is seen once the old batch has
+//! drained. What was written before it was asked for is in it. A subvolume without a name is dropped at the latest by
+//! the next opening. What is dropped is reaped when that is durable, when the kernel remembers no inode of it, and when
+//! the batch that was open at the last FORGET is durable, too.
+//!
+//! mkdir(2) makes a clone and rmdir(2) drops one, so that the kernel asks whether the caller may, and learns what
+//! happened; whoever wants that says so before ([`Fs::wish_clone`], [`Fs::allow_drop`]).
+
+mod copy;
+pub(super) mod dropped;
+mod reap;
+
+use crate::error::{Error, Result};
+use crate::meta::Counter;
+use crate::meta::rows::{DirentRow, InodeRow, PROTECTING, SubvolumeRow};
+use crate::meta::versions::subvolumes::{self, public_ino, put_row, put_version, split_ino, subvolume_of};
+use crate::meta::versions::{Subvolume, Version};
+use crate::sabotage::{Protection, out};
+use crate::store::{Batch, Member};
+use crate::sync::{Arc, MutexGuard};
+
+use super::inode::InodeState;
+use super::locked::Place;
+use super::names::may_add;
+use super::rows::{Content, Rows, are_apart, leaf_of, put_entry, put_inode};
+use super::types::{Attr, Caller, LINK_MAX, Timestamp};
+use super::{Fs, check_name, extents, posix};
+
+use dropped::Wish;
+
+impl Fs {
+    /// The root of the subvolume of an inode; `None` outside all of them.
+    pub(super) fn root_of(&self, ino: u64) -> Option<u64> {
+        match subvolume_of(ino) {
+            0 => None,
+            number => {
+                let found = self.layers().subvolumes.get(number);
+                found.map(|subvolume| public_ino(number, subvolume.root))
+            }
+        }
+    }
+
+    /// Refuses names in a subvolume that was dropped.
+    pub(super) fn refuse_dropped(&self, ino: u64) -> Result<()> {
+        if self.dropped.has(subvolume_of(ino)) { posix(libc::ENOENT) } else { Ok(()) }
+    }
+
+    /// Joins the open batch to change the content of a file. In a subvolume, the extents of a content that clones see,
+    /// too, are copied first, by as many steps as they need.
+    pub(super) fn join_to_change(&self, ino: u64, state: &mut InodeState) -> Result<Member> {
+        loop {
+            let member = self.join()?;
+            match leaf_of(&member, ino)? {
+                Some(leaf) if leaf.0 != state.row.content => {
+                    if self.copy_content(&member, ino, state, leaf)? {
+                        return Ok(member);
+                    }
+                }
+                _ => return Ok(member),
+            }
+        }
+    }
+
+    /// Copies some extents of a file to `leaf`; true once all of them are there, and its row says so. This is a birth
+    /// of references, and the barrier is asked as for any other (I4).
+    fn copy_content(&self, member: &Member, ino: u64, state: &mut InodeState, leaf: Version) -> Result<bool> {
+        let from = state.copied.filter(|(to, _)| *to == leaf).map_or(0, |(_, from)| from);
+        let (old, own) = (Content::of(ino, &state.row), Content::at(ino, leaf));
+        let (layers, most) = (self.layers(), self.options.extents_per_step);
+        let (found, next) = extents::beginning_first(&layers, old, (from, u64::MAX), Vec::new(), most)?;
+        for extent in &found {
+            let condemned = self.reuse_for_copy(extent.first, extent.lens.len() as u64);
+            if let Some(id) = condemned {
+                let what = format!("inode {ino} refers to chunk {}, which was condemned", id.0);
+                return Err(Error::damaged(what));
+            }
+            member.rows.put(own.table, &own.key(extent.offset), &extent.encode());
+            member.rows.count(Counter::ReferencedBytes, extent.len as i64);
+        }
+        state.copied = Some((leaf, next));
+        if next < u64::MAX {
+            return Ok(false);
+        }
+        state.copied = None;
+        state.row.content = leaf.0;
+        state.save(ino, member);
+        Ok(true)
+    }
+
+    fn reuse_for_copy(&self, first: crate::chunk::ChunkId, count: u64) -> Option<crate::chunk::ChunkId> {
+        if out(Protection::CopyAsksBarrier) {
+            return None;
+        }
+        self.store.collection.barrier.reuse_run(first, count)
+    }
+
+    /// The next mkdir(2) of `name` in `parent` by this caller makes a clone of the directory `source`: of a subvolume
+    /// if it is the root of one, of an ordinary directory otherwise. Only its owner may, and root: a clone has the
+    /// owners and modes of everything in it.
+    pub fn wish_clone(&self, parent: u64, name: &[u8], source: u64, caller: Caller) -> Result<()> {
+        check_name(name)?;
+        if subvolume_of(parent) > 0 || subvolume_of(source) > 0 && self.root_of(source) != Some(source) {
+            // Subvolumes are not nested, and what is cloned is the whole of one.
+            return posix(libc::EINVAL);
+        }
+        let owner = {
+            let inode = self.inode(source)?;
+            let state = inode.lock();
+            if !state.row.is_dir() {
+                return posix(libc::ENOTDIR);
+            }
+            state.row.uid
+        };
+        if caller.uid != 0 && caller.uid != owner {
+            return posix(libc::EPERM);
+        }
+        let wish = Wish { parent, name: name.to_vec(), uid: caller.uid };
+        if self.dropped.wish(wish, source) { Ok(()) } else { posix(libc::EAGAIN) }
+    }
+
+    /// The source of a clone that was wished for at a place.
+    pub(super) fn wished(&self, place: Place<'_>, caller: Caller) -> Option<u64> {
+        let Place { parent, name } = place;
+        self.dropped.take_wish(&Wish { parent, name: name.to_vec(), uid: caller.uid })
+    }
+
+    /// Makes a clone of `source` at a place.
+    pub(super) fn make_clone(self: &Arc<Self>, source: u64, place: Place<'_>) -> Result<Attr> {
+        self.refuse_protected(&self.tree.shared(), &[place.parent])?;
+        if self.entry(&self.layers(), place.parent, place.name)?.is_some() {
+            return posix(libc::EEXIST);
+        }
+        self.claim_row()?;
+        // What was written so far is to be in it.
+        self.sync()?;
+        let number = match subvolume_of(source) {
+            0 => self.copy_directory(source)?,
+            number => self.clone_subvolume(number)?,
+        };
+        let named = self.name_subvolume(number, place);
+        if named.is_err() {
+            // Nobody can reach it.
+            self.drop_nameless(number)?;
+        }
+        let attr = named?;
+        self.store.commits.commit()?;
+        Ok(attr)
+    }
+
+    /// Makes a clone without a name.
+    fn clone_subvolume(&self, source: u64) -> Result<u64> {
+        let _changing = self.hold_subvolumes();
+        if self.dropped.has(source) {
+            return posix(libc::ENOENT);
+        }
+        self.at_swap(|batch, number| {
+            let (layers, now) = (self.layers(), batch.subvolumes());
+            let row = subvolumes::row(&*layers, source)?.ok_or_else(|| subvolumes::missing(source))?;
+            let old = now.get(source).ok_or_else(|| subvolumes::missing(source))?.leaf;
+            let (moved, leaf) = (self.store.new_version(), self.store.new_version());
+            batch.begin_with(now.with_clone(source, number, (moved, leaf))?);
+            for version in [moved, leaf] {
+                put_version(&batch.rows, version, Some(old));
+            }
+            put_row(&batch.rows, source, &SubvolumeRow { leaf: moved, ..row.clone() });
+            let born = Timestamp::now();
+            let name = Vec::new();
+            put_row(&batch.rows, number, &SubvolumeRow { leaf, parent: 0, source, born, name, ..row });
+            Ok(())
+        })
+    }
+
+    /// Makes an empty subvolume without a name, whose root has this row.
+    fn new_subvolume(&self, root_row: &InodeRow) -> Result<u64> {
+        let _changing = self.hold_subvolumes();
+        self.at_swap(|batch, number| {
+            let (leaf, root) = (self.store.new_version(), self.store.new_ino());
+            batch.begin_with(batch.subvolumes().with_new(number, Subvolume { leaf, root })?);
+            put_version(&batch.rows, leaf, None);
+            let (born, name) = (Timestamp::now(), Vec::new());
+            let row = SubvolumeRow { leaf, root, parent: 0, dropped: false, source: 0, born, name };
+            put_row(&batch.rows, number, &row);
+            put_inode(batch, public_ino(number, root), root_row);
+            Ok(())
+        })
+    }
+
+    /// Calls `change` with the new batch in the moment of a swap; returns the number of the new subvolume once the old
+    /// batch has drained and is durable.
+    fn at_swap(&self, change: impl FnOnce(&Batch, u64) -> Result<()>) -> Result<u64> {
+        let number = self.store.new_subvolume();
+        let mut changed = Ok(());
+        self.store.commits.commit_with(|batch| changed = change(batch, number))?;
+        changed.map(|()| number)
+    }
+
+    /// Excludes drops and moves; taken out, a clone may overlook one.
+    fn hold_subvolumes(&self) -> Option<MutexGuard<'_, ()>> {
+        (!out(Protection::SubvolumeLock)).then(|| self.dropped.change())
+    }
+
+    /// The same for whoever drops or moves what `apart` says are subvolumes, before joining a batch.
+    pub(super) fn hold_if_subvolume(&self, is_one: bool) -> Option<MutexGuard<'_, ()>> {
+        if is_one { self.hold_subvolumes() } else { None }
+    }
+
+    /// Gives a subvolume its name.
+    fn name_subvolume(&self, number: u64, Place { parent, name }: Place<'_>) -> Result<Attr> {
+        let tree = self.tree.alone();
+        self.refuse_protected(&tree, &[parent])?;
+        let directory = self.inode(parent)?;
+        let mut dir = directory.lock();
+        may_add(&dir)?;
+        if self.entry(&self.layers(), parent, name)?.is_some() {
+            return posix(libc::EEXIST);
+        }
+        if dir.row.nlink >= LINK_MAX {
+            return posix(libc::EMLINK);
+        }
+        let member = self.join()?;
+        let (layers, now) = (self.layers(), Timestamp::now());
+        let row = subvolumes::row(&*layers, number)?.ok_or_else(|| subvolumes::missing(number))?;
+        let ino = public_ino(number, row.root);
+        put_row(&member.rows, number, &SubvolumeRow { parent, name: name.to_vec(), ..row });
+        let missing = || Error::damaged(format!("subvolume {number} has no root"));
+        let subvolumes = member.subvolumes();
+        let root = Rows::of(&*layers, &subvolumes).inode(ino)?.ok_or_else(missing)?;
+        // The clone of what is protected is not.
+        let root = InodeRow { parent, flags: root.flags & !PROTECTING, ctime: now, ..root };
+        put_inode(&member, ino, &root);
+        let inode = self.inodes.insert_new(ino, root, member.number);
+        let entry = DirentRow { ino, kind: libc::S_IFDIR };
+        self.add_entry(&member, parent, &mut dir, name, entry, now);
+        self.directory_came(&tree, &dir, true);
+        drop(member);
+        let attr = inode.lock().attr(ino);
+        Ok(attr)
+    }
+
+    fn drop_nameless(&self, number: u64) -> Result<()> {
+        let _changing = self.hold_subvolumes();
+        let member = self.join()?;
+        self.note_dropped(&member, number)
+    }
+
+    fn note_dropped(&self, member: &Member, number: u64) -> Result<()> {
+        let row = subvolumes::row(&*self.layers(), number)?.ok_or_else(|| subvolumes::missing(number))?;
+        let row = SubvolumeRow { dropped: true, parent: 0, name: Vec::new(), ..row };
+        put_row(&member.rows, number, &row);
+        self.dropped.insert(number);
+        Ok(())
+    }
+
+    /// The next rmdir(2) of this root of a subvolume removes everything in it. Its owner may, and root.
+    pub fn allow_drop(&self, root: u64, caller: Caller) -> Result<()> {
+        if self.root_of(root) != Some(root) {
+            return posix(libc::EINVAL);
+        }
+        let owner = self.inode(root)?.lock().row.uid;
+        if caller.uid != 0 && caller.uid != owner {
+            return posix(libc::EPERM);
+        }
+        self.dropped.allow(root, caller.uid);
+        Ok(())
+    }
+
+    /// True if an entry of `parent` is the root of a subvolume that may go with all that is in it.
+    pub(super) fn may_drop(&self, ino: u64, parent: u64) -> bool {
+        are_apart(ino, parent) && self.dropped.is_allowed(ino)
+    }
+
+    /// Drops the subvolume of a locked root that has just lost its name; whoever calls holds the subvolumes.
+    pub(super) fn drop_subvolume(&self, member: &Member, root: u64, state: &mut InodeState) -> Result<()> {
+        self.dropped.take_allowed(root);
+        self.note_dropped(member, subvolume_of(root))?;
+        state.row.nlink = 0;
+        Ok(())
+    }
+
+    /// Notes the new place of a subvolume; whoever calls holds the subvolumes.
+    pub(super) fn subvolume_moved(&self, member: &Member, root: u64, to: Place<'_>) -> Result<()> {
+        let (number, _) = split_ino(root);
+        let row = subvolumes::row(&*self.layers(), number)?.ok_or_else(|| subvolumes::missing(number))?;
+        put_row(&member.rows, number, &SubvolumeRow { parent: to.parent, name: to.name.to_vec(), ..row });
+        Ok(())
+    }
+
+    /// What an opening finds dropped, or without a name: a clone whose making was cut off.
+    pub(super) fn find_dropped(&self) -> Result<()> {
+        let layers = self.layers();
+        for (number, row) in subvolumes::read_rows(&*layers)? {
+            let root = public_ino(number, row.root);
+            let named = !row.name.is_empty()
+                && self.entry(&layers, row.parent, &row.name)?.is_some_and(|entry| entry.ino == root);
+            if row.dropped {
+                self.dropped.insert(number);
+            } else if !named && self.store.batches.writable().is_ok() {
+                self.drop_nameless(number)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Everything that goes with an entry in a directory of a subvolume that is being made.
+fn put_new(batch: &Batch, dir: u64, (hash, name): (u64, &[u8]), ino: u64, row: &InodeRow) {
+    put_inode(batch, ino, row);
+    put_entry(batch, (dir, hash, name), DirentRow { ino, kind: row.kind() });
+}

@@ -1,0 +1,105 @@
+//! What is known of subvolumes that were dropped, and of clones that are about to be made, while the store is open.
+
+use std::collections::HashMap;
+
+use crate::meta::versions::reap::{Audit, Reap};
+use crate::sync::{AtomicBool, Mutex, MutexGuard, Ordering};
+
+/// Who may make what of which directory: kept until it is made.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Wish {
+    /// The directory that gets the name.
+    pub parent: u64,
+    /// The name.
+    pub name: Vec<u8>,
+    /// Who has asked.
+    pub uid: u32,
+}
+
+/// Wishes that are kept at a time; whoever asks and never comes back costs no more.
+const WISHES: usize = 1024;
+
+/// What was removed and not yet reaped, and what may be.
+#[derive(Debug, Default)]
+pub struct Dropped {
+    /// The dropped subvolumes; the batch that was open when nobody remembered an inode of them any more.
+    numbers: Mutex<HashMap<u64, Option<u64>>>,
+    /// Empty as long as nothing was dropped, so that asking costs one load.
+    any: AtomicBool,
+    /// Roots that the next rmdir(2) may remove with all that is below, and who has allowed that.
+    allowed: Mutex<HashMap<u64, u32>>,
+    /// What the next mkdir(2) of a name makes a clone of.
+    wishes: Mutex<HashMap<Wish, u64>>,
+    /// Held over the swap of a clone, and from before the join of whoever drops or moves a subvolume until it leaves.
+    /// Lock order: after the locks of inodes, before membership.
+    changing: Mutex<()>,
+    /// The reap that goes on, and of which subvolume.
+    pub reap: Mutex<Option<(u64, Reap)>>,
+    /// The audit that goes on, if one is wanted.
+    pub audit: Mutex<Option<Audit>>,
+}
+
+impl Dropped {
+    /// A subvolume was dropped.
+    pub fn insert(&self, number: u64) {
+        self.numbers.lock().insert(number, None);
+        self.any.store(true, Ordering::Release);
+    }
+
+    /// Was it?
+    pub fn has(&self, number: u64) -> bool {
+        number > 0 && self.any.load(Ordering::Acquire) && self.numbers.lock().contains_key(&number)
+    }
+
+    /// All of them, and since which batch nobody remembers them.
+    pub fn all(&self) -> Vec<(u64, Option<u64>)> {
+        self.numbers.lock().iter().map(|(number, since)| (*number, *since)).collect()
+    }
+
+    /// Notes the batch that is open while nobody remembers an inode of it, if none was noted before.
+    pub fn forgotten(&self, number: u64, batch: u64) {
+        if let Some(since) = self.numbers.lock().get_mut(&number) {
+            since.get_or_insert(batch);
+        }
+    }
+
+    /// It is reaped.
+    pub fn remove(&self, number: u64) {
+        self.numbers.lock().remove(&number);
+    }
+
+    /// Excludes clones, drops and moves of subvolumes.
+    pub fn change(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock()
+    }
+
+    /// The next removal of this root by this user is to take everything below with it.
+    pub fn allow(&self, root: u64, uid: u32) {
+        self.allowed.lock().insert(root, uid);
+    }
+
+    /// Takes that back; true if it was so.
+    pub fn take_allowed(&self, root: u64) -> bool {
+        self.allowed.lock().remove(&root).is_some()
+    }
+
+    /// Is it so?
+    pub fn is_allowed(&self, root: u64) -> bool {
+        self.allowed.lock().contains_key(&root)
+    }
+
+    /// The next mkdir(2) of this name by this user is to make a clone of `source`. False if too many are kept.
+    pub fn wish(&self, wish: Wish, source: u64) -> bool {
+        let mut wishes = self.wishes.lock();
+        if wishes.len() >= WISHES && !wishes.contains_key(&wish) {
+            return false;
+        }
+        wishes.insert(wish, source);
+        true
+    }
+
+    /// The source of a wish, which ends with that.
+    pub fn take_wish(&self, wish: &Wish) -> Option<u64> {
+        self.wishes.lock().remove(wish)
+    }
+}

@@ -1,0 +1,120 @@
+//! Reaping dropped subvolumes in the background, in steps that hold up no commit for long.
+
+use crate::error::Result;
+use crate::meta::Counter;
+use crate::meta::rows::{COPIES, subvolume_key};
+use crate::meta::versions::reap::{Audit, Budget, Reach, Reap, Removed, Step};
+use crate::meta::versions::subvolumes::{read_rows, subvolume_of};
+use crate::meta::versions::{Version, read_tree};
+use crate::meta::{Sums, Table, Txn};
+use crate::sabotage::{Protection, out};
+
+use super::super::Fs;
+
+/// Rows that one transaction removes; this bounds how long a commit waits for it.
+const ROWS_AT_A_TIME: usize = 4096;
+
+impl Fs {
+    /// Removes some of what dropped subvolumes alone have; true if there may be more to do at once. The background does
+    /// that by itself.
+    pub fn reap_subvolumes(&self) -> Result<bool> {
+        let ready = self.ready_subvolumes();
+        if let Some(&number) = ready.first() {
+            return self.reap_some(number, &ready).map(|()| true);
+        }
+        let mut wanted = self.dropped.audit.lock();
+        let Some(audit) = wanted.as_mut() else { return Ok(false) };
+        let done = self.in_step(&[], |step, _| audit.step(step))?;
+        if done {
+            *wanted = None;
+        }
+        Ok(!done)
+    }
+
+    /// Dropped subvolumes that nobody uses any more, and have not since a batch that is durable by now.
+    fn ready_subvolumes(&self) -> Vec<u64> {
+        let dropped = self.dropped.all();
+        if dropped.is_empty() {
+            return Vec::new();
+        }
+        let used: Vec<u64> = self.inodes.remembered().into_iter().map(subvolume_of).collect();
+        let durable = self.store.batches.last_durable_number();
+        let mut ready = Vec::new();
+        for (number, since) in dropped {
+            if used.contains(&number) && waits_for_forget() {
+                continue;
+            }
+            match since {
+                None => {
+                    self.inodes.remove_all_of(number);
+                    self.dropped.forgotten(number, self.store.batches.open_number());
+                }
+                Some(batch) if batch <= durable => ready.push(number),
+                Some(_) => {}
+            }
+        }
+        ready.sort_unstable();
+        ready
+    }
+
+    fn reap_some(&self, number: u64, ready: &[u64]) -> Result<()> {
+        let mut reaping = self.dropped.reap.lock();
+        let mut going_on = reaping.take().filter(|(of, _)| *of == number).map(|(_, reap)| reap);
+        let done = self.in_step(ready, |step, rows| {
+            let Some(leaf) = rows(number) else { return Ok(true) };
+            let mut reap = match going_on.take() {
+                Some(reap) => reap,
+                None => Reap::of(step.tree, step.reach, leaf)?,
+            };
+            let done = reap.step(step)?;
+            going_on = Some(reap);
+            if done {
+                forget(step.txn, number);
+                step.contract(leaf)?;
+            }
+            Ok(done)
+        })?;
+        if !done {
+            *reaping = going_on.map(|reap| (number, reap));
+            return Ok(());
+        }
+        self.dropped.remove(number);
+        *self.dropped.audit.lock() = Some(Audit::default());
+        self.store.commits.commit_with(|batch| batch.begin_with(batch.subvolumes().without(&[number])))?;
+        Ok(())
+    }
+
+    /// One transaction: what it does is decided from what is committed alone. The leaves of subvolumes that are not
+    /// `ready` count, dropped or not.
+    fn in_step(
+        &self,
+        ready: &[u64],
+        act: impl FnOnce(&mut Step<'_, '_>, &dyn Fn(u64) -> Option<Version>) -> Result<bool>,
+    ) -> Result<bool> {
+        self.store.commits.rewrite(false, |txn, sums| {
+            let (tree, rows) = (read_tree(txn)?, read_rows(txn)?);
+            let live = rows.iter().filter(|(number, row)| !(row.dropped && ready.contains(number)));
+            let reach = Reach::of(&tree, live.map(|(_, row)| row.leaf))?;
+            let budget = Budget(ROWS_AT_A_TIME);
+            let mut step = Step { txn, tree: &tree, reach: &reach, budget, removed: Removed::default() };
+            let done = act(&mut step, &|number| rows.get(&number).map(|row| row.leaf))?;
+            count(sums, step.removed);
+            Ok(done)
+        })
+    }
+}
+
+fn count(sums: &mut Sums, removed: Removed) {
+    sums[Counter::ReferencedBytes as usize] -= removed.bytes as i64;
+    sums[Counter::Deleted as usize] += removed.bytes as i64;
+}
+
+/// Removes the rows of a subvolume.
+fn forget(txn: &Txn<'_>, number: u64) {
+    (0..COPIES).for_each(|copy| txn.own().delete(Table::Subvolumes, &subvolume_key(copy, number)));
+}
+
+/// Taken out: what is dropped is reaped while the kernel remembers inodes of it.
+fn waits_for_forget() -> bool {
+    !out(Protection::WaitForForget)
+}

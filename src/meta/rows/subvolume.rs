@@ -1,0 +1,90 @@
+//! Rows of subvolumes.
+
+use crate::error::{Error, Result};
+use crate::meta::varint;
+use crate::meta::versions::Version;
+
+use super::inode::Timestamp;
+use super::version::versioned_key;
+
+/// A subvolume: where it is, and at which version it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubvolumeRow {
+    /// The version at which it reads and writes.
+    pub leaf: Version,
+    /// The number of its root directory inside it.
+    pub root: u64,
+    /// The directory that has its name.
+    pub parent: u64,
+    /// It was removed: what it alone has is to be reaped.
+    pub dropped: bool,
+    /// The subvolume that it was cloned from; 0 if it was none.
+    pub source: u64,
+    /// When it was made.
+    pub born: Timestamp,
+    /// Its name; empty until it has one, and after it was dropped.
+    pub name: Vec<u8>,
+}
+
+const FORM: u8 = 1;
+
+impl SubvolumeRow {
+    /// The row's bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(40 + self.name.len());
+        out.push(FORM);
+        let born = [self.born.sec as u64, self.born.nsec.into()];
+        for number in [self.leaf.0, self.root, self.parent, self.dropped.into(), self.source] {
+            varint::put(&mut out, number);
+        }
+        born.into_iter().for_each(|number| varint::put(&mut out, number));
+        out.extend_from_slice(&self.name);
+        out
+    }
+
+    /// The row from its bytes.
+    pub fn decode(from: &[u8]) -> Result<Self> {
+        let wrong = || Error::damaged("the row of a subvolume does not decode");
+        let (&form, mut rest) = from.split_first().ok_or_else(wrong)?;
+        let mut numbers = [0; 7];
+        for number in &mut numbers {
+            *number = varint::take(&mut rest)?;
+        }
+        let [leaf, root, parent, dropped, source, sec, nsec] = numbers;
+        let nsec = u32::try_from(nsec).ok().filter(|nsec| *nsec < 1_000_000_000).ok_or_else(wrong)?;
+        if form != FORM || dropped > 1 {
+            return Err(wrong());
+        }
+        let born = Timestamp { sec: sec as i64, nsec };
+        let (leaf, dropped, name) = (Version(leaf), dropped == 1, rest.to_vec());
+        Ok(Self { leaf, root, parent, dropped, source, born, name })
+    }
+}
+
+/// The key of one of the rows of a subvolume, of which there are as many as of a version's.
+pub fn subvolume_key(copy: u8, number: u64) -> Vec<u8> {
+    versioned_key(&[copy], Version(number))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_decode_or_are_refused(bytes: Vec<u8>) {
+            if let Ok(row) = SubvolumeRow::decode(&bytes) {
+                prop_assert_eq!(SubvolumeRow::decode(&row.encode()).unwrap(), row);
+            }
+        }
+
+        #[test]
+        fn a_row_comes_back(leaf: u64, root: u64, parent: u64, dropped: bool, source: u64, sec: i64, name: Vec<u8>) {
+            let born = Timestamp { sec, nsec: 7 };
+            let row = SubvolumeRow { leaf: Version(leaf), root, parent, dropped, source, born, name };
+            prop_assert_eq!(SubvolumeRow::decode(&row.encode()).unwrap(), row);
+        }
+    }
+}
