@@ -245,16 +245,16 @@ impl InodeTable {
             .collect()
     }
 
-    /// Drops all inodes of a subvolume that is dropped and that nobody remembers.
-    pub fn remove_all_of(&self, subvolume: u64) {
+    /// Takes out all inodes of a subvolume that is dropped and that nobody remembers.
+    pub fn take_all_of(&self, subvolume: u64) -> Vec<Arc<Inode>> {
+        let mut taken = Vec::new();
         for shard in &self.shards {
             let mut shard = shard.lock();
             let gone = |ino: &u64| subvolume_of(*ino) == subvolume;
             let gone: Vec<u64> = shard.cache.iter().map(|(ino, _)| *ino).filter(gone).collect();
-            for ino in gone {
-                shard.cache.pop(&ino);
-            }
+            taken.extend(gone.iter().filter_map(|ino| shard.cache.pop(ino)));
         }
+        taken
     }
 
     /// Drops an inode that exists no more.

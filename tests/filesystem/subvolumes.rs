@@ -246,7 +246,8 @@ impl Run {
         let name = format!("t{}", self.made);
         self.made += 1;
         self.said(format!("clone {tree} {name}"));
-        self.world.clone_dir(dir, &name).unwrap();
+        let cloned = self.world.clone_dir(dir, &name);
+        cloned.unwrap_or_else(|error| panic!("{error:?} ({dir:#x}) after\n{}", self.steps.join("\n")));
         let content = self.trees[&tree].clone();
         self.trees.insert(name, content);
         self.durable = self.trees.clone();

@@ -46,7 +46,10 @@ impl Fs {
             }
             match since {
                 None => {
-                    self.inodes.remove_all_of(number);
+                    // What is staged for them goes with them.
+                    for inode in self.inodes.take_all_of(number) {
+                        self.mark_dead(&mut inode.lock());
+                    }
                     self.dropped.forgotten(number, self.store.batches.open_number());
                 }
                 Some(batch) if batch <= durable => ready.push(number),
