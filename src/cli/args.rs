@@ -44,6 +44,8 @@ pub(super) enum Command {
     Check(CheckArgs),
     Repair(RepairArgs),
     Sync(SyncArgs),
+    Clone(CloneArgs),
+    Rm(RmArgs),
     Demo(DemoArgs),
     #[command(hide = true)]
     ChildTask(ChildTaskArgs),
@@ -236,6 +238,33 @@ pub(super) struct RepairArgs {
 pub(super) struct SyncArgs {
     #[arg(help = PATH_HELP)]
     pub path: PathBuf,
+}
+
+/// Make a copy of a directory at once: a subvolume, which costs nothing until it is changed
+///
+/// A subvolume is cloned in no time, whatever its size and whatever is open in it; what was written before the command
+/// was called is in the clone. An ordinary directory is copied once, without its data, and the copy is a subvolume.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  cairnfs clone /mnt/home/current /mnt/home/2026-11-22      a snapshot of what is there now
+  cairnfs clone /mnt/home/2026-11-21 /mnt/home/2026-11-22   a directory to rsync the next state into
+  cairnfs clone /mnt/a /mnt/b /mnt/backups/                 several, into a directory")]
+pub(super) struct CloneArgs {
+    /// Directories to clone, and what the clone is to be called or the directory that is to get the clones
+    #[arg(required = true, num_args = 2.., value_name = "SRC... DST")]
+    pub paths: Vec<PathBuf>,
+}
+
+/// Remove subvolumes at once, with everything in them
+#[derive(Debug, Args)]
+pub(super) struct RmArgs {
+    /// Subvolumes
+    #[arg(required = true, value_name = "SNAPSHOT")]
+    pub snapshots: Vec<PathBuf>,
+    /// Say what would be removed
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// Show the whole of it on real files: back up twice, prune during a collection, restore, compare

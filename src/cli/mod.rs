@@ -13,6 +13,7 @@ mod output;
 mod progress;
 mod repair;
 mod size;
+mod subvolumes;
 mod target;
 mod umount;
 
@@ -77,6 +78,8 @@ fn run(command: Command) -> Result<()> {
         Command::Check(args) => reported(args.json, || inspect::check(&args)),
         Command::Repair(args) => reported(args.json, || repair::run(&args)),
         Command::Sync(args) => reported(false, || inspect::sync(&args)),
+        Command::Clone(args) => subvolumes::clone(&args),
+        Command::Rm(args) => subvolumes::rm(&args),
     }
 }
 

@@ -91,6 +91,12 @@ fn text(report: &RepairReport) -> String {
     add(&mut lines, "files of which something is lost", &report.hurt_files);
     add(&mut lines, "files that lost their attributes or their names", &report.nameless);
     add(&mut lines, "names whose files are lost", &report.names_lost);
+    if report.versions_lost > 0 {
+        lines.push(format!(
+            "{} versions of subvolumes have lost their place: what these saw of older ones is gone",
+            count(report.versions_lost)
+        ));
+    }
     if let Some(dir) = &report.lost_found {
         let verb = if report.done { "are now" } else { "would be" };
         lines.push(format!("the files named above {verb} below /{dir}; what is lost of them reads as EIO"));

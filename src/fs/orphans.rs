@@ -162,7 +162,7 @@ impl Fs {
             (gone, more) = self.reap()?;
             left = left.saturating_sub(gone);
         }
-        Ok(())
+        self.drain_subvolumes()
     }
 }
 

@@ -99,9 +99,13 @@ impl Fs {
 
     /// The next mkdir(2) of `name` in `parent` by this caller makes a clone of the directory `source`: of a subvolume
     /// if it is the root of one, of an ordinary directory otherwise. Only its owner may, and root: a clone has the
-    /// owners and modes of everything in it.
+    /// owners and modes of everything in it. With 0 as the source, it does not any more.
     pub fn wish_clone(&self, parent: u64, name: &[u8], source: u64, caller: Caller) -> Result<()> {
         check_name(name)?;
+        if source == 0 {
+            self.wished(Place { parent, name }, caller);
+            return Ok(());
+        }
         if subvolume_of(parent) > 0 || subvolume_of(source) > 0 && self.root_of(source) != Some(source) {
             // Subvolumes are not nested, and what is cloned is the whole of one.
             return posix(libc::EINVAL);
@@ -263,8 +267,13 @@ impl Fs {
         if caller.uid != 0 && caller.uid != owner {
             return posix(libc::EPERM);
         }
-        self.dropped.allow(root, caller.uid);
+        self.dropped.allow(root);
         Ok(())
+    }
+
+    /// Takes that back.
+    pub fn forbid_drop(&self, root: u64) {
+        self.dropped.take_allowed(root);
     }
 
     /// True if an entry of `parent` is the root of a subvolume that may go with all that is in it.

@@ -42,8 +42,10 @@ pub use control_dir::ControlFiles;
 pub use mount::{UnmountMode, can_mount, detach, nobody_answers, remount};
 pub use mount_table::{Entry, MountTable};
 pub use options::{IoUring, MountOptions, Remount};
+pub use protect::write_out_all;
 pub use session::{Notifier, Session, UnmountOutcome, Unmounter};
 pub use users::{User, is_alive, list_users};
+pub use xattr::{CLONE as CLONE_ATTRIBUTE, DROP as DROP_ATTRIBUTE};
 
 /// Mounts `fs` at `mountpoint` and negotiates the protocol with the kernel. Requests wait until [`Session::run`].
 pub fn mount(

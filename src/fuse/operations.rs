@@ -241,6 +241,11 @@ impl Adapter {
         value: &[u8],
         flags: i32,
     ) -> Result<()> {
+        match name {
+            name if name == xattr::CLONE.as_bytes() => return self.wish_clone(ino, requester.caller, value),
+            name if name == xattr::DROP.as_bytes() => return self.wish_drop(requester.caller, value),
+            _ => {}
+        }
         xattr::check(name, self.opts.posix_acl)?;
         not_ours(ino, libc::EPERM)?;
         // The kernel asks for the attributes again after it has set an ACL.
@@ -248,6 +253,24 @@ impl Adapter {
     }
 
     /// `size` is the room that the caller has, 0 where it asks for the size; here and in the next.
+    fn wish_clone(&self, parent: u64, caller: Caller, value: &[u8]) -> Result<()> {
+        let (source, name) = xattr::clone_wish(value)?;
+        for ino in [parent, source] {
+            not_ours(ino, libc::EINVAL)?;
+        }
+        self.fs.wish_clone(parent, name, source, caller)
+    }
+
+    fn wish_drop(&self, caller: Caller, value: &[u8]) -> Result<()> {
+        let (sign, root) = xattr::drop_wish(value)?;
+        not_ours(root, libc::EINVAL)?;
+        self.fs.allow_drop(root, caller)?;
+        if sign.is_some() {
+            self.fs.forbid_drop(root);
+        }
+        Ok(())
+    }
+
     pub(super) fn getxattr(&self, ino: u64, caller: Caller, name: &[u8], size: u32) -> Result<Fitted> {
         if name == xattr::PRESENCE {
             return xattr::fit(self.control.presence(caller)?, size);

@@ -110,7 +110,7 @@ pub(super) fn start(name: &str, work: impl FnOnce() + Send + 'static) {
 /// Pages whose file is protected are refused, and are gone then: whoever changed them was told. The kernel tells of it
 /// once more, with EPERM, to whoever asks first, and not again; every other failure concerns bytes that are still to be
 /// kept.
-pub(super) fn write_out_all(file: &File) -> io::Result<()> {
+pub fn write_out_all(file: &File) -> io::Result<()> {
     match rustix::fs::syncfs(file) {
         Err(Errno::PERM) => Ok(rustix::fs::syncfs(file)?),
         done => Ok(done?),

@@ -7,6 +7,33 @@ use crate::fs::{NameSpace, is_namespace};
 /// root can read it.
 pub(super) const PRESENCE: &[u8] = b"cairnfs.presence";
 
+/// What is written to this attribute of a directory, "INODE NAME", makes the next mkdir(2) of that name in it, by the
+/// same user, a clone of that inode; with 0 as the inode it does not any more. It can only be written.
+pub const CLONE: &str = "cairnfs.clone";
+/// The same for rmdir(2): "INODE" lets the next one, whoever calls it, remove that root of a subvolume with all that is
+/// in it, "-INODE" takes that back, "?INODE" only asks whether it may.
+pub const DROP: &str = "cairnfs.drop";
+
+/// The inode and the name in what is written to [`CLONE`].
+pub(super) fn clone_wish(value: &[u8]) -> Result<(u64, &[u8])> {
+    let wrong = || Error::Posix(libc::EINVAL);
+    let at = value.iter().position(|byte| *byte == b' ').ok_or_else(wrong)?;
+    Ok((number(&value[..at])?, &value[at + 1..]))
+}
+
+/// The sign, if there is one, and the inode in what is written to [`DROP`].
+pub(super) fn drop_wish(value: &[u8]) -> Result<(Option<u8>, u64)> {
+    match value {
+        [sign @ (b'-' | b'?'), rest @ ..] => Ok((Some(*sign), number(rest)?)),
+        _ => Ok((None, number(value)?)),
+    }
+}
+
+fn number(digits: &[u8]) -> Result<u64> {
+    let text = std::str::from_utf8(digits).ok();
+    text.and_then(|text| text.parse().ok()).ok_or(Error::Posix(libc::EINVAL))
+}
+
 /// Whether `name` may be used. The kernel has already checked who may use which namespace.
 pub(super) fn check(name: &[u8], posix_acl: bool) -> Result<()> {
     match NameSpace::of(name) {
@@ -82,6 +109,19 @@ mod tests {
         assert_eq!(visible(all, true, true), all);
         assert_eq!(visible(all, false, false), b"security.b\0user.a\0");
         assert_eq!(visible(b"", true, true), b"");
+    }
+
+    #[test]
+    fn wishes_are_read_or_refused() {
+        assert!(matches!(clone_wish(b"17 a b"), Ok((17, b"a b"))));
+        assert!(matches!(drop_wish(b"?17"), Ok((Some(b'?'), 17))));
+        assert!(matches!(drop_wish(b"17"), Ok((None, 17))));
+        for wrong in [&b"17"[..], b"x y", b"", b" a"] {
+            assert_eq!(errno(clone_wish(wrong)), libc::EINVAL);
+        }
+        for wrong in [&b"17 "[..], b"--1", b"", b"?"] {
+            assert_eq!(errno(drop_wish(wrong)), libc::EINVAL);
+        }
     }
 
     #[test]

@@ -31,8 +31,20 @@ const LEVEL: i32 = 1;
 const SEED_OF_ENDS: u64 = u64::MAX;
 
 /// The tables in a backup. Regions and digests are in the packs.
-pub const TABLES: [Table; 6] =
-    [Table::Inodes, Table::Dirents, Table::Xattrs, Table::Extents, Table::Orphans, Table::State];
+pub const TABLES: [Table; 12] = [
+    Table::Inodes,
+    Table::Dirents,
+    Table::Xattrs,
+    Table::Extents,
+    Table::Orphans,
+    Table::State,
+    Table::Versions,
+    Table::Subvolumes,
+    Table::SubInodes,
+    Table::SubDirents,
+    Table::SubXattrs,
+    Table::SubExtents,
+];
 
 /// The beginning of the file. Each sum is of what stands before it.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]

@@ -68,6 +68,23 @@ fn fill(world: &World) {
     fs::write(at(&"n".repeat(255)), "the longest name").unwrap();
     sys::set_xattr(&at("text"), "user.comment", b"stones").unwrap();
     sys::set_xattr(&at("short"), "user.large", &[b'v'; 5_000]).unwrap();
+    // A subvolume and a clone of it, which has a row of its own of each kind, and a whiteout.
+    script(&world.mnt, "mkdir -p original/dir && cp text original/dir && touch original/one original/two");
+    sys::set_xattr(&at("original/one"), "user.comment", b"stones").unwrap();
+    for (source, target) in [("original", "subvolume"), ("subvolume", "clone of it")] {
+        let said = cairnfs(&["clone".as_ref(), at(source).as_os_str(), at(target).as_os_str()]);
+        assert_eq!(said.code, 0, "{}", said.said());
+    }
+    File::options()
+        .append(true)
+        .open(at("clone of it/dir/text"))
+        .unwrap()
+        .write_all_at(b"more", 90_000)
+        .unwrap();
+    script(
+        &world.mnt,
+        "cd 'clone of it' && rm two && echo three > three && setfattr -n user.comment -v x one",
+    );
     tool!("setfacl", "-m", "u:12345:r,g:54321:rw", at("short"));
     tool!("setfacl", "-d", "-m", "u:12345:rwx", at("held"));
     fs::set_permissions(at("changed"), PermissionsExt::from_mode(0o4751)).unwrap();

@@ -16,6 +16,7 @@ mod pause;
 #[allow(dead_code)]
 mod seed;
 mod skip;
+mod subvolumes;
 mod sys;
 mod world;
 

@@ -14,6 +14,7 @@ mod packs;
 mod report;
 mod sink;
 mod source;
+mod subvolumes;
 mod tree;
 
 use std::io;
@@ -35,6 +36,7 @@ use crate::sync::Arc;
 pub use report::{Database, Paths, RepairReport};
 
 use sink::Sink;
+use subvolumes::Subvolumes;
 
 /// Where the new database is made.
 const NEW: &str = "meta/cairnfs.redb.new";
@@ -116,8 +118,12 @@ fn build(
     packs::digests(kv, &mut sink, &mut sums)?;
     report.chunks = sums[Counter::Chunks as usize].max(0) as u64;
     let mut state = first_state(&copied, &chunks);
-    let tree_repair =
-        tree::TreeRepair::new(kv, &mut sink, report, config.name_seed, (state.next_ino, state.generation));
+    let subvolumes = Subvolumes::rebuild(kv, &mut sink, report)?;
+    state.next_version = state.next_version.min(subvolumes.lowest.saturating_sub(1));
+    state.next_subvolume = state.next_subvolume.max(subvolumes.next_number());
+    let next_ino = state.next_ino.max(subvolumes.next_local);
+    let parts = (kv, &mut sink, report, subvolumes);
+    let tree_repair = tree::TreeRepair::new(parts, config.name_seed, (next_ino, state.generation));
     state.next_ino = tree_repair.run(&chunks, &mut sums)?;
     // This counter is not a sum of rows; the reason for a cycle stays.
     sums[Counter::Deleted as usize] = state.counters[Counter::Deleted as usize];

@@ -80,12 +80,15 @@ pub struct RepairReport {
     pub chunks_missing: u64,
     /// Files of which something is missing; they are moved, and their remaining bytes can be read.
     pub hurt_files: Paths,
-    /// Of these, files that an earlier repair has moved already.
+    /// Of these, files that an earlier repair has moved already, and those in subvolumes, which are not moved.
     pub hurt_before: u64,
     /// Files whose attributes are lost, and inodes that have lost their names; they are moved.
     pub nameless: Paths,
     /// Names whose files are lost.
     pub names_lost: Paths,
+    /// Versions whose place in the tree of versions is lost: what subvolumes saw of older ones through them is gone.
+    #[serde(default)]
+    pub versions_lost: u64,
     /// Directories and files whose counts were set right.
     pub counts_mended: u64,
     /// The directory to which files were moved, if any were.
@@ -101,7 +104,7 @@ impl RepairReport {
         self.database != Database::Whole
             || self.log_fault.is_some()
             || moved > self.hurt_before
-            || self.counts_mended + self.chunks_found > 0
+            || self.counts_mended + self.chunks_found + self.versions_lost > 0
     }
 
     /// True if nothing could be read of the database: what changed after the backup is lost with it.
@@ -112,7 +115,7 @@ impl RepairReport {
     /// True if something could not be saved, as far as that can be known.
     pub fn lost_something(&self) -> bool {
         let lists = [&self.hurt_files, &self.nameless, &self.names_lost];
-        self.rows_lost + self.chunks_missing + self.unread_parts > 0
+        self.rows_lost + self.chunks_missing + self.unread_parts + self.versions_lost > 0
             || self.backup.is_none() && (self.is_without_database() || !self.tables_with_gaps.is_empty())
             || self.log_fault.is_some()
             || lists.iter().any(|list| list.total > 0)

@@ -17,12 +17,14 @@ use crate::meta::rows::{
     DirentRow, Extent, InodeRow, NameHash, PROTECTING, Piece, ROOT_INO, Timestamp, decode_extent_key,
     dirent_key, dirent_name, extent_key, id_key, ino_of, link_count, link_row,
 };
+use crate::meta::versions::subvolumes::subvolume_of;
 use crate::meta::{Counter, Kv, Table};
 
 use super::super::names::shown;
 use super::packs::Chunks;
 use super::report::RepairReport;
 use super::sink::Sink;
+use super::subvolumes::Subvolumes;
 
 /// The chunk that stands for lost data; real ids begin at 1.
 const LOST: ChunkId = ChunkId(0);
@@ -74,6 +76,7 @@ pub(super) struct TreeRepair<'a, 's> {
     hash: NameHash,
     generation: u64,
     nodes: HashMap<u64, Node>,
+    subvolumes: Subvolumes,
     /// Directory and name of each directory.
     dirs: HashMap<u64, (u64, Box<[u8]>)>,
     moves: Vec<Move>,
@@ -83,15 +86,13 @@ pub(super) struct TreeRepair<'a, 's> {
 
 impl<'a, 's> TreeRepair<'a, 's> {
     pub fn new(
-        kv: &'a Kv,
-        sink: &'a mut Sink<'s>,
-        report: &'a mut RepairReport,
+        (kv, sink, report, subvolumes): (&'a Kv, &'a mut Sink<'s>, &'a mut RepairReport, Subvolumes),
         name_seed: u64,
         (next_ino, generation): (u64, u64),
     ) -> Self {
         let hash = NameHash::new(name_seed);
         let (nodes, dirs, moves) = (HashMap::new(), HashMap::new(), Vec::new());
-        Self { kv, sink, report, hash, generation, nodes, dirs, moves, next_ino }
+        Self { kv, sink, report, hash, generation, nodes, subvolumes, dirs, moves, next_ino }
     }
 
     /// Runs all steps; adds the sums that only the tree knows to `sums`.
@@ -112,6 +113,9 @@ impl<'a, 's> TreeRepair<'a, 's> {
             sums[Counter::ReferencedBytes as usize] += extent.len as i64;
             Ok(true)
         })?;
+        let view = self.kv.read()?;
+        Subvolumes::extents(&view, chunks, self.report, sums)?;
+        self.subvolumes.finish(&view, self.sink)?;
         Ok(self.next_ino)
     }
 
@@ -209,6 +213,15 @@ impl<'a, 's> TreeRepair<'a, 's> {
             let (dir, (_, name), entry) = (ino_of(key)?, dirent_name(key)?, DirentRow::decode(row)?);
             let is_dir = entry.kind == libc::S_IFDIR;
             let in_dir = self.node(dir, libc::S_IFDIR, ROOT_INO).kind == libc::S_IFDIR;
+            if subvolume_of(entry.ino) > 0 {
+                if !in_dir || !self.subvolumes.take_name(dir, name, &entry) {
+                    dropped.push((key.to_vec(), dir, name.to_vec()));
+                    return Ok(true);
+                }
+                let parent = self.node(dir, libc::S_IFDIR, ROOT_INO);
+                (parent.entries, parent.subdirs) = (parent.entries + 1, parent.subdirs + 1);
+                return Ok(true);
+            }
             if is_dir && !self.nodes.contains_key(&entry.ino) {
                 self.node(entry.ino, libc::S_IFDIR, dir);
             }
@@ -244,7 +257,11 @@ impl<'a, 's> TreeRepair<'a, 's> {
     fn orphans(&mut self, sums: &mut [i64; Counter::ALL.len()]) -> Result<()> {
         let mut stale = Vec::new();
         self.kv.read()?.scan(Table::Orphans, Bound::Unbounded, Bound::Unbounded, |key, _| {
-            match self.nodes.get_mut(&ino_of(key)?) {
+            let ino = ino_of(key)?;
+            match self.nodes.get_mut(&ino) {
+                _ if subvolume_of(ino) > 0 && self.subvolumes.has(ino) => {
+                    sums[Counter::Orphans as usize] += 1;
+                }
                 Some(node) if node.names == 0 => {
                     node.is_orphan = true;
                     sums[Counter::Orphans as usize] += 1;
@@ -303,6 +320,11 @@ impl<'a, 's> TreeRepair<'a, 's> {
             self.report.nameless.add(|| name.clone());
             self.moves.push(Move { from: None, ino, to: vec![name.into_bytes()] });
         }
+        for root in self.subvolumes.nameless() {
+            let name = format!("subvolume {}", subvolume_of(root));
+            self.report.nameless.add(|| name.clone());
+            self.moves.push(Move { from: None, ino: root, to: vec![name.into_bytes()] });
+        }
         Ok(())
     }
 
@@ -316,7 +338,9 @@ impl<'a, 's> TreeRepair<'a, 's> {
         let top_ino = self.new_dir(ROOT_INO, &top)?;
         let mut made: BTreeMap<Vec<Vec<u8>>, u64> = BTreeMap::from([(Vec::new(), top_ino)]);
         for step in std::mem::take(&mut self.moves) {
-            let kind = self.nodes.get(&step.ino).map_or(libc::S_IFREG, |node| node.kind);
+            let of_subvolume = subvolume_of(step.ino) > 0;
+            let unknown = if of_subvolume { libc::S_IFDIR } else { libc::S_IFREG };
+            let kind = self.nodes.get(&step.ino).map_or(unknown, |node| node.kind);
             if let Some((dir, name)) = &step.from {
                 self.sink.remove(Table::Dirents, &dirent_key(*dir, self.hash.of(name), name))?;
                 self.node(*dir, libc::S_IFDIR, ROOT_INO).entries -= 1;
@@ -337,6 +361,9 @@ impl<'a, 's> TreeRepair<'a, 's> {
                 };
             }
             self.link(dir, name, step.ino, kind)?;
+            if of_subvolume {
+                self.subvolumes.take_name(dir, name, &DirentRow { ino: step.ino, kind });
+            }
         }
         Ok(())
     }

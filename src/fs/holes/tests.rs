@@ -39,7 +39,7 @@ fn set_size(fs: &Fs, ino: u64, size: u64) -> Result<()> {
 
 /// The numbers of the extents that are there.
 fn extents(fs: &Arc<Fs>, ino: u64) -> Vec<u64> {
-    let found = crate::fs::extents::touching(&fs.layers(), ino, 0, u64::MAX).unwrap();
+    let found = crate::fs::extents::touching(&fs.layers(), Content::of(ino, &InodeRow::default()), 0, u64::MAX).unwrap();
     found.iter().map(|extent| extent.offset / STRIDE).collect()
 }
 

@@ -18,9 +18,8 @@ impl Fs {
     /// Removes some of what dropped subvolumes alone have; true if there may be more to do at once. The background does
     /// that by itself.
     pub fn reap_subvolumes(&self) -> Result<bool> {
-        let ready = self.ready_subvolumes();
-        if let Some(&number) = ready.first() {
-            return self.reap_some(number, &ready).map(|()| true);
+        if self.reap_ready()? {
+            return Ok(true);
         }
         let mut wanted = self.dropped.audit.lock();
         let Some(audit) = wanted.as_mut() else { return Ok(false) };
@@ -29,6 +28,21 @@ impl Fs {
             *wanted = None;
         }
         Ok(!done)
+    }
+
+    fn reap_ready(&self) -> Result<bool> {
+        let ready = self.ready_subvolumes();
+        let Some(&number) = ready.first() else { return Ok(false) };
+        self.reap_some(number, &ready).map(|()| true)
+    }
+
+    /// Reaps every subvolume that was dropped and that nobody uses; for a cycle, which is to find what they leave.
+    pub(in crate::fs) fn drain_subvolumes(&self) -> Result<()> {
+        // Notes those that nobody uses from here on.
+        self.ready_subvolumes();
+        self.store.commits.commit()?;
+        while self.reap_ready()? {}
+        Ok(())
     }
 
     /// Dropped subvolumes that nobody uses any more, and have not since a batch that is durable by now.
