@@ -13,9 +13,11 @@ mod copy;
 pub(super) mod dropped;
 mod reap;
 
+use std::collections::{HashMap, HashSet};
+
 use crate::error::{Error, Result};
 use crate::meta::Counter;
-use crate::meta::rows::{DirentRow, InodeRow, PROTECTING, SubvolumeRow};
+use crate::meta::rows::{DirentRow, InodeRow, NameHash, PROTECTING, SubvolumeRow};
 use crate::meta::versions::subvolumes::{self, public_ino, put_row, put_version, split_ino, subvolume_of};
 use crate::meta::versions::{Subvolume, Version};
 use crate::sabotage::{Protection, out};
@@ -285,8 +287,39 @@ impl Fs {
     pub(super) fn drop_subvolume(&self, member: &Member, root: u64, state: &mut InodeState) -> Result<()> {
         self.dropped.take_allowed(root);
         self.note_dropped(member, subvolume_of(root))?;
+        self.dropped.tell(subvolume_of(root));
         state.row.nlink = 0;
         Ok(())
+    }
+
+    /// Subvolumes that were dropped since this was asked last.
+    pub fn newly_dropped(&self) -> Vec<u64> {
+        self.dropped.take_untold()
+    }
+
+    /// Directory and name of each inode of a dropped subvolume that the kernel remembers, as far as they can be found.
+    /// As long as it has these names cached, it does not forget the inodes, even if nobody uses them.
+    pub fn remembered_names(&self, number: u64) -> Vec<(u64, Vec<u8>)> {
+        let mut by_dir: HashMap<u64, HashSet<u64>> = HashMap::new();
+        for ino in self.inodes.remembered().into_iter().filter(|ino| subvolume_of(*ino) == number) {
+            if let Ok(inode) = self.inode(ino) {
+                let parent = inode.lock().row.parent;
+                by_dir.entry(parent).or_default().insert(ino);
+            }
+        }
+        let (layers, mut names) = (self.layers(), Vec::new());
+        for (dir, inodes) in by_dir.into_iter().filter(|(dir, _)| subvolume_of(*dir) == number) {
+            let found = Rows::at(&layers).entries(dir, NameHash::FIRST, |_, name, entry| {
+                if inodes.contains(&entry.ino) {
+                    names.push((dir, name.to_vec()));
+                }
+                Ok(true)
+            });
+            if let Err(error) = found {
+                tracing::debug!(dir, "names of what was dropped: {error}");
+            }
+        }
+        names
     }
 
     /// Notes the new place of a subvolume; whoever calls holds the subvolumes.

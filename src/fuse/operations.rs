@@ -106,7 +106,11 @@ impl Adapter {
 
     pub(super) fn rmdir(&self, parent: u64, name: &[u8]) -> Result<()> {
         may_remove(parent, name)?;
-        self.fs.rmdir(parent, name)
+        self.fs.rmdir(parent, name)?;
+        for number in self.fs.newly_dropped() {
+            self.pages.drop_names_of(&self.fs, number);
+        }
+        Ok(())
     }
 
     /// `flags` are those of renameat2(2).

@@ -10,8 +10,10 @@
 //! others get EBUSY meanwhile.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, OnceLock};
 
 use fuser::{INodeNo, Notifier};
@@ -19,6 +21,7 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
+use crate::fs::Fs;
 use crate::sabotage::{Protection, out};
 
 /// What the kernel holds of files, and the way to tell it what a reply cannot say.
@@ -86,6 +89,21 @@ impl Pages {
                 }
             });
         }
+    }
+
+    /// Makes the kernel drop the names that it has cached in a subvolume which was dropped. Does not wait for it: the
+    /// kernel takes locks for that which a request may hold.
+    pub(super) fn drop_names_of(&self, fs: &Arc<Fs>, number: u64) {
+        let (fs, kernel) = (Arc::clone(fs), Arc::clone(&self.kernel));
+        start("cairn-drop", move || {
+            let Some(kernel) = kernel.get() else { return };
+            for (parent, name) in fs.remembered_names(number) {
+                if let Err(error) = kernel.inval_entry(INodeNo(parent), OsStr::from_bytes(&name)) {
+                    // It has no such name, or forgets it right now.
+                    tracing::debug!(parent, "having the kernel drop a name: {error}");
+                }
+            }
+        });
     }
 }
 

@@ -3,6 +3,7 @@
 use super::*;
 use crate::fs::simulated;
 use crate::media::sim::Rng;
+use crate::meta::rows::InodeRow;
 
 const MIB: usize = 1 << 20;
 
@@ -32,7 +33,8 @@ fn stage(fs: &Arc<Fs>, inode: &Arc<Inode>, offset: usize, data: &[u8]) {
 /// Where the chunks of a file end.
 fn ends(fs: &Arc<Fs>, inode: &Arc<Inode>) -> Vec<u64> {
     let size = inode.lock().row.size;
-    let pieces = extents::pieces(&fs.layers(), Content::of(inode.ino, &InodeRow::default()), 0, size).unwrap();
+    let pieces =
+        extents::pieces(&fs.layers(), Content::of(inode.ino, &InodeRow::default()), 0, size).unwrap();
     pieces.iter().map(|piece| piece.offset + u64::from(piece.len)).collect()
 }
 
@@ -174,7 +176,8 @@ fn the_regions_of_a_large_file_are_short() {
     stage(&fs, &large, 0, &noise(100, 5 * MIB));
     fs.flush(&large, Flush::Wanted).unwrap();
     fs.sync().unwrap();
-    let first = extents::pieces(&fs.layers(), Content::of(large.ino, &InodeRow::default()), 0, 1).unwrap()[0].id;
+    let first =
+        extents::pieces(&fs.layers(), Content::of(large.ino, &InodeRow::default()), 0, 1).unwrap()[0].id;
     let longest = |from: u64, to: u64| {
         let mut longest = 0;
         let (from, to) = (id_key(from), id_key(to));

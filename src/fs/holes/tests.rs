@@ -4,6 +4,7 @@ use super::*;
 use crate::fs::simulated::{close, config, new_disk, new_file, open_as};
 use crate::fs::{Caller, FsOptions, SetAttr};
 use crate::media::sim::{OpKind, SimMedia};
+use crate::meta::rows::InodeRow;
 use crate::store::StoreConfig;
 use crate::sync::Arc;
 
@@ -39,7 +40,9 @@ fn set_size(fs: &Fs, ino: u64, size: u64) -> Result<()> {
 
 /// The numbers of the extents that are there.
 fn extents(fs: &Arc<Fs>, ino: u64) -> Vec<u64> {
-    let found = crate::fs::extents::touching(&fs.layers(), Content::of(ino, &InodeRow::default()), 0, u64::MAX).unwrap();
+    let found =
+        crate::fs::extents::touching(&fs.layers(), Content::of(ino, &InodeRow::default()), 0, u64::MAX)
+            .unwrap();
     found.iter().map(|extent| extent.offset / STRIDE).collect()
 }
 

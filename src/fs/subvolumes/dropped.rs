@@ -24,7 +24,9 @@ const WISHES: usize = 1024;
 pub struct Dropped {
     /// The dropped subvolumes; the batch that was open when nobody remembered an inode of them any more.
     numbers: Mutex<HashMap<u64, Option<u64>>>,
-    /// Empty as long as nothing was dropped, so that asking costs one load.
+    /// Those of which the kernel still has cached names.
+    untold: Mutex<Vec<u64>>,
+    /// False as long as nothing was dropped, so that asking costs one load.
     any: AtomicBool,
     /// Roots that the next rmdir(2) may remove with all that is below.
     allowed: Mutex<HashSet<u64>>,
@@ -44,6 +46,16 @@ impl Dropped {
     pub fn insert(&self, number: u64) {
         self.numbers.lock().insert(number, None);
         self.any.store(true, Ordering::Release);
+    }
+
+    /// The kernel has to be told that nothing of a subvolume has a name any more.
+    pub fn tell(&self, number: u64) {
+        self.untold.lock().push(number);
+    }
+
+    /// Those of which it has to be told.
+    pub fn take_untold(&self) -> Vec<u64> {
+        if self.any.load(Ordering::Acquire) { std::mem::take(&mut self.untold.lock()) } else { Vec::new() }
     }
 
     /// Was it?
