@@ -106,8 +106,6 @@ pub enum Protection {
     Whiteouts,
     /// A row that some rows below hide is kept for the leaves that see it all the same.
     SeenByOthers,
-    /// Extents that are copied before a first write ask the barrier (I4).
-    CopyAsksBarrier,
     /// Clones, drops and moves of subvolumes exclude each other.
     SubvolumeLock,
     /// What subvolumes refer to is marked (I11).
@@ -175,7 +173,6 @@ mod switches {
         ("nameless-stays-so", Protection::NamelessStaysSo),
         ("whiteouts", Protection::Whiteouts),
         ("seen-by-others", Protection::SeenByOthers),
-        ("copy-asks-barrier", Protection::CopyAsksBarrier),
         ("subvolume-lock", Protection::SubvolumeLock),
         ("mark-subvolumes", Protection::MarkSubvolumes),
         ("copies-are-kept", Protection::CopiesAreKept),

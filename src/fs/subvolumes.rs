@@ -17,7 +17,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::error::{Error, Result};
 use crate::meta::Counter;
-use crate::meta::rows::{DirentRow, InodeRow, NameHash, PROTECTING, SubvolumeRow};
+use crate::meta::rows::{DirentRow, Extent, InodeRow, NameHash, PROTECTING, SubvolumeRow};
 use crate::meta::versions::subvolumes::{self, public_ino, put_row, put_version, split_ino, subvolume_of};
 use crate::meta::versions::{Subvolume, Version};
 use crate::sabotage::{Protection, out};
@@ -74,13 +74,7 @@ impl Fs {
         let (layers, most) = (self.layers(), self.options.extents_per_step);
         let (found, next) = extents::beginning_first(&layers, old, (from, u64::MAX), Vec::new(), most)?;
         for extent in &found {
-            let condemned = self.reuse_for_copy(extent.first, extent.lens.len() as u64);
-            if let Some(id) = condemned {
-                let what = format!("inode {ino} refers to chunk {}, which was condemned", id.0);
-                return Err(Error::damaged(what));
-            }
-            member.rows.put(own.table, &own.key(extent.offset), &extent.encode());
-            member.rows.count(Counter::ReferencedBytes, extent.len as i64);
+            self.copy_extent(member, ino, own, extent)?;
         }
         state.copied = Some((leaf, next));
         if next < u64::MAX {
@@ -92,11 +86,16 @@ impl Fs {
         Ok(true)
     }
 
-    fn reuse_for_copy(&self, first: crate::chunk::ChunkId, count: u64) -> Option<crate::chunk::ChunkId> {
-        if out(Protection::CopyAsksBarrier) {
-            return None;
+    /// Refers to the chunks of an extent of `ino` once more, from a content of its own.
+    fn copy_extent(&self, member: &Member, ino: u64, to: Content, extent: &Extent) -> Result<()> {
+        let barrier = &self.store.collection.barrier;
+        if let Some(id) = barrier.reuse_run(extent.first, extent.lens.len() as u64) {
+            let what = format!("inode {ino} refers to chunk {}, which was condemned", id.0);
+            return Err(Error::damaged(what));
         }
-        self.store.collection.barrier.reuse_run(first, count)
+        member.rows.put(to.table, &to.key(extent.offset), &extent.encode());
+        member.rows.count(Counter::ReferencedBytes, extent.len as i64);
+        Ok(())
     }
 
     /// The next mkdir(2) of `name` in `parent` by this caller makes a clone of the directory `source`: of a subvolume
@@ -130,7 +129,7 @@ impl Fs {
     /// The source of a clone that was wished for at a place.
     pub(super) fn wished(&self, place: Place<'_>, caller: Caller) -> Option<u64> {
         let Place { parent, name } = place;
-        self.dropped.take_wish(&Wish { parent, name: name.to_vec(), uid: caller.uid })
+        self.dropped.take_wish(|| Wish { parent, name: name.to_vec(), uid: caller.uid })
     }
 
     /// Makes a clone of `source` at a place.

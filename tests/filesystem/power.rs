@@ -122,6 +122,25 @@ fn script(disk: &SimMedia, seed: u64) -> Vec<Promise> {
         promise(&files);
     }
 
+    // A subvolume: copied, cloned, written to for the first time; then it goes, and the clone stays.
+    let sub = world.clone_dir(s1, "sub").unwrap();
+    files.insert("sub/copied".to_owned(), content(1));
+    promise(&files);
+    world.clone_dir(sub, "twin").unwrap();
+    files.insert("twin/copied".to_owned(), content(1));
+    files.insert("twin/cloned".to_owned(), content(2));
+    promise(&files);
+    let written = world.find("twin/copied").unwrap();
+    files.remove("twin/copied");
+    promise(&files);
+    world.fs.write(written, 0, &content(4), false).unwrap();
+    world.fs.fsync(written).unwrap();
+    files.insert("twin/copied".to_owned(), content(4));
+    files.retain(|name, _| !name.starts_with("sub/"));
+    promise(&files);
+    world.drop_subvolume(sub, "sub").unwrap();
+    world.reap_subvolumes();
+
     world.fs.rename(ROOT_INO, b"s1", ROOT_INO, b"kept", RenameFlags::default()).unwrap();
     world.fs.sync().unwrap();
     files.insert("kept/copied".to_owned(), content(1));

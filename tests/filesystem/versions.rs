@@ -424,6 +424,10 @@ fn steps(seed: u64, steps: u64) -> std::result::Result<u64, String> {
             97..98 => run.world.store.commits.fold().unwrap(),
             _ => run.power_cut(),
         }
+        // The comparison takes most of the time.
+        if step % 4 > 0 && step + 1 < steps {
+            continue;
+        }
         if let Some(what) = run.differs() {
             return Err(format!("seed {seed}, step {step}: {what}"));
         }

@@ -8,7 +8,7 @@ use libtest_mimic::Failed;
 use crate::sabotage::{Protection, take_out};
 
 use super::explore::{Scenario, search, seed};
-use super::{names, scenarios};
+use super::{names, scenarios, subvolumes};
 
 /// Protections that are taken out together, and the scenario that must notice.
 pub struct Control {
@@ -147,6 +147,11 @@ pub const ALL: &[Control] = &[
         name: "without_a_second_look_a_name_goes_twice",
         out: &[Protection::SecondLookAtNames],
         scenario: &names::OLDER,
+    },
+    Control {
+        name: "without_the_lock_of_subvolumes_one_is_cloned_and_dropped",
+        out: &[Protection::SubvolumeLock],
+        scenario: &subvolumes::DROPPED,
     },
 ];
 

@@ -6,7 +6,7 @@ use std::ops::Bound;
 use crate::check::{self, CheckReport};
 use crate::chunk::{ChunkId, Digest};
 use crate::meta::Table;
-use crate::meta::rows::{Extent, decode_extent_key};
+use crate::meta::rows::{Extent, decode_content_key, decode_extent_key};
 
 use super::world::{Outcome, World, broken};
 
@@ -61,6 +61,11 @@ pub fn references(world: &World) -> Outcome<Vec<ChunkId>> {
     let mut ids = BTreeSet::new();
     world.store.layers().scan(Table::Extents, Bound::Unbounded, Bound::Unbounded, |key, row| {
         let extent = Extent::decode(decode_extent_key(key)?.1, row)?;
+        ids.extend(extent.pieces().map(|piece| piece.id));
+        Ok(true)
+    })?;
+    world.store.layers().scan(Table::SubExtents, Bound::Unbounded, Bound::Unbounded, |key, row| {
+        let extent = Extent::decode(decode_content_key(key)?.2, row)?;
         ids.extend(extent.pieces().map(|piece| piece.id));
         Ok(true)
     })?;

@@ -36,7 +36,6 @@ use crate::sync::Arc;
 pub use report::{Database, Paths, RepairReport};
 
 use sink::Sink;
-use subvolumes::Subvolumes;
 
 /// Where the new database is made.
 const NEW: &str = "meta/cairnfs.redb.new";
@@ -118,7 +117,7 @@ fn build(
     packs::digests(kv, &mut sink, &mut sums)?;
     report.chunks = sums[Counter::Chunks as usize].max(0) as u64;
     let mut state = first_state(&copied, &chunks);
-    let subvolumes = Subvolumes::rebuild(kv, &mut sink, report)?;
+    let subvolumes = subvolumes::Subvolumes::rebuild(kv, &mut sink, report)?;
     state.next_version = state.next_version.min(subvolumes.lowest.saturating_sub(1));
     state.next_subvolume = state.next_subvolume.max(subvolumes.next_number());
     let next_ino = state.next_ino.max(subvolumes.next_local);

@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 
 use crate::error::{Error, Result};
-use crate::meta::Counter;
 use crate::meta::rows::{InodeRow, NameHash, PROTECTING};
 use crate::meta::versions::subvolumes::{public_ino, subvolume_of};
 use crate::sync::Arc;
@@ -130,12 +129,7 @@ impl Fs {
             let (found, next) =
                 extents::beginning_first(&self.layers(), of_old, (at, u64::MAX), Vec::new(), most)?;
             for extent in &found {
-                if let Some(id) = self.reuse_for_copy(extent.first, extent.lens.len() as u64) {
-                    let what = format!("inode {from} refers to chunk {}, which was condemned", id.0);
-                    return Err(Error::damaged(what));
-                }
-                member.rows.put(own.table, &own.key(extent.offset), &extent.encode());
-                member.rows.count(Counter::ReferencedBytes, extent.len as i64);
+                self.copy_extent(&member, from, own, extent)?;
             }
             if next == u64::MAX {
                 return Ok(());

@@ -110,8 +110,9 @@ impl Dropped {
         true
     }
 
-    /// The source of a wish, which ends with that.
-    pub fn take_wish(&self, wish: &Wish) -> Option<u64> {
-        self.wishes.lock().remove(wish)
+    /// The source of a wish, which ends with that. `wish` is asked for only if there are any.
+    pub fn take_wish(&self, wish: impl FnOnce() -> Wish) -> Option<u64> {
+        let mut wishes = self.wishes.lock();
+        if wishes.is_empty() { None } else { wishes.remove(&wish()) }
     }
 }

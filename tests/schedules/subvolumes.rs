@@ -1,0 +1,267 @@
+//! Subvolumes: a clone is a cut, whatever is written meanwhile; clones, drops and moves of one exclude each other; and
+//! first writes, drops, reaps and cycles go side by side.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{Error, Result};
+use crate::fs::{Caller, IMMEDIATE_REMOVAL_LIMIT, ROOT_INO, RenameFlags};
+use crate::meta::Table;
+use crate::meta::versions::subvolumes::read_rows;
+use crate::sync::Arc;
+
+use super::explore::{Scenario, Threads};
+use super::oracle::is_sound;
+use super::world::{Outcome, World, broken, content};
+
+const CALLER: Caller = Caller { uid: 0, gid: 0 };
+
+/// All scenarios of subvolumes.
+pub const ALL: &[&Scenario] = &[&CUT, &DROPPED, &MOVED, &FIRST_WRITES];
+
+fn find(world: &World, parent: u64, name: &str) -> Result<u64> {
+    let ino = world.fs.lookup(parent, name.as_bytes())?.ino;
+    world.forget(ino);
+    Ok(ino)
+}
+
+fn clone_dir(world: &World, source: u64, name: &str) -> Result<()> {
+    world.fs.wish_clone(ROOT_INO, name.as_bytes(), source, CALLER)?;
+    let ino = world.fs.mkdir(ROOT_INO, name.as_bytes(), CALLER, 0o755, 0)?.ino;
+    world.forget(ino);
+    Ok(())
+}
+
+fn drop_dir(world: &World, name: &str) -> Result<()> {
+    let root = find(world, ROOT_INO, name)?;
+    world.fs.allow_drop(root, CALLER)?;
+    world.fs.rmdir(ROOT_INO, name.as_bytes())
+}
+
+fn save(world: &World, dir: u64, name: &str, number: u64) -> Result<()> {
+    let ino = world.fs.mknod(dir, name.as_bytes(), CALLER, libc::S_IFREG | 0o644, 0, 0)?.ino;
+    let written = world.fs.write(ino, 0, &content(number), false);
+    world.forget(ino);
+    written
+}
+
+/// Writes over a file; later contents are longer.
+fn overwrite(world: &World, dir: u64, name: &str, number: u64) -> Result<()> {
+    let ino = world.fs.lookup(dir, name.as_bytes())?.ino;
+    let written = world.fs.write(ino, 0, &content(number), false);
+    world.forget(ino);
+    written
+}
+
+fn bytes(world: &World, dir: u64, name: &str) -> Result<Vec<u8>> {
+    let ino = world.fs.lookup(dir, name.as_bytes())?.ino;
+    let bytes = world.read(ino);
+    world.forget(ino);
+    bytes
+}
+
+fn expect(world: &World, dir: &str, name: &str, number: u64) -> Outcome {
+    match find(world, ROOT_INO, dir).and_then(|dir| bytes(world, dir, name)) {
+        Ok(found) if found == content(number) => Ok(()),
+        Ok(_) => broken(format!("{dir}/{name} has other bytes than content {number}")),
+        Err(error) => broken(format!("{dir}/{name}: {error}")),
+    }
+}
+
+/// A subvolume "s" with a file "a".
+fn before(world: &World) -> Outcome {
+    let plain = world.fs.mkdir(ROOT_INO, b"plain", CALLER, 0o755, 0)?.ino;
+    world.forget(plain);
+    save(world, plain, "a", 1)?;
+    clone_dir(world, plain, "s")?;
+    world.remove_in(plain, "a")?;
+    world.fs.rmdir(ROOT_INO, b"plain")?;
+    Ok(world.fs.sync()?)
+}
+
+impl World {
+    fn remove_in(&self, dir: u64, name: &str) -> Result<()> {
+        let ino = self.fs.lookup(dir, name.as_bytes())?.ino;
+        self.fs.unlink(dir, name.as_bytes())?;
+        self.forget(ino);
+        Ok(())
+    }
+}
+
+/// Everything is sound; and once all subvolumes are gone, nothing is left of any.
+fn leaves_nothing(world: &World, names: &[&str]) -> Outcome {
+    is_sound(world, &[])?;
+    for (number, row) in read_rows(&*world.store.layers())? {
+        if !row.dropped && !names.iter().any(|name| name.as_bytes() == row.name) {
+            return broken(format!("subvolume {number} has no name that anybody knows, and is not dropped"));
+        }
+    }
+    for name in names {
+        drop_dir(world, name)?;
+    }
+    for _ in 0..3 {
+        world.fs.sync()?;
+        while world.fs.reap_subvolumes()? {}
+    }
+    for table in [Table::SubInodes, Table::SubDirents, Table::SubExtents, Table::Owned, Table::Subvolumes] {
+        let mut rows = 0;
+        let all = std::ops::Bound::Unbounded;
+        world.store.layers().scan(table, all, all, |_, _| {
+            rows += 1;
+            Ok(true)
+        })?;
+        if rows > 0 {
+            return broken(format!("{rows} rows of {} stay", table.name()));
+        }
+    }
+    world.cycle()
+}
+
+/// A write and two new names one after the other, beside a clone and a cycle: the clone has the names as they were at
+/// one moment, and all that had returned before it was asked for. Bytes that are written meanwhile may be in it or not.
+pub const CUT: Scenario = Scenario {
+    name: "a_clone_is_a_cut",
+    immediate_removal_limit: IMMEDIATE_REMOVAL_LIMIT,
+    before,
+    race: |world| {
+        let s = find(world, ROOT_INO, "s")?;
+        let done = Arc::new(AtomicU64::new(0));
+        let seen = Arc::new(AtomicU64::new(0));
+        let mut threads = Threads::default();
+        let written = done.clone();
+        threads.start(world, move |world| {
+            overwrite(&world, s, "a", 2)?;
+            written.store(1, Ordering::SeqCst);
+            save(&world, s, "x", 4)?;
+            save(&world, s, "b", 3)?;
+            written.store(2, Ordering::SeqCst);
+            Ok(())
+        });
+        let (before, noted) = (done.clone(), seen.clone());
+        threads.start(world, move |world| {
+            noted.store(before.load(Ordering::SeqCst), Ordering::SeqCst);
+            Ok(clone_dir(&world, s, "c")?)
+        });
+        threads.start(world, |world| world.cycle());
+        threads.join()?;
+        let c = find(world, ROOT_INO, "c")?;
+        let a = bytes(world, c, "a")?;
+        let b = match bytes(world, c, "b") {
+            Err(Error::Posix(libc::ENOENT)) => None,
+            other => Some(other?),
+        };
+        if a != content(1) && a != content(2) {
+            return broken("the clone has a mix of two contents");
+        }
+        if b.is_some() && find(world, c, "x").is_err() {
+            return broken("the clone has the second name and not the first");
+        }
+        if b.as_ref().is_some_and(|b| !b.is_empty() && *b != content(3)) {
+            return broken("the clone has a part of a file");
+        }
+        let (seen, has) = (seen.load(Ordering::SeqCst), [a == content(2), b == Some(content(3))]);
+        if seen > 0 && !has[0] || seen > 1 && !has[1] {
+            return broken(format!(
+                "the clone lacks what had returned before it was asked for: {has:?}, {seen}"
+            ));
+        }
+        expect(world, "s", "a", 2)?;
+        expect(world, "s", "b", 3)?;
+        leaves_nothing(world, &["s", "c"])
+    },
+};
+
+/// A subvolume is dropped while it is cloned.
+pub const DROPPED: Scenario = Scenario {
+    name: "a_subvolume_is_cloned_or_dropped",
+    immediate_removal_limit: IMMEDIATE_REMOVAL_LIMIT,
+    before,
+    race: |world| {
+        let s = find(world, ROOT_INO, "s")?;
+        let cloned = Arc::new(AtomicU64::new(0));
+        let mut threads = Threads::default();
+        let made = cloned.clone();
+        threads.start(world, move |world| match clone_dir(&world, s, "c") {
+            Ok(()) => {
+                made.store(1, Ordering::SeqCst);
+                Ok(())
+            }
+            // It was gone already.
+            Err(Error::Posix(libc::ENOENT | libc::ESTALE)) => Ok(()),
+            Err(error) => broken(format!("the clone: {error}")),
+        });
+        threads.start(world, |world| Ok(drop_dir(&world, "s")?));
+        threads.start(world, |world| Ok(world.fs.sync()?));
+        threads.join()?;
+        if cloned.load(Ordering::SeqCst) == 0 {
+            return leaves_nothing(world, &[]);
+        }
+        expect(world, "c", "a", 1)?;
+        while world.fs.reap_subvolumes()? {}
+        world.cycle()?;
+        expect(world, "c", "a", 1)?;
+        leaves_nothing(world, &["c"])
+    },
+};
+
+/// A subvolume gets another name while it is cloned.
+pub const MOVED: Scenario = Scenario {
+    name: "a_subvolume_is_cloned_while_it_moves",
+    immediate_removal_limit: IMMEDIATE_REMOVAL_LIMIT,
+    before,
+    race: |world| {
+        let s = find(world, ROOT_INO, "s")?;
+        let mut threads = Threads::default();
+        threads.start(world, move |world| Ok(clone_dir(&world, s, "c")?));
+        threads.start(world, |world| {
+            Ok(world.fs.rename(ROOT_INO, b"s", ROOT_INO, b"t", RenameFlags::default())?)
+        });
+        threads.join()?;
+        expect(world, "c", "a", 1)?;
+        expect(world, "t", "a", 1)?;
+        leaves_nothing(world, &["t", "c"])
+    },
+};
+
+/// Two clones are written to for the first time, while the one that they come from is dropped and reaped beside a
+/// cycle.
+pub const FIRST_WRITES: Scenario = Scenario {
+    name: "first_writes_beside_a_drop_a_reap_and_a_cycle_lose_nothing",
+    immediate_removal_limit: IMMEDIATE_REMOVAL_LIMIT,
+    before: |world| {
+        before(world)?;
+        let s = find(world, ROOT_INO, "s")?;
+        clone_dir(world, s, "c")?;
+        clone_dir(world, s, "d")?;
+        Ok(world.fs.sync()?)
+    },
+    race: |world| {
+        let (c, d) = (find(world, ROOT_INO, "c")?, find(world, ROOT_INO, "d")?);
+        let mut threads = Threads::default();
+        threads.start(world, move |world| {
+            overwrite(&world, c, "a", 2)?;
+            Ok(world.fs.sync()?)
+        });
+        threads.start(world, move |world| {
+            // Appends, so that the beginning is that which all share.
+            let ino = find(&world, d, "a")?;
+            world.fs.write(ino, content(1).len() as u64, b"more", false)?;
+            Ok(world.fs.sync()?)
+        });
+        threads.start(world, |world| {
+            drop_dir(&world, "s")?;
+            for _ in 0..3 {
+                world.fs.sync()?;
+                world.fs.reap_subvolumes()?;
+            }
+            Ok(())
+        });
+        threads.start(world, |world| world.cycle());
+        threads.join()?;
+        world.cycle()?;
+        expect(world, "c", "a", 2)?;
+        if bytes(world, d, "a")? != [&content(1)[..], b"more"].concat() {
+            return broken("d/a has other bytes");
+        }
+        leaves_nothing(world, &["c", "d"])
+    },
+};
