@@ -266,10 +266,12 @@ impl Run {
                 let done = match of {
                     None => audit.step(&mut step)?,
                     Some(leaf) => {
-                        if !reaps.contains_key(&leaf) {
-                            reaps.insert(leaf, Reap::of(&tree, &reach, leaf)?);
-                        }
-                        let done = reaps.get_mut(&leaf).unwrap().step(&mut step)?;
+                        let mut reap = match reaps.remove(&leaf) {
+                            Some(reap) => reap,
+                            None => Reap::of(&tree, &reach, leaf)?,
+                        };
+                        let done = reap.step(&mut step)?;
+                        reaps.insert(leaf, reap);
                         if done && tree.has(leaf) {
                             step.contract(leaf)?;
                         }
