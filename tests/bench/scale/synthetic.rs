@@ -22,6 +22,7 @@ use cairnfs::meta::rows::{
     DirentRow, Extent, InodeRow, MAX_EXTENT_CHUNKS, NameHash, RegionEntry, RegionRow, STATE_KEY, State,
     Timestamp, dirent_key, extent_key, id_key,
 };
+use cairnfs::meta::versions::FIRST_VERSION;
 use cairnfs::meta::{Counter, Table};
 use cairnfs::pack::{HEADER_LEN, Location, PackId};
 use cairnfs::store::{FIRST_INO, Store};
@@ -354,7 +355,15 @@ fn write_state(store: &Arc<Store>, sums: &[(Counter, u64)], next: (u64, u64, u64
             counters[*counter as usize] = *value as i64;
         }
         let (next_chunk, next_ino, next_pack) = next;
-        let state = State { generation: 1, next_chunk, next_ino, next_pack, counters: *counters };
+        let state = State {
+            generation: 1,
+            next_chunk,
+            next_ino,
+            next_pack,
+            next_version: FIRST_VERSION,
+            next_subvolume: 1,
+            counters: *counters,
+        };
         txn.put(Table::State, STATE_KEY, &state.encode());
         Ok(())
     });
