@@ -23,19 +23,23 @@ use super::{Fs, check_name, posix};
 impl Fs {
     /// Finds a name. The kernel remembers the inode from here on.
     pub fn lookup(&self, parent: u64, name: &[u8]) -> Result<Attr> {
+        let is_dots = name == b"." || name == b"..";
+        if self.dropped.has(subvolume_of(parent)) {
+            // By a handle, or by a name that the kernel still has.
+            return posix(if is_dots { libc::ESTALE } else { libc::ENOENT });
+        }
         let ino = match name {
             b"." => parent,
             b".." => self.inode(parent)?.lock().row.parent,
             _ if name.len() > super::NAME_MAX => return posix(libc::ENAMETOOLONG),
             _ => {
-                self.refuse_dropped(parent)?;
                 let found = self.entry(&self.layers(), parent, name)?;
                 found.ok_or(Error::Posix(libc::ENOENT))?.ino
             }
         };
         let inode = self.inode(ino).map_err(|error| match error {
             // A name without an inode is damage; a handle without one is only stale.
-            Error::Posix(libc::ENOENT) if name == b"." || name == b".." => Error::Posix(libc::ESTALE),
+            Error::Posix(libc::ENOENT) if is_dots => Error::Posix(libc::ESTALE),
             Error::Posix(libc::ENOENT) => self.why_missing(parent, name, ino),
             other => other,
         })?;

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::meta::Counter;
 use crate::meta::rows::{DirentRow, Extent, InodeRow, NameHash, PROTECTING, SubvolumeRow};
 use crate::meta::versions::subvolumes::{self, public_ino, put_row, put_version, split_ino, subvolume_of};
-use crate::meta::versions::{Subvolume, Version};
+use crate::meta::versions::{Subvolume, Subvolumes, Version};
 use crate::sabotage::{Protection, out};
 use crate::store::{Batch, Member};
 use crate::sync::{Arc, MutexGuard};
@@ -161,45 +161,48 @@ impl Fs {
         if self.dropped.has(source) {
             return posix(libc::ENOENT);
         }
-        self.at_swap(|batch, number| {
-            let (layers, now) = (self.layers(), batch.subvolumes());
-            let row = subvolumes::row(&*layers, source)?.ok_or_else(|| subvolumes::missing(source))?;
-            let old = now.get(source).ok_or_else(|| subvolumes::missing(source))?.leaf;
-            let (moved, leaf) = (self.store.new_version(), self.store.new_version());
-            batch.begin_with(now.with_clone(source, number, (moved, leaf))?);
+        let (layers, number) = (self.layers(), self.store.new_subvolume());
+        let missing = || subvolumes::missing(source);
+        let row = subvolumes::row(&*layers, source)?.ok_or_else(missing)?;
+        let old = layers.subvolumes.get(source).ok_or_else(missing)?.leaf;
+        let (moved, leaf) = (self.store.new_version(), self.store.new_version());
+        let next = layers.subvolumes.with_clone(source, number, (moved, leaf))?;
+        let (born, name) = (Timestamp::now(), Vec::new());
+        let of_clone = SubvolumeRow { leaf, parent: 0, source, born, name, ..row.clone() };
+        self.at_swap(next, |batch| {
             for version in [moved, leaf] {
                 put_version(&batch.rows, version, Some(old));
             }
-            put_row(&batch.rows, source, &SubvolumeRow { leaf: moved, ..row.clone() });
-            let born = Timestamp::now();
-            let name = Vec::new();
-            put_row(&batch.rows, number, &SubvolumeRow { leaf, parent: 0, source, born, name, ..row });
-            Ok(())
-        })
+            put_row(&batch.rows, source, &SubvolumeRow { leaf: moved, ..row });
+            put_row(&batch.rows, number, &of_clone);
+        })?;
+        Ok(number)
     }
 
     /// Makes an empty subvolume without a name, whose root has this row.
     fn new_subvolume(&self, root_row: &InodeRow) -> Result<u64> {
         let _changing = self.hold_subvolumes();
-        self.at_swap(|batch, number| {
-            let (leaf, root) = (self.store.new_version(), self.store.new_ino());
-            batch.begin_with(batch.subvolumes().with_new(number, Subvolume { leaf, root })?);
+        let (layers, number) = (self.layers(), self.store.new_subvolume());
+        let (leaf, root) = (self.store.new_version(), self.store.new_ino());
+        let next = layers.subvolumes.with_new(number, Subvolume { leaf, root })?;
+        let (born, name) = (Timestamp::now(), Vec::new());
+        let row = SubvolumeRow { leaf, root, parent: 0, dropped: false, source: 0, born, name };
+        self.at_swap(next, |batch| {
             put_version(&batch.rows, leaf, None);
-            let (born, name) = (Timestamp::now(), Vec::new());
-            let row = SubvolumeRow { leaf, root, parent: 0, dropped: false, source: 0, born, name };
             put_row(&batch.rows, number, &row);
             put_inode(batch, public_ino(number, root), root_row);
-            Ok(())
-        })
+        })?;
+        Ok(number)
     }
 
-    /// Calls `change` with the new batch in the moment of a swap; returns the number of the new subvolume once the old
-    /// batch has drained and is durable.
-    fn at_swap(&self, change: impl FnOnce(&Batch, u64) -> Result<()>) -> Result<u64> {
-        let number = self.store.new_subvolume();
-        let mut changed = Ok(());
-        self.store.commits.commit_with(|batch| changed = change(batch, number))?;
-        changed.map(|()| number)
+    /// Lets the next batch begin with these subvolumes and rows; returns once the batch before it has drained and is
+    /// durable. Whoever calls holds the subvolumes, so that nobody else changes them meanwhile.
+    fn at_swap(&self, next: Subvolumes, write: impl FnOnce(&Batch)) -> Result<()> {
+        let begin = |batch: &Batch| {
+            batch.begin_with(next);
+            write(batch);
+        };
+        self.store.commits.commit_with(begin).map(drop)
     }
 
     /// Excludes drops and moves; taken out, a clone may overlook one.

@@ -119,6 +119,57 @@ fn a_disk_that_is_full_from_any_write_on_says_so_and_keeps_what_was_synced() {
     assert!(outcomes.refused > 20, "{outcomes:?}");
 }
 
+/// Small files, each made durable by an entry of the log that carries it, and folds between them.
+fn write_small(world: &World) -> (Result<()>, Files) {
+    let mut kept = BTreeMap::new();
+    let result = (0..24).try_for_each(|number| {
+        let (name, bytes) = (format!("small{number}"), random::content(8_000 + number, 3_000));
+        let ino = world.fs.mknod(ROOT_INO, name.as_bytes(), CALLER, libc::S_IFREG | 0o644, 0, 0)?.ino;
+        world.fs.write(ino, 0, &bytes, false)?;
+        world.fs.fsync(ino)?;
+        kept.insert(name, bytes);
+        if number % 6 == 5 { world.store.commits.fold() } else { Ok(()) }
+    });
+    (result, kept)
+}
+
+/// At each step of an entry, of a fold, of the replay at an opening, and of the end of the log.
+#[test]
+fn a_full_disk_at_any_step_of_the_log_loses_nothing_that_was_acknowledged() {
+    let _all = protected();
+    let (start, config, mut files) = store();
+    // Killed, so that each opening has something to replay.
+    let world = World::open(&start, &config).unwrap();
+    let (result, before) = write_small(&world);
+    result.unwrap();
+    let killed = start.cut_at(start.op_count(), 1);
+    world.close().unwrap();
+    files.extend(before);
+    let outcomes = at_each_step(
+        &killed,
+        |disk| {
+            opened(disk, &config, |world| {
+                (0..24)
+                    .for_each(|number| drop(world.fs.unlink(ROOT_INO, format!("small{number}").as_bytes())));
+                write_small(world)
+            })
+        },
+        |op, disk, kept| {
+            let others: Files = files
+                .iter()
+                .filter(|(name, _)| !name.starts_with("small"))
+                .map(|(n, b)| (n.clone(), b.clone()))
+                .collect();
+            for expected in [&others, &kept] {
+                assert_eq!(right(disk, &config, expected, ""), expected.len(), "full from operation {op} on");
+            }
+            assert_clean(disk, &config);
+        },
+    );
+    println!("the log: {outcomes:?}");
+    assert!(outcomes.refused > 20, "{outcomes:?}");
+}
+
 #[test]
 fn a_cycle_on_a_disk_that_gets_full_frees_what_it_can_and_loses_nothing() {
     let _all = protected();

@@ -16,7 +16,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tempfile::TempDir;
 
 use crate::results::{Results, Verdict};
-use crate::world::{Setup, World, tool};
+use crate::world::{Setup, World, cairnfs, tool};
 
 /// What fsx does, and on what mount.
 #[derive(Debug)]
@@ -153,16 +153,26 @@ impl Fsx {
         if output.status.success() { Ok(()) } else { Err(format!("{}\n{said}", output.status)) }
     }
 
-    /// One seed on the host and in the mount, part by part, with a new mount after each.
+    /// One seed on the host and in the mount, part by part, with a new mount after each. With an odd seed the file is in a
+    /// subvolume, and each part goes on in a clone of what the part before left, which is removed.
     fn seed(&self, seed: u64, host: &Path, mounted: &Mounted) -> Outcome {
         let configuration = Configuration::of(seed);
         let name = format!("fsx-{seed}");
-        let (there, here) = (host.join(&name), mounted.world.mnt.join(&name));
+        let in_clones = !seed.is_multiple_of(2);
+        let mut dir = mounted.world.mnt.clone();
+        if in_clones {
+            let plain = dir.join(format!("plain-{seed}"));
+            fs::create_dir(&plain).unwrap();
+            dir.push(format!("clone-{seed}-0"));
+            crate::clone(&plain, &dir);
+        }
+        let (there, mut here) = (host.join(&name), dir.join(&name));
         let part = self.ops.div_ceil(configuration.parts);
         let mut outcome = Outcome { host: Ok(()), ours: Ok(()) };
         for first in (1..=self.ops).step_by(part as usize) {
             let ops = first..=(first + part - 1).min(self.ops);
-            let call = |file| self.call(&Call { configuration, seed, ops: ops.clone(), file, words: &[] });
+            let call =
+                |file: &Path| self.call(&Call { configuration, seed, ops: ops.clone(), file, words: &[] });
             outcome.host = outcome.host.and_then(|()| call(&there));
             outcome.ours = outcome.ours.and_then(|()| call(&here));
             if outcome.ours.is_err() {
@@ -171,6 +181,14 @@ impl Fsx {
             mounted.remount();
             if outcome.host.is_ok() {
                 outcome.ours = same(&here, &there).map_err(|at| format!("mounted anew, byte {at} differs"));
+            }
+            if in_clones {
+                let next = mounted.world.mnt.join(format!("clone-{seed}-{first}"));
+                crate::clone(&dir, &next);
+                let said = cairnfs(&["rm".as_ref(), dir.as_os_str()]);
+                assert_eq!(said.code, 0, "{}", said.said());
+                here = next.join(&name);
+                dir = next;
             }
         }
         if outcome.ours.is_ok() {

@@ -28,12 +28,13 @@ mod tools;
 
 use std::env;
 use std::fs;
+use std::path::Path;
 
 use fsx::{CONFIGURATIONS, Fsx};
 use host::Host;
 use results::print_table;
 use skip::{need_fuse, need_root};
-use world::{Setup, World};
+use world::{Setup, World, cairnfs};
 
 /// The mount that is compared: as root mounts an ext4 without thinking, set-id programs and devices included.
 fn compared() -> Option<World> {
@@ -83,6 +84,31 @@ fn every_case_of_pjdfstest_that_the_host_passes() {
     assert!(worse.is_empty(), "{}", worse.join("\n"));
     assert!(there.count(results::Verdict::Pass) > 10, "the suite ran");
     world.close();
+}
+
+/// The same inside a clone of a clone.
+#[test]
+fn every_case_of_pjdfstest_in_a_clone_of_a_clone() {
+    let Some(program) = tools::find("pjdfstest") else { return };
+    let Some(world) = compared() else { return };
+    let host = Host::new();
+    let at = |name: &str| world.mnt.join(name);
+    fs::create_dir(at("plain")).unwrap();
+    clone(&at("plain"), &at("first"));
+    clone(&at("first"), &at("second"));
+    let run = |top, elsewhere| pjdfstest::Run { program: &program, top, elsewhere, only: "" }.results(false);
+    let there = run(&host.top, &world.mnt);
+    let here = run(&at("second"), &host.top);
+    let worse = here.worse_than(&there, &pjdfstest::EXCUSED);
+    assert!(worse.is_empty(), "{}", worse.join("\n"));
+    assert!(there.count(results::Verdict::Pass) > 10, "the suite ran");
+    world.close();
+}
+
+/// `cairnfs clone`.
+fn clone(source: &Path, target: &Path) {
+    let said = cairnfs(&["clone".as_ref(), source.as_os_str(), target.as_os_str()]);
+    assert_eq!(said.code, 0, "{}", said.said());
 }
 
 /// The negative control: nobody checks permissions there, and the suite has to say so.

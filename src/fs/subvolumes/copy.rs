@@ -86,6 +86,7 @@ impl Fs {
         (hash, name): (u64, &[u8]),
         entry: DirentRow,
     ) -> Result<()> {
+        self.claim_row()?;
         let source = self.inode(entry.ino)?;
         if let Some((ino, names)) = copy.linked.get_mut(&entry.ino) {
             *names += 1;

@@ -97,8 +97,8 @@ impl Fs {
         }
         self.dropped.remove(number);
         *self.dropped.audit.lock() = Some(Audit::default());
-        self.store.commits.commit_with(|batch| batch.begin_with(batch.subvolumes().without(&[number])))?;
-        Ok(())
+        let _changing = self.hold_subvolumes();
+        self.at_swap(self.layers().subvolumes.without(&[number]), |_| {})
     }
 
     /// One transaction: what it does is decided from what is committed alone. The leaves of subvolumes that are not
