@@ -104,6 +104,8 @@ fn writer_begins_in_the_cycle(world: &World, tree: &Tree) -> PathBuf {
     let base = base(world, tree);
     let cycle = world.hold_cycle("flipped");
     let (writer, snapshot) = writer(world, tree);
+    // What it has written so far has found its chunks.
+    world.sync();
     tool!("rm", "-rf", base);
     world.deletions_done();
     cycle.finish();
