@@ -94,7 +94,7 @@ impl Fs {
         umask: u32,
     ) -> Result<Attr> {
         if let Some(source) = self.wished(Place { parent, name }, caller) {
-            return self.make_clone(source, Place { parent, name });
+            return self.make_clone(source, Place { parent, name }, caller);
         }
         let mode = mode & 0o7777 | libc::S_IFDIR;
         let row = InodeRow { mode, nlink: 2, parent, ..InodeRow::default() };
@@ -156,7 +156,7 @@ impl Fs {
         row.generation = self.store.generation();
 
         let member = self.join()?;
-        let ino = public_ino(subvolume_of(parent), self.store.new_ino());
+        let ino = public_ino(subvolume_of(parent), self.store.new_ino()?);
         if let Some(leaf) = leaf_of(&member, ino)? {
             row.content = leaf.0;
         } else {

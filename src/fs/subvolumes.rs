@@ -13,13 +13,16 @@ mod copy;
 pub(super) mod dropped;
 mod reap;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ops::Bound;
 
 use crate::error::{Error, Result};
-use crate::meta::Counter;
-use crate::meta::rows::{DirentRow, Extent, InodeRow, NameHash, PROTECTING, SubvolumeRow};
-use crate::meta::versions::subvolumes::{self, public_ino, put_row, put_version, split_ino, subvolume_of};
+use crate::meta::rows::{DirentRow, Extent, InodeRow, NameHash, PROTECTING, SubvolumeRow, id_key, ino_of};
+use crate::meta::versions::subvolumes::{
+    self, LOCAL_LIMIT, public_ino, put_row, put_version, split_ino, subvolume_of,
+};
 use crate::meta::versions::{Subvolume, Subvolumes, Version};
+use crate::meta::{Counter, Table};
 use crate::sabotage::{Protection, out};
 use crate::store::{Batch, Member};
 use crate::sync::{Arc, MutexGuard};
@@ -73,8 +76,13 @@ impl Fs {
         let (old, own) = (Content::of(ino, &state.row), Content::at(ino, leaf));
         let (layers, most) = (self.layers(), self.options.extents_per_step);
         let (found, next) = extents::beginning_first(&layers, old, (from, u64::MAX), Vec::new(), most)?;
+        // A copy that a crash or an error cut off has left some: these are counted already.
+        let (left, _) = extents::beginning_first(&layers, own, (from, u64::MAX), Vec::new(), 1)?;
         for extent in &found {
-            self.copy_extent(member, ino, own, extent)?;
+            let is_there = || layers.get(own.table, &own.key(extent.offset));
+            if left.is_empty() || is_there()?.is_none() {
+                self.copy_extent(member, ino, own, extent)?;
+            }
         }
         state.copied = Some((leaf, next));
         if next < u64::MAX {
@@ -111,19 +119,28 @@ impl Fs {
             // Subvolumes are not nested, and what is cloned is the whole of one.
             return posix(libc::EINVAL);
         }
-        let owner = {
-            let inode = self.inode(source)?;
-            let state = inode.lock();
-            if !state.row.is_dir() {
-                return posix(libc::ENOTDIR);
+        self.may_clone(source, caller)?;
+        self.dropped.wish(Wish { parent, name: name.to_vec(), uid: caller.uid }, source);
+        Ok(())
+    }
+
+    fn may_clone(&self, source: u64, caller: Caller) -> Result<()> {
+        if subvolume_of(source) > 0 {
+            // One that is being made is in no memory yet.
+            let row = subvolumes::row(&*self.layers(), subvolume_of(source))?;
+            if row.is_none_or(|row| row.name.is_empty()) {
+                return posix(libc::ENOENT);
             }
-            state.row.uid
-        };
-        if caller.uid != 0 && caller.uid != owner {
+        }
+        let inode = self.inode(source)?;
+        let state = inode.lock();
+        if !state.row.is_dir() {
+            return posix(libc::ENOTDIR);
+        }
+        if caller.uid != 0 && caller.uid != state.row.uid {
             return posix(libc::EPERM);
         }
-        let wish = Wish { parent, name: name.to_vec(), uid: caller.uid };
-        if self.dropped.wish(wish, source) { Ok(()) } else { posix(libc::EAGAIN) }
+        Ok(())
     }
 
     /// The source of a clone that was wished for at a place.
@@ -133,7 +150,14 @@ impl Fs {
     }
 
     /// Makes a clone of `source` at a place.
-    pub(super) fn make_clone(self: &Arc<Self>, source: u64, place: Place<'_>) -> Result<Attr> {
+    pub(super) fn make_clone(
+        self: &Arc<Self>,
+        source: u64,
+        place: Place<'_>,
+        caller: Caller,
+    ) -> Result<Attr> {
+        // The owner may have changed since the wish.
+        self.may_clone(source, caller)?;
         self.refuse_protected(&self.tree.shared(), &[place.parent])?;
         if self.entry(&self.layers(), place.parent, place.name)?.is_some() {
             return posix(libc::EEXIST);
@@ -161,10 +185,11 @@ impl Fs {
         if self.dropped.has(source) {
             return posix(libc::ENOENT);
         }
-        let (layers, number) = (self.layers(), self.store.new_subvolume());
+        let (layers, number) = (self.layers(), self.store.new_subvolume()?);
         let missing = || subvolumes::missing(source);
         let row = subvolumes::row(&*layers, source)?.ok_or_else(missing)?;
         let old = layers.subvolumes.get(source).ok_or_else(missing)?.leaf;
+        let mut nameless = self.orphans_of(source)?;
         let (moved, leaf) = (self.store.new_version(), self.store.new_version());
         let next = layers.subvolumes.with_clone(source, number, (moved, leaf))?;
         let (born, name) = (Timestamp::now(), Vec::new());
@@ -176,14 +201,46 @@ impl Fs {
             put_row(&batch.rows, source, &SubvolumeRow { leaf: moved, ..row });
             put_row(&batch.rows, number, &of_clone);
         })?;
+        nameless.extend(self.orphans_of(source)?);
+        self.disown(number, &nameless)?;
         Ok(number)
+    }
+
+    /// The inodes without a name in a subvolume, by their numbers in it.
+    fn orphans_of(&self, number: u64) -> Result<BTreeSet<u64>> {
+        let mut found = BTreeSet::new();
+        let (from, to) = (id_key(public_ino(number, 0)), id_key(public_ino(number, LOCAL_LIMIT - 1)));
+        let range = (Bound::Included(&from[..]), Bound::Included(&to[..]));
+        self.layers().scan(Table::Orphans, range.0, range.1, |key, _| {
+            found.insert(split_ino(ino_of(key)?).1);
+            Ok(true)
+        })?;
+        Ok(found)
+    }
+
+    /// Queues for removal what had no name in the source of a clone: nobody can open it in the clone, which would keep
+    /// it for as long as it lives.
+    fn disown(&self, number: u64, nameless: &BTreeSet<u64>) -> Result<()> {
+        let nameless: Vec<u64> = nameless.iter().map(|local| public_ino(number, *local)).collect();
+        for some in nameless.chunks(self.options.extents_per_step.max(1)) {
+            let member = self.join()?;
+            let (layers, subvolumes) = (self.layers(), member.subvolumes());
+            for &ino in some {
+                let row = Rows::of(&*layers, &subvolumes).inode(ino)?;
+                if row.is_some_and(|row| row.nlink == 0) {
+                    member.rows.put(Table::Orphans, &id_key(ino), &[]);
+                    member.rows.count(Counter::Orphans, 1);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Makes an empty subvolume without a name, whose root has this row.
     fn new_subvolume(&self, root_row: &InodeRow) -> Result<u64> {
         let _changing = self.hold_subvolumes();
-        let (layers, number) = (self.layers(), self.store.new_subvolume());
-        let (leaf, root) = (self.store.new_version(), self.store.new_ino());
+        let (layers, number) = (self.layers(), self.store.new_subvolume()?);
+        let (leaf, root) = (self.store.new_version(), self.store.new_ino()?);
         let next = layers.subvolumes.with_new(number, Subvolume { leaf, root })?;
         let (born, name) = (Timestamp::now(), Vec::new());
         let row = SubvolumeRow { leaf, root, parent: 0, dropped: false, source: 0, born, name };
@@ -228,6 +285,8 @@ impl Fs {
         if dir.row.nlink >= LINK_MAX {
             return posix(libc::EMLINK);
         }
+        // A clone of this one, by its number, would move it meanwhile.
+        let held = self.hold_subvolumes();
         let member = self.join()?;
         let (layers, now) = (self.layers(), Timestamp::now());
         let row = subvolumes::row(&*layers, number)?.ok_or_else(|| subvolumes::missing(number))?;
@@ -244,6 +303,7 @@ impl Fs {
         self.add_entry(&member, parent, &mut dir, name, entry, now);
         self.directory_came(&tree, &dir, true);
         drop(member);
+        drop(held);
         let attr = inode.lock().attr(ino);
         Ok(attr)
     }
@@ -332,16 +392,14 @@ impl Fs {
         Ok(())
     }
 
-    /// What an opening finds dropped, or without a name: a clone whose making was cut off.
+    /// What an opening finds dropped, or without a name: a clone whose making was cut off. One whose row has a name
+    /// that its directory lacks is damaged, and stays: absence is never a drop (I7).
     pub(super) fn find_dropped(&self) -> Result<()> {
         let layers = self.layers();
         for (number, row) in subvolumes::read_rows(&*layers)? {
-            let root = public_ino(number, row.root);
-            let named = !row.name.is_empty()
-                && self.entry(&layers, row.parent, &row.name)?.is_some_and(|entry| entry.ino == root);
             if row.dropped {
                 self.dropped.insert(number);
-            } else if !named && self.store.batches.writable().is_ok() {
+            } else if row.name.is_empty() && self.store.batches.writable().is_ok() {
                 self.drop_nameless(number)?;
             }
         }

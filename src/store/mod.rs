@@ -347,7 +347,7 @@ impl Store {
     }
 
     /// A new inode number; none is ever given twice.
-    pub fn new_ino(&self) -> u64 {
+    pub fn new_ino(&self) -> Result<u64> {
         self.numbers.new_ino()
     }
 
@@ -357,7 +357,7 @@ impl Store {
     }
 
     /// The number of a new subvolume; none is ever given twice.
-    pub fn new_subvolume(&self) -> u64 {
+    pub fn new_subvolume(&self) -> Result<u64> {
         self.numbers.new_subvolume()
     }
 

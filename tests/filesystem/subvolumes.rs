@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 
 use cairnfs::Result;
-use cairnfs::fs::{ROOT_INO, RenameFlags, SetAttr};
+use cairnfs::fs::{Caller, ROOT_INO, RenameFlags, SetAttr};
 use cairnfs::media::sim::SimMedia;
-use cairnfs::meta::Table;
+use cairnfs::meta::rows::{Extent, content_extent_key, decode_content_key};
+use cairnfs::meta::{Counter, Table};
 
 use crate::random::{self, Random, seeds};
 use crate::world::{CALLER, World, config, new_disk, protected};
@@ -379,4 +380,102 @@ fn each_clone_is_a_copy_of_its_own() {
         }
         run.world.close().unwrap();
     }
+}
+
+#[test]
+fn what_has_no_name_when_its_subvolume_is_cloned_is_not_kept_by_the_clone() {
+    let _all = protected();
+    let world = World::open(&new_disk(), &config()).unwrap();
+    let plain = world.mkdir(ROOT_INO, "plain");
+    let source = world.clone_dir(plain, "source").unwrap();
+    let ino = world.create(source, "open");
+    world.fs.write(ino, 0, &random::content(3, 50_000), false).unwrap();
+    world.fs.unlink(source, b"open").unwrap();
+    world.clone_dir(source, "clone").unwrap();
+    assert_eq!(world.read(ino).unwrap().len(), 50_000, "it is still open");
+    world.fs.forget(ino, u64::MAX);
+    world.fs.drain_orphans().unwrap();
+    // What several branches hide goes with an audit, which comes after a drop.
+    let other = world.clone_dir(plain, "other").unwrap();
+    world.drop_subvolume(other, "other").unwrap();
+    world.reap_subvolumes();
+    assert_eq!((world.rows(Table::SubExtents), world.rows(Table::Orphans)), (0, 0));
+    assert!(world.check().is_clean());
+    world.close().unwrap();
+}
+
+#[test]
+fn a_subvolume_that_its_directory_does_not_name_is_not_taken_for_a_dropped_one() {
+    let _all = protected();
+    let disk = new_disk();
+    let world = World::open(&disk, &config()).unwrap();
+    let plain = world.mkdir(ROOT_INO, "plain");
+    let root = world.clone_dir(plain, "kept").unwrap();
+    let file = world.save_in(root, "file", b"kept");
+    world.fs.sync().unwrap();
+    let lose_name = |txn: &mut cairnfs::meta::Txn<'_>, _: &mut cairnfs::meta::Sums| {
+        let rows = txn.rows(Table::Dirents, &[0], &[0xff], usize::MAX)?;
+        let (name, _) = rows.iter().find(|(key, _)| key.ends_with(b"kept")).unwrap();
+        txn.remove_range(Table::Dirents, name, &[name, &[0][..]].concat(), 1).map(drop)
+    };
+    world.store.commits.rewrite(true, lose_name).unwrap();
+    world.close().unwrap();
+    let world = World::open(&disk, &config()).unwrap();
+    world.reap_subvolumes();
+    assert_eq!(world.read(file).unwrap(), b"kept");
+    world.close().unwrap();
+}
+
+#[test]
+fn a_copy_that_was_cut_off_is_counted_once() {
+    let _all = protected();
+    let world = World::open(&new_disk(), &config()).unwrap();
+    let plain = world.mkdir(ROOT_INO, "plain");
+    let source = world.clone_dir(plain, "source").unwrap();
+    let file = world.save_in(source, "file", &random::content(5, 50_000));
+    world.fs.sync().unwrap();
+    world.clone_dir(source, "clone").unwrap();
+    world.fs.sync().unwrap();
+    // What a power cut leaves between two steps of the first write.
+    let leaf = world.store.layers().subvolumes.get(file >> 36).unwrap().leaf;
+    let cut_off = |txn: &mut cairnfs::meta::Txn<'_>, sums: &mut cairnfs::meta::Sums| {
+        for (key, row) in txn.rows(Table::SubExtents, &[0], &[0xff], usize::MAX)? {
+            let (local, _, offset) = decode_content_key(&key)?;
+            txn.put(Table::SubExtents, &content_extent_key(local, leaf, offset), &row);
+            sums[Counter::ReferencedBytes as usize] += Extent::decode(offset, &row)?.len as i64;
+        }
+        Ok(())
+    };
+    world.store.commits.rewrite(true, cut_off).unwrap();
+    world.fs.write(file, 10, b"first", false).unwrap();
+    world.fs.sync().unwrap();
+    let mut referenced = 0;
+    let all = std::ops::Bound::Unbounded;
+    let add = |key: &[u8], row: &[u8]| {
+        referenced += Extent::decode(decode_content_key(key)?.2, row)?.len;
+        Ok(true)
+    };
+    world.store.layers().scan(Table::SubExtents, all, all, add).unwrap();
+    assert_eq!(world.store.commits.counter(Counter::ReferencedBytes), referenced);
+    world.close().unwrap();
+}
+
+#[test]
+fn wishes_for_clones_do_not_pile_up_and_count_for_owners_alone() {
+    let _all = protected();
+    let world = World::open(&new_disk(), &config()).unwrap();
+    let plain = world.mkdir(ROOT_INO, "plain");
+    let user = Caller { uid: 1000, ..CALLER };
+    let own = world.fs.mkdir(ROOT_INO, b"own", user, 0o755, 0).unwrap().ino;
+    for number in 0..3_000 {
+        world.fs.wish_clone(ROOT_INO, format!("never{number}").as_bytes(), own, user).unwrap();
+    }
+    world.clone_dir(plain, "clone").unwrap();
+    assert_eq!(world.rows(Table::Subvolumes), 2, "two rows of one subvolume");
+    world.fs.wish_clone(ROOT_INO, b"late", own, user).unwrap();
+    let given = SetAttr { uid: Some(0), ..SetAttr::default() };
+    world.fs.setattr(own, CALLER, &given).unwrap();
+    let refused = world.fs.mkdir(ROOT_INO, b"late", user, 0o755, 0);
+    assert!(matches!(refused, Err(cairnfs::Error::Posix(libc::EPERM))), "{refused:?}");
+    world.close().unwrap();
 }

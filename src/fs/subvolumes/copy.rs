@@ -100,7 +100,7 @@ impl Fs {
         }
         self.flush(&source, Flush::Wanted)?;
         let state = source.lock_quiescent();
-        let ino = public_ino(copy.number, self.store.new_ino());
+        let ino = public_ino(copy.number, self.store.new_ino()?);
         let is_dir = state.row.is_dir();
         let nlink = if is_dir { 2 } else { 1 };
         let mut row = InodeRow { nlink, parent: dir, entries: 0, ..state.row.clone() };

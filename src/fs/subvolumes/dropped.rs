@@ -16,7 +16,8 @@ pub struct Wish {
     pub uid: u32,
 }
 
-/// Wishes that are kept at a time; whoever asks and never comes back costs no more.
+/// Wishes that are kept at a time; whoever asks and never comes back costs no more. Beyond them the oldest one goes of
+/// whoever has most, so that nobody can keep the others from cloning.
 const WISHES: usize = 1024;
 
 /// What was removed and not yet reaped, and what may be.
@@ -30,8 +31,8 @@ pub struct Dropped {
     any: AtomicBool,
     /// Roots that the next rmdir(2) may remove with all that is below.
     allowed: Mutex<HashSet<u64>>,
-    /// What the next mkdir(2) of a name makes a clone of.
-    wishes: Mutex<HashMap<Wish, u64>>,
+    /// What the next mkdir(2) of a name makes a clone of, the oldest wish first.
+    wishes: Mutex<Vec<(Wish, u64)>>,
     /// Held over the swap of a clone, and from before the join of whoever drops or moves a subvolume until it leaves.
     /// Lock order: after the locks of inodes, before membership.
     changing: Mutex<()>,
@@ -75,6 +76,13 @@ impl Dropped {
         }
     }
 
+    /// Somebody remembers an inode of it, perhaps again: the batch that counts is one after the next FORGET.
+    pub fn used(&self, number: u64) {
+        if let Some(since) = self.numbers.lock().get_mut(&number) {
+            *since = None;
+        }
+    }
+
     /// It is reaped.
     pub fn remove(&self, number: u64) {
         self.numbers.lock().remove(&number);
@@ -100,19 +108,29 @@ impl Dropped {
         self.allowed.lock().contains(&root)
     }
 
-    /// The next mkdir(2) of this name by this user is to make a clone of `source`. False if too many are kept.
-    pub fn wish(&self, wish: Wish, source: u64) -> bool {
+    /// The next mkdir(2) of this name by this user is to make a clone of `source`.
+    pub fn wish(&self, wish: Wish, source: u64) {
         let mut wishes = self.wishes.lock();
-        if wishes.len() >= WISHES && !wishes.contains_key(&wish) {
-            return false;
+        wishes.retain(|(other, _)| *other != wish);
+        if wishes.len() >= WISHES {
+            let mut of_users: HashMap<u32, usize> = HashMap::new();
+            wishes.iter().for_each(|(wish, _)| *of_users.entry(wish.uid).or_default() += 1);
+            let most = of_users.into_iter().max_by_key(|(_, count)| *count).map(|(uid, _)| uid);
+            if let Some(oldest) = wishes.iter().position(|(wish, _)| Some(wish.uid) == most) {
+                wishes.remove(oldest);
+            }
         }
-        wishes.insert(wish, source);
-        true
+        wishes.push((wish, source));
     }
 
     /// The source of a wish, which ends with that. `wish` is asked for only if there are any.
     pub fn take_wish(&self, wish: impl FnOnce() -> Wish) -> Option<u64> {
         let mut wishes = self.wishes.lock();
-        if wishes.is_empty() { None } else { wishes.remove(&wish()) }
+        if wishes.is_empty() {
+            return None;
+        }
+        let wish = wish();
+        let at = wishes.iter().position(|(other, _)| *other == wish)?;
+        Some(wishes.remove(at).1)
     }
 }

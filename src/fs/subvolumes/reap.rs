@@ -56,6 +56,8 @@ impl Fs {
         let mut ready = Vec::new();
         for (number, since) in dropped {
             if used.contains(&number) && waits_for_forget() {
+                // A lookup that began before the drop may have brought one back since.
+                self.dropped.used(number);
                 continue;
             }
             match since {

@@ -100,9 +100,14 @@ pub fn read_rows(rows: &dyn Rows) -> Result<BTreeMap<u64, SubvolumeRow>> {
     Ok(found)
 }
 
-/// The row of a subvolume.
+/// The row of a subvolume, by whichever of its copies there is.
 pub fn row(rows: &dyn Rows, number: u64) -> Result<Option<SubvolumeRow>> {
-    rows.get(Table::Subvolumes, &subvolume_key(0, number))?.map(|row| SubvolumeRow::decode(&row)).transpose()
+    for copy in 0..COPIES {
+        if let Some(row) = rows.get(Table::Subvolumes, &subvolume_key(copy, number))? {
+            return SubvolumeRow::decode(&row).map(Some);
+        }
+    }
+    Ok(None)
 }
 
 /// Writes the rows of a subvolume.
@@ -119,6 +124,12 @@ pub fn put_version(into: &Memtable, version: Version, parent: Option<Version>) {
 /// Bits of an inode's number that say which it is in its subvolume; those above say which subvolume. Outside all
 /// subvolumes these are 0.
 const LOCAL_BITS: u32 = 36;
+
+/// No inode has this number or a greater one inside its subvolume, and none outside all of them has.
+pub const LOCAL_LIMIT: u64 = 1 << LOCAL_BITS;
+
+/// No subvolume has this number or a greater one.
+pub const SUBVOLUME_LIMIT: u64 = 1 << (u64::BITS - LOCAL_BITS);
 
 /// The number that everybody knows an inode by.
 pub fn public_ino(number: u64, local: u64) -> u64 {

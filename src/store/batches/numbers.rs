@@ -5,8 +5,10 @@
 //! (`docs/decisions/0007-id-gaps.md`).
 
 use crate::chunk::ChunkId;
+use crate::error::{Error, Result};
 use crate::meta::rows::State;
 use crate::meta::versions::Version;
+use crate::meta::versions::subvolumes::{LOCAL_LIMIT, SUBVOLUME_LIMIT};
 use crate::sync::{AtomicU64, Ordering};
 
 /// Inode numbers below this are the root's and the control directory's.
@@ -48,9 +50,10 @@ impl Numbers {
         ChunkId(self.chunk.load(Ordering::Acquire))
     }
 
-    /// A new inode number; none is ever given twice.
-    pub fn new_ino(&self) -> u64 {
-        self.ino.fetch_add(1, Ordering::Relaxed)
+    /// A new inode number; none is ever given twice. ENOSPC once all are given: a greater one would be that of an
+    /// inode in another subvolume.
+    pub fn new_ino(&self) -> Result<u64> {
+        next(&self.ino, LOCAL_LIMIT, "inode")
     }
 
     /// The next inode number.
@@ -68,9 +71,9 @@ impl Numbers {
         self.version.load(Ordering::Acquire)
     }
 
-    /// The number of a new subvolume.
-    pub fn new_subvolume(&self) -> u64 {
-        self.subvolume.fetch_add(1, Ordering::Relaxed)
+    /// The number of a new subvolume; ENOSPC once all are given.
+    pub fn new_subvolume(&self) -> Result<u64> {
+        next(&self.subvolume, SUBVOLUME_LIMIT, "subvolume")
     }
 
     /// The next number of a subvolume.
@@ -86,5 +89,37 @@ impl Numbers {
     /// Begins the next generation and returns its number.
     pub fn raise_generation(&self) -> u64 {
         self.generation.fetch_add(1, Ordering::AcqRel) + 1
+    }
+}
+
+fn next(of: &AtomicU64, limit: u64, what: &str) -> Result<u64> {
+    let more = |number: u64| (number < limit).then(|| number + 1);
+    of.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).map_err(|_| {
+        tracing::error!("this store has given all {limit} numbers of its kind: no new {what} can be made");
+        Error::Posix(libc::ENOSPC)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_number_is_given_and_none_after_it() {
+        let last = |limit: u64| AtomicU64::new(limit - 1);
+        let numbers = Numbers {
+            chunk: AtomicU64::new(1),
+            ino: last(LOCAL_LIMIT),
+            version: AtomicU64::new(1),
+            subvolume: last(SUBVOLUME_LIMIT),
+            generation: AtomicU64::new(1),
+        };
+        assert_eq!(numbers.new_ino().unwrap(), (1 << 36) - 1);
+        assert_eq!(numbers.new_subvolume().unwrap(), (1 << 28) - 1);
+        for _ in 0..2 {
+            assert!(matches!(numbers.new_ino(), Err(Error::Posix(libc::ENOSPC))));
+            assert!(matches!(numbers.new_subvolume(), Err(Error::Posix(libc::ENOSPC))));
+        }
+        assert_eq!((numbers.next_ino(), numbers.next_subvolume()), (1 << 36, 1 << 28));
     }
 }
