@@ -47,6 +47,9 @@ fn text(report: &RepairReport) -> String {
         lines.push(format!("{} commits come from the log", count(report.log_entries)));
     }
     lines.extend(report.log_fault.as_ref().map(|what| format!("of the log something is lost: {what}")));
+    lines.extend(report.log_unfinished.as_ref().map(|what| {
+        format!("the end of the log: {what}; either nobody was told that it is durable, or it is damaged")
+    }));
     lines.extend(
         report.damaged_backups.iter().map(|backup| format!("a metadata backup is damaged: {backup}")),
     );

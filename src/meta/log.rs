@@ -36,6 +36,8 @@ const BLOCK_HEAD: usize = 16;
 const CONTENT: usize = BLOCK - BLOCK_HEAD;
 /// Digests and lengths.
 const ENTRY_HEAD: usize = 32 + 32 + 4 + 4 + 4;
+/// Bytes that a log has at least before its first entry is written.
+pub const LEAST: u64 = 256 << 10;
 /// Bytes that are blanked at once.
 const BLANKED: usize = 1 << 20;
 /// Pack, offset and length of a record.
@@ -134,6 +136,8 @@ pub struct Salvaged {
     pub entries: Vec<Entry>,
     /// Which are missing, if others follow them.
     pub fault: Option<String>,
+    /// As in [`Replayed`].
+    pub unfinished: Option<String>,
 }
 
 /// The file.
@@ -282,6 +286,9 @@ impl Log {
             self.next += len;
         }
         let unfinished = self.look_behind(&last, blocks)?;
+        if let Some(what) = self.cut_off(entries.len())? {
+            return Err(Error::damaged(what));
+        }
         Ok(Replayed { entries, last, last_begins, unfinished })
     }
 
@@ -290,7 +297,7 @@ impl Log {
         let failed = |error| Error::io("reading the log of commits", error);
         let blocks = self.file.len().map_err(failed)? / BLOCK as u64;
         let (mut entries, mut fault, mut last, mut at) = (Vec::new(), None, folded.number, 0);
-        let mut highest = last;
+        let (mut highest, mut end) = (last, 0);
         while at < blocks {
             let kind = self.read_block(at)?.0;
             if let Block::Of(number, _) = kind {
@@ -317,6 +324,7 @@ impl Log {
             }
             entries.push(entry);
             (last, at) = (position.number, at + len);
+            end = at;
         }
         if highest > last + 1 {
             // Nobody could follow an entry that was not synced.
@@ -325,7 +333,26 @@ impl Log {
                 last + 1
             ));
         }
-        Ok(Salvaged { entries, fault })
+        if let Some(what) = self.cut_off(entries.len())? {
+            fault.get_or_insert(what);
+        }
+        let mut unfinished = None;
+        for at in end..blocks {
+            unfinished = unfinished_by(self.read_block(at)?.0, last + 1, at == end).or(unfinished);
+        }
+        Ok(Salvaged { entries, fault, unfinished })
+    }
+
+    /// Says that the file lost its end, if its length and so many entries in it show that. The first may have been written,
+    /// and not acknowledged, while the file was that short; the second was not.
+    fn cut_off(&self, entries: usize) -> Result<Option<String>> {
+        let len = self.file.len().map_err(|error| Error::io("reading the log of commits", error))?;
+        let least = self.size.min(LEAST);
+        Ok((entries > 1 && len < least).then(|| {
+            format!(
+                "the log of commits is cut off: {LOG_FILE} has {len} bytes, and had at least {least} when its last commits were written"
+            )
+        }))
     }
 
     fn read_block(&self, at: u64) -> Result<(Block, [u8; BLOCK])> {
@@ -381,17 +408,24 @@ impl Log {
                         "entry {number} of the log of commits is damaged, and entry {later} follows it"
                     )));
                 }
-                Block::Of(same, _) if same == number => {
-                    unfinished = Some(format!("the last commit, number {number} of the log, is not whole"));
-                }
-                Block::Broken if at == self.next => {
-                    unfinished =
-                        Some(format!("what stands in the log where commit {number} would be is none"));
-                }
-                Block::Of(..) | Block::Broken | Block::Empty => {}
+                kind => unfinished = unfinished_by(kind, number, at == self.next).or(unfinished),
             }
         }
         Ok(unfinished)
+    }
+}
+
+/// What a block behind the last whole entry says of the next, which has this number and would begin at the block that
+/// `is_first`.
+fn unfinished_by(block: Block, number: u64, is_first: bool) -> Option<String> {
+    match block {
+        Block::Of(same, _) if same == number => {
+            Some(format!("the last commit, number {number} of the log, is not whole"))
+        }
+        Block::Broken if is_first => {
+            Some(format!("what stands in the log where commit {number} would be is none"))
+        }
+        Block::Of(..) | Block::Broken | Block::Empty => None,
     }
 }
 

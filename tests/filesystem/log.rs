@@ -19,7 +19,7 @@ use cairnfs::store::StoreConfig;
 use crate::random::{self, Random, seeds};
 use crate::world::{CALLER, World, config, new_disk, protected, without};
 
-const BLOCK: usize = 4096;
+pub const BLOCK: usize = 4096;
 
 /// All rows of a store, however they stand.
 fn rows(world: &World) -> BTreeMap<(&'static str, Vec<u8>), Vec<u8>> {
@@ -132,14 +132,14 @@ fn fdatasync_of_a_durable_file_costs_nothing() {
     world.close().unwrap();
 }
 
-const FILES: u64 = 6;
+pub const FILES: u64 = 6;
 
-fn content(number: u64) -> Vec<u8> {
+pub fn content(number: u64) -> Vec<u8> {
     random::content(number, 2_000 + 2_000 * number as usize)
 }
 
 /// A store that was killed with one file in the database and others in entries of the log.
-fn killed() -> (SimMedia, StoreConfig) {
+pub fn killed() -> (SimMedia, StoreConfig) {
     let (disk, config) = (new_disk(), config());
     let world = World::open(&disk, &config).unwrap();
     for number in 0..FILES {
@@ -155,7 +155,7 @@ fn killed() -> (SimMedia, StoreConfig) {
 }
 
 /// Which files are there, each as it was written.
-fn there(world: &World) -> Vec<u64> {
+pub fn there(world: &World) -> Vec<u64> {
     let is_there = |number: &u64| match world.find(&format!("f{number}")) {
         Ok(ino) => {
             assert!(world.read(ino).unwrap() == content(*number), "f{number} has other bytes");
@@ -237,7 +237,7 @@ fn a_log_that_is_gone_is_missed_only_where_it_had_something() {
 
 /// What a store has after a repair: all entries before the damaged one, and those behind it as far as they stand by
 /// themselves; never other bytes.
-fn repaired(hurt: &SimMedia, config: &StoreConfig) -> (Vec<u64>, cairnfs::check::repair::RepairReport) {
+pub fn repaired(hurt: &SimMedia, config: &StoreConfig) -> (Vec<u64>, cairnfs::check::repair::RepairReport) {
     let report = repair(&(Arc::new(hurt.clone()) as Arc<dyn Media>), config, true).unwrap();
     let world = World::open(hurt, config).unwrap();
     let files = there(&world);

@@ -15,6 +15,8 @@ mod golden;
 mod growth;
 mod heal;
 mod log;
+mod log_damage;
+mod log_full;
 mod model;
 mod power;
 mod power_repair;

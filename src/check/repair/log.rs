@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::media::{Media, MediaFile, open_or_create};
-use crate::meta::log::{Entry, FoldedRow, LOG_FILE, Log};
+use crate::meta::log::{Entry, FoldedRow, LEAST, LOG_FILE, Log};
 use crate::meta::{Kv, Table};
 use crate::pack::{PackStore, restore};
 
@@ -50,8 +50,9 @@ pub(super) fn read(
         }
         return Ok(Newer::default());
     };
-    let salvaged = Log::new(file, size, folded.key).salvage(&folded.folded)?;
+    let salvaged = Log::new(file, size.max(LEAST), folded.key).salvage(&folded.folded)?;
     report.log_fault = salvaged.fault;
+    report.log_unfinished = salvaged.unfinished;
     report.log_entries = salvaged.entries.len() as u64;
     Ok(Newer { entries: salvaged.entries })
 }

@@ -53,6 +53,9 @@ pub struct RepairReport {
     /// What is missing of the log, if anything is.
     #[serde(default)]
     pub log_fault: Option<String>,
+    /// What stands at the end of the log and is no complete commit: one that nobody was told is durable, or a damaged one.
+    #[serde(default)]
+    pub log_unfinished: Option<String>,
     /// The metadata backup that was used, by its number; its generation.
     pub backup: Option<(u64, u64)>,
     /// Newer backups that are damaged.

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::media::{Media, open_or_create};
-use crate::meta::log::{FOLDED_KEY, FoldedRow, LOG_FILE, Log, Position};
+use crate::meta::log::{FOLDED_KEY, FoldedRow, LEAST, LOG_FILE, Log, Position};
 use crate::meta::{Kv, Run, Table};
 use crate::pack::{PackStore, restore};
 use crate::sync::Arc;
@@ -11,8 +11,6 @@ use super::super::space::SpaceManager;
 
 /// Bytes of the log, at most.
 const MOST: u64 = 8 << 20;
-/// And at least, however small the reserve.
-const LEAST: u64 = 256 << 10;
 
 /// The log of a store, and what it has beyond the database.
 pub struct Replay {
