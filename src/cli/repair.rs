@@ -43,13 +43,7 @@ fn text(report: &RepairReport) -> String {
         Database::Unreadable => format!("the metadata database cannot be opened: {}", fault(report)),
         Database::Missing => "the metadata database is missing or empty".to_owned(),
     });
-    if report.log_entries > 0 {
-        lines.push(format!("{} commits come from the log", count(report.log_entries)));
-    }
-    lines.extend(report.log_fault.as_ref().map(|what| format!("of the log something is lost: {what}")));
-    lines.extend(report.log_unfinished.as_ref().map(|what| {
-        format!("the end of the log: {what}; either nobody was told that it is durable, or it is damaged")
-    }));
+    lines.extend(of_log(report));
     lines.extend(
         report.damaged_backups.iter().map(|backup| format!("a metadata backup is damaged: {backup}")),
     );
@@ -108,6 +102,16 @@ fn text(report: &RepairReport) -> String {
         lines.push(format!("the old database was kept as {aside}"));
     }
     lines.join("\n") + "\n"
+}
+
+fn of_log(report: &RepairReport) -> impl Iterator<Item = String> {
+    let entries = report.log_entries;
+    let taken = (entries > 0).then(|| format!("{} commits come from the log", count(entries)));
+    let lost = report.log_fault.as_ref().map(|what| format!("of the log something is lost: {what}"));
+    let unfinished = report.log_unfinished.as_ref().map(|what| {
+        format!("the end of the log: {what}; either nobody was told that it is durable, or it is damaged")
+    });
+    [taken, lost, unfinished].into_iter().flatten()
 }
 
 fn fault(report: &RepairReport) -> &str {

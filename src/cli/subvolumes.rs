@@ -1,7 +1,7 @@
 //! `cairnfs clone` and `cairnfs rm`.
 //!
-//! Both say what is wanted by an attribute of the directory that has the name, and then make or remove that name as
-//! mkdir(1) and rmdir(1) do: so the kernel asks whether the user may, and knows what has become of the name. No socket
+//! Both say what is wanted by an attribute, and then make or remove a name as mkdir(1) and rmdir(1) do: so the kernel
+//! asks whether the user may, also whether what is cloned can be reached, and knows what has become of the name. No socket
 //! is needed, and no right to reach the daemon.
 
 use std::fs::{self, File, Metadata};
@@ -70,14 +70,14 @@ fn clone_one(source: &Path, target: &Path) -> Result<()> {
     }
     // What was written before is to be in it, also what the kernel still holds.
     write_out_all(&opened).map_err(|error| Error::io(show(source).to_string(), error))?;
-    let ask = |ino: u64| {
-        let wish = [ino.to_string().as_bytes(), b" ", name.as_bytes()].concat();
-        rustix::fs::fsetxattr(&opened, CLONE_ATTRIBUTE, &wish, XattrFlags::empty())
+    let ask = |sign: &[u8]| {
+        let wish = [sign, there.ino().to_string().as_bytes(), b" ", name.as_bytes()].concat();
+        rustix::fs::setxattr(source, CLONE_ATTRIBUTE, &wish, XattrFlags::empty())
     };
-    ask(found.ino()).map_err(|errno| refused(errno, source, target))?;
+    ask(b"").map_err(|errno| refused(errno, source, target))?;
     fs::create_dir(target).map_err(|error| {
         // Or the next directory of that name would be a clone.
-        let _ = ask(0);
+        let _ = ask(b"-");
         let what = format!("cloning {} to {}", show(source), show(target));
         match error.raw_os_error() {
             Some(libc::EINVAL) => Error::Usage(format!("{what}: it has subvolumes in it; clone these")),
@@ -94,8 +94,8 @@ fn refused(errno: Errno, source: &Path, target: &Path) -> Error {
             show(source),
             show(target)
         )),
-        Errno::PERM => Error::io(
-            format!("{}: only its owner and root may clone it", show(source)),
+        Errno::PERM | Errno::ACCESS => Error::io(
+            format!("{}: only its owner, who may write it, and root may clone it", show(source)),
             io::Error::from(errno),
         ),
         other => Error::io(format!("cloning {}", show(source)), io::Error::from(other)),

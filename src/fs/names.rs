@@ -215,15 +215,20 @@ impl Fs {
 
     /// Removes a name of anything but a directory.
     pub fn unlink(&self, parent: u64, name: &[u8]) -> Result<()> {
-        self.remove(parent, name, false)
+        self.remove(parent, name, false, None)
     }
 
     /// Removes an empty directory.
     pub fn rmdir(&self, parent: u64, name: &[u8]) -> Result<()> {
-        self.remove(parent, name, true)
+        self.remove(parent, name, true, None)
     }
 
-    fn remove(&self, parent: u64, name: &[u8], directory_wanted: bool) -> Result<()> {
+    /// The same for a caller who may have asked before that a subvolume goes with all that is in it.
+    pub fn rmdir_as(&self, parent: u64, name: &[u8], caller: Caller) -> Result<()> {
+        self.remove(parent, name, true, Some(caller))
+    }
+
+    fn remove(&self, parent: u64, name: &[u8], directory_wanted: bool, caller: Option<Caller>) -> Result<()> {
         if name == b"." || name == b".." {
             return posix(if name == b"." { libc::EINVAL } else { libc::ENOTEMPTY });
         }
@@ -243,7 +248,7 @@ impl Fs {
                 _ => {}
             }
             may_remove(dir, state)?;
-            if is_dir && state.row.entries > 0 && !self.may_drop(ino, parent) {
+            if is_dir && state.row.entries > 0 && !self.may_drop(ino, parent, caller) {
                 return posix(libc::ENOTEMPTY);
             }
             let now = Timestamp::now();

@@ -108,13 +108,9 @@ impl Fs {
 
     /// The next mkdir(2) of `name` in `parent` by this caller makes a clone of the directory `source`: of a subvolume
     /// if it is the root of one, of an ordinary directory otherwise. Only its owner may, and root: a clone has the
-    /// owners and modes of everything in it. With 0 as the source, it does not any more.
+    /// owners and modes of everything in it. Whoever calls this has made sure that the caller can reach `source`.
     pub fn wish_clone(&self, parent: u64, name: &[u8], source: u64, caller: Caller) -> Result<()> {
         check_name(name)?;
-        if source == 0 {
-            self.wished(Place { parent, name }, caller);
-            return Ok(());
-        }
         if subvolume_of(parent) > 0 || subvolume_of(source) > 0 && self.root_of(source) != Some(source) {
             // Subvolumes are not nested, and what is cloned is the whole of one.
             return posix(libc::EINVAL);
@@ -122,6 +118,11 @@ impl Fs {
         self.may_clone(source, caller)?;
         self.dropped.wish(Wish { parent, name: name.to_vec(), uid: caller.uid }, source);
         Ok(())
+    }
+
+    /// The next mkdir(2) of that name makes a directory like any other.
+    pub fn forget_wish(&self, parent: u64, name: &[u8], caller: Caller) {
+        self.wished(Place { parent, name }, caller);
     }
 
     fn may_clone(&self, source: u64, caller: Caller) -> Result<()> {
@@ -322,7 +323,7 @@ impl Fs {
         Ok(())
     }
 
-    /// The next rmdir(2) of this root of a subvolume removes everything in it. Its owner may, and root.
+    /// The next rmdir(2) of this root of a subvolume by this caller removes everything in it. Its owner may, and root.
     pub fn allow_drop(&self, root: u64, caller: Caller) -> Result<()> {
         if self.root_of(root) != Some(root) {
             return posix(libc::EINVAL);
@@ -331,7 +332,7 @@ impl Fs {
         if caller.uid != 0 && caller.uid != owner {
             return posix(libc::EPERM);
         }
-        self.dropped.allow(root);
+        self.dropped.allow(root, caller.uid);
         Ok(())
     }
 
@@ -340,9 +341,9 @@ impl Fs {
         self.dropped.take_allowed(root);
     }
 
-    /// True if an entry of `parent` is the root of a subvolume that may go with all that is in it.
-    pub(super) fn may_drop(&self, ino: u64, parent: u64) -> bool {
-        are_apart(ino, parent) && self.dropped.is_allowed(ino)
+    /// True if an entry of `parent` is the root of a subvolume that this caller may remove with all that is in it.
+    pub(super) fn may_drop(&self, ino: u64, parent: u64, caller: Option<Caller>) -> bool {
+        are_apart(ino, parent) && caller.is_some_and(|caller| self.dropped.is_allowed(ino, caller.uid))
     }
 
     /// Drops the subvolume of a locked root that has just lost its name; whoever calls holds the subvolumes.

@@ -104,9 +104,9 @@ impl Adapter {
         self.fs.unlink(parent, name)
     }
 
-    pub(super) fn rmdir(&self, parent: u64, name: &[u8]) -> Result<()> {
+    pub(super) fn rmdir(&self, parent: u64, name: &[u8], caller: Caller) -> Result<()> {
         may_remove(parent, name)?;
-        self.fs.rmdir(parent, name)?;
+        self.fs.rmdir_as(parent, name, caller)?;
         for number in self.fs.newly_dropped() {
             self.pages.drop_names_of(&self.fs, number);
         }
@@ -257,10 +257,14 @@ impl Adapter {
     }
 
     /// `size` is the room that the caller has, 0 where it asks for the size; here and in the next.
-    fn wish_clone(&self, parent: u64, caller: Caller, value: &[u8]) -> Result<()> {
-        let (source, name) = xattr::clone_wish(value)?;
+    fn wish_clone(&self, source: u64, caller: Caller, value: &[u8]) -> Result<()> {
+        let (taken_back, parent, name) = xattr::clone_wish(value)?;
         for ino in [parent, source] {
             not_ours(ino, libc::EINVAL)?;
+        }
+        if taken_back {
+            self.fs.forget_wish(parent, name, caller);
+            return Ok(());
         }
         self.fs.wish_clone(parent, name, source, caller)
     }

@@ -184,8 +184,11 @@ impl Filesystem for DevFuse {
         });
     }
 
-    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.answer(request_info("rmdir", parent), reply, |adapter| adapter.rmdir(parent.0, name.as_bytes()));
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let caller = caller(req);
+        self.answer(request_info("rmdir", parent), reply, |adapter| {
+            adapter.rmdir(parent.0, name.as_bytes(), caller)
+        });
     }
 
     fn rename(

@@ -224,9 +224,16 @@ fn what_cannot_be_is_refused_with_a_sentence() {
     world.close();
 }
 
+/// A command of a plain user with a path at its end.
+fn as_user(words: &[&str], more: &[&str], path: &Path) -> Outcome {
+    let mut command = command("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    run(command.args(words).args(more).arg(path))
+}
+
 #[test]
 fn users_clone_what_is_theirs() {
-    if !need_root("to become another user") {
+    if !need_root("to become another user") || !need_programs(&["setfattr"]) {
         return;
     }
     let Some(world) = World::new(crate::world::Setup { options: "allow_other", ..Default::default() }) else {
@@ -258,6 +265,22 @@ fn users_clone_what_is_theirs() {
     let said = user(&["rm".as_ref(), at("roots/clone").as_ref()]);
     assert_eq!(said.code, 1, "{}", said.said());
     assert!(at("roots/clone/file").exists());
+    // A leave to remove everything is that of who asked for it: root's rmdir takes nothing with it.
+    let said = as_user(
+        &["setfattr", "-n", "cairnfs.drop", "-v"],
+        &[&fs::metadata(&clone).unwrap().ino().to_string()],
+        &at("theirs"),
+    );
+    assert_eq!(said.code, 0, "{}", said.said());
+    assert_eq!(fs::remove_dir(&clone).unwrap_err().raw_os_error(), Some(libc::ENOTEMPTY));
+    // What cannot be reached cannot be cloned by its number.
+    tool!("chmod", "700", at("roots"));
+    tool!("chown", "65534:65534", at("roots/dir"));
+    let number = format!("{} got", fs::metadata(at("theirs")).unwrap().ino());
+    let said = as_user(&["setfattr", "-n", "cairnfs.clone", "-v"], &[&number], &at("roots/dir"));
+    assert!(said.code != 0, "{}", said.said());
+    let said = as_user(&["mkdir"], &[], &at("theirs/got"));
+    assert!(said.code == 0 && fs::read_dir(at("theirs/got")).unwrap().count() == 0, "{}", said.said());
     let said = user(&["rm".as_ref(), clone.as_ref()]);
     assert_eq!(said.code, 0, "{}", said.said());
     assert!(!clone.exists());

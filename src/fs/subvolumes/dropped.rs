@@ -1,6 +1,6 @@
 //! What is known of subvolumes that were dropped, and of clones that are about to be made, while the store is open.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use crate::meta::versions::reap::{Audit, Reap};
 use crate::sync::{AtomicBool, Mutex, MutexGuard, Ordering};
@@ -29,8 +29,8 @@ pub struct Dropped {
     untold: Mutex<Vec<u64>>,
     /// False as long as nothing was dropped, so that asking costs one load.
     any: AtomicBool,
-    /// Roots that the next rmdir(2) may remove with all that is below.
-    allowed: Mutex<HashSet<u64>>,
+    /// Roots that the next rmdir(2) of a user may remove with all that is below, and of which user.
+    allowed: Mutex<HashMap<u64, u32>>,
     /// What the next mkdir(2) of a name makes a clone of, the oldest wish first.
     wishes: Mutex<Vec<(Wish, u64)>>,
     /// Held over the swap of a clone, and from before the join of whoever drops or moves a subvolume until it leaves.
@@ -93,19 +93,19 @@ impl Dropped {
         self.changing.lock()
     }
 
-    /// The next removal of this root is to take everything below with it.
-    pub fn allow(&self, root: u64) {
-        self.allowed.lock().insert(root);
+    /// The next removal of this root by this user is to take everything below with it.
+    pub fn allow(&self, root: u64, uid: u32) {
+        self.allowed.lock().insert(root, uid);
     }
 
-    /// Takes that back; true if it was so.
-    pub fn take_allowed(&self, root: u64) -> bool {
-        self.allowed.lock().remove(&root)
+    /// Takes that back.
+    pub fn take_allowed(&self, root: u64) {
+        self.allowed.lock().remove(&root);
     }
 
     /// Is it so?
-    pub fn is_allowed(&self, root: u64) -> bool {
-        self.allowed.lock().contains(&root)
+    pub fn is_allowed(&self, root: u64, uid: u32) -> bool {
+        self.allowed.lock().get(&root) == Some(&uid)
     }
 
     /// The next mkdir(2) of this name by this user is to make a clone of `source`.

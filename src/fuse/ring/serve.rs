@@ -179,7 +179,7 @@ impl Call<'_> {
     }
 
     fn rmdir(&self, payload: &[u8]) -> Result<usize> {
-        self.adapter.rmdir(self.ino, name(self.input(payload))?.0).map(|()| 0)
+        self.adapter.rmdir(self.ino, name(self.input(payload))?.0, self.caller).map(|()| 0)
     }
 
     fn rename(&self, payload: &[u8]) -> Result<usize> {
