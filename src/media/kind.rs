@@ -84,11 +84,13 @@ pub(super) fn has_hidden_limit(dir: impl AsFd) -> bool {
     }
     let Ok(stat) = rustix::fs::fstat(&dir) else { return false };
     let device = format!("{}:{}", rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
-    fs::read_to_string("/proc/self/mountinfo").is_ok_and(|table| enforces_quota(&table, &device))
+    fs::read("/proc/self/mountinfo").is_ok_and(|table| enforces_quota(&table, &device))
 }
 
 /// Whether the mount of this device has a quota, by the options in the last field of its line in mountinfo.
-fn enforces_quota(table: &str, device: &str) -> bool {
+fn enforces_quota(table: &[u8], device: &str) -> bool {
+    // The path of another mount may be no UTF-8.
+    let table = String::from_utf8_lossy(table);
     let of_device = table.lines().filter(|line| line.split(' ').nth(2) == Some(device));
     let mut options = of_device.filter_map(|line| line.rsplit(' ').next()).flat_map(|all| all.split(','));
     options.any(|option| QUOTA_OPTIONS.contains(&option.split('=').next().unwrap_or_default()))
@@ -100,7 +102,8 @@ mod tests {
 
     #[test]
     fn a_quota_shows_in_the_options_of_its_own_device() {
-        let table = "36 35 98:0 / /a rw,noatime shared:1 - xfs /dev/a rw,attr2,prjquota\n\
+        let table = b"35 1 97:0 / /\xff rw - ext4 /dev/e rw\n\
+                     36 35 98:0 / /a rw,noatime shared:1 - xfs /dev/a rw,attr2,prjquota\n\
                      37 35 98:1 / /b rw,noatime - ext4 /dev/b rw,noquota,usrjquota=aquota.user,jqfmt=vfsv1\n\
                      38 35 98:2 / /c rw,usrquota - xfs /dev/c rw,noquota\n\
                      39 35 98:3 / /d rw - xfs /dev/d rw,uqnoenforce\n";

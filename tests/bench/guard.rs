@@ -90,8 +90,8 @@ fn unmounted(mount: &Path, options: &[&str]) -> bool {
 }
 
 fn mounts_below(work: &Path) -> Vec<PathBuf> {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let mut below: Vec<PathBuf> = mounts
+    let mounts = std::fs::read("/proc/self/mounts").unwrap_or_default();
+    let mut below: Vec<PathBuf> = String::from_utf8_lossy(&mounts)
         .lines()
         .filter_map(|line| line.split(' ').nth(1))
         .map(|path| PathBuf::from(path.replace("\\040", " ")))

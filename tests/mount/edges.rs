@@ -11,7 +11,7 @@ use crate::calls::{self, errno};
 use crate::data::noise;
 use crate::skip::need_root;
 use crate::sys;
-use crate::world::{Setup, World, command, run, tool};
+use crate::world::{Setup, World, command, mount_table, run, tool};
 
 #[test]
 fn what_is_not_there_is_refused_cleanly() {
@@ -321,7 +321,7 @@ fn access_times_are_relative() {
     };
     let (first, second, third) = (accessed(), accessed(), accessed());
     assert!(first < second && second < third, "with strictatime each time");
-    let table = fs::read_to_string("/proc/self/mounts").unwrap();
+    let table = mount_table();
     let line = table.lines().find(|line| line.contains(world.mnt.to_str().unwrap())).unwrap();
     assert!(!line.contains("relatime"), "{line}");
     world.close();

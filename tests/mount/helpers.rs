@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::skip::{need, need_root};
-use crate::world::{World, command, is_mounted, program, run};
+use crate::world::{World, command, is_mounted, mount_table, program, run};
 
 /// A helper, called with the words that mount(8) or umount(8) give it, with the program in PATH.
 fn helper(name: &str) -> Command {
@@ -38,7 +38,7 @@ fn the_helpers_of_mount_and_umount() {
         assert_eq!(said.code, 0, "{mount}: {}", said.said());
         world.adopt_daemon();
         assert_eq!(fs::read(world.mnt.join("file")).unwrap(), b"kept");
-        let table = fs::read_to_string("/proc/self/mounts").unwrap();
+        let table = mount_table();
         let line = table.lines().find(|line| line.contains(world.mnt.to_str().unwrap())).unwrap();
         assert!(line.contains("fuse.cairnfs") && line.contains("noatime"), "{line}");
         assert!(line.contains("nosuid") && line.contains("nodev"), "{line}");

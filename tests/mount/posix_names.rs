@@ -9,7 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use crate::skip::need_root;
 use crate::sys;
-use crate::world::{Setup, World, command, run, tool};
+use crate::world::{Setup, World, command, mount_table, run, tool};
 
 fn errno<T>(result: std::io::Result<T>) -> i32 {
     match result {
@@ -161,7 +161,7 @@ fn without_default_permissions_nobody_checks() {
         let user = ["--reuid=65534", "--regid=65534", "--clear-groups", "cat"];
         let said = run(command("setpriv").args(user).arg(&path));
         assert_eq!(said.code == 0, may, "{options}: {}", said.said());
-        let table = fs::read_to_string("/proc/self/mounts").unwrap();
+        let table = mount_table();
         let line = table.lines().find(|line| line.contains(world.mnt.to_str().unwrap())).unwrap();
         assert_eq!(line.contains("default_permissions"), !may, "{line}");
         world.close();

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::calls::errno;
 use crate::skip::need_root;
-use crate::world::{Outcome, Setup, World, command, is_mounted, program, run};
+use crate::world::{Outcome, Setup, World, command, is_mounted, mount_table, program, run};
 
 fn remount(world: &World, words: &str) -> Outcome {
     run(command(program()).args(["mount", "-o", words]).args([&world.store, &world.mnt]))
@@ -13,7 +13,7 @@ fn remount(world: &World, words: &str) -> Outcome {
 
 /// The words of the mount table.
 fn words(mnt: &Path) -> String {
-    let table = fs::read_to_string("/proc/self/mounts").unwrap();
+    let table = mount_table();
     let line = table.lines().find(|line| line.split(' ').nth(1) == mnt.to_str());
     line.and_then(|line| line.split(' ').nth(3)).expect("it is mounted").to_owned()
 }

@@ -128,8 +128,8 @@ const LOCAL_BITS: u32 = 36;
 /// No inode has this number or a greater one inside its subvolume, and none outside all of them has.
 pub const LOCAL_LIMIT: u64 = 1 << LOCAL_BITS;
 
-/// No subvolume has this number or a greater one.
-pub const SUBVOLUME_LIMIT: u64 = 1 << (u64::BITS - LOCAL_BITS);
+/// No subvolume has this number or a greater one: numbers of inodes with the highest bit belong to the control directory.
+pub const SUBVOLUME_LIMIT: u64 = 1 << (u64::BITS - 1 - LOCAL_BITS);
 
 /// The number that everybody knows an inode by.
 pub fn public_ino(number: u64, local: u64) -> u64 {

@@ -103,6 +103,7 @@ fn next(of: &AtomicU64, limit: u64, what: &str) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::meta::versions::subvolumes::public_ino;
 
     #[test]
     fn the_last_number_is_given_and_none_after_it() {
@@ -115,11 +116,16 @@ mod tests {
             generation: AtomicU64::new(1),
         };
         assert_eq!(numbers.new_ino().unwrap(), (1 << 36) - 1);
-        assert_eq!(numbers.new_subvolume().unwrap(), (1 << 28) - 1);
+        let highest = numbers.new_subvolume().unwrap();
+        assert_eq!(highest, (1 << 27) - 1);
+        assert!(
+            public_ino(highest, LOCAL_LIMIT - 1) < 1 << 63,
+            "the numbers from there on are the control directory's"
+        );
         for _ in 0..2 {
             assert!(matches!(numbers.new_ino(), Err(Error::Posix(libc::ENOSPC))));
             assert!(matches!(numbers.new_subvolume(), Err(Error::Posix(libc::ENOSPC))));
         }
-        assert_eq!((numbers.next_ino(), numbers.next_subvolume()), (1 << 36, 1 << 28));
+        assert_eq!((numbers.next_ino(), numbers.next_subvolume()), (1 << 36, 1 << 27));
     }
 }
