@@ -30,6 +30,8 @@ pub enum Way<'a> {
     Clone(&'a str),
     /// rsync --inplace over the named snapshot, which is a clone.
     Inplace(&'a str),
+    /// rsync into what is there: what changed is sent, what is gone is removed.
+    Sync,
 }
 
 pub trait Contender {
@@ -56,8 +58,31 @@ pub trait Contender {
             Way::Refresh(_) => format!("rsync -a {from}/ {to}/"),
             Way::Clone(old) => format!("cp -a {} {to}", quoted(&root.join(old))),
             Way::Inplace(_) => format!("rsync -a --inplace {from}/ {to}/"),
+            Way::Sync => format!("rsync -a --delete {from}/ {to}/"),
         };
         self.with_daemon(&line).map(Some)
+    }
+
+    /// Makes a snapshot with nothing in it, which can be cloned as fast as this contender can.
+    fn empty(&mut self, name: &str) -> Outcome<Option<Cost>> {
+        let Some(root) = self.root() else {
+            return Ok(None);
+        };
+        self.with_daemon(&format!("mkdir {}", quoted(&root.join(name)))).map(Some)
+    }
+
+    /// Makes the snapshot `to` as `from` is, without looking at the source.
+    fn clone_of(&mut self, from: &str, to: &str) -> Outcome<Option<Cost>> {
+        let Some(root) = self.root() else {
+            return Ok(None);
+        };
+        let line = format!("cp -a {} {}", quoted(&root.join(from)), quoted(&root.join(to)));
+        self.with_daemon(&line).map(Some)
+    }
+
+    /// Removes a snapshot by whatever is fastest.
+    fn remove(&mut self, name: &str) -> Outcome<Option<Cost>> {
+        self.prune(name)
     }
 
     /// The seconds until all that was written is on the disk.

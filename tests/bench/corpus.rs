@@ -15,7 +15,10 @@ use std::path::{Path, PathBuf};
 
 use crate::measure::Outcome;
 
-pub const NAMES: &[&str] = &["tree", "image", "random", "sparse", "creates"];
+pub const NAMES: &[&str] = &["tree", "daily", "image", "random", "sparse", "creates"];
+
+/// The tree once more, for what is done with it day by day.
+const DAILY: &str = "daily";
 
 /// The name of the one file in the corpora that are one file.
 pub const BIG: &str = "disk.img";
@@ -40,10 +43,11 @@ pub struct Wanted<'a> {
 impl Corpus {
     /// The corpus `name`, made now if it was not made before.
     pub fn get(name: &str, wanted: &Wanted<'_>) -> Outcome<Corpus> {
-        let called = if wanted.quick { format!("quick-{name}") } else { name.to_owned() };
+        let kept = if name == DAILY { "tree" } else { name };
+        let called = if wanted.quick { format!("quick-{kept}") } else { kept.to_owned() };
         let dir = wanted.dir.join(&called);
         if !dir.join("ABOUT").exists() {
-            make(name, &called, wanted)?;
+            make(kept, &called, wanted)?;
         }
         let about = read(&dir.join("ABOUT"))?;
         let mut versions: Vec<PathBuf> =

@@ -32,7 +32,7 @@ pub struct Run {
     #[arg(long, value_name = "DIR", global = true)]
     pub work: Option<PathBuf>,
 
-    /// Which corpora: tree, image, random, sparse, creates
+    /// Which corpora: tree, daily (the tree, in clones), image, random, sparse, creates
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub corpora: Vec<String>,
 

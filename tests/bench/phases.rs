@@ -50,8 +50,24 @@ pub enum Phase {
     Prune {
         name: &'static str,
     },
+    /// Makes an empty snapshot, for what is cloned from then on.
+    Empty {
+        name: &'static str,
+    },
+    Clone {
+        from: &'static str,
+        to: &'static str,
+    },
+    /// Removes a snapshot as fast as this contender can.
+    Remove {
+        name: &'static str,
+    },
     Collect,
     Stored,
+    /// By how much more is stored than when the phase of this title was done.
+    Grown {
+        since: &'static str,
+    },
     /// Makes files without content, each process in a directory of its own.
     Create {
         name: &'static str,
@@ -88,6 +104,27 @@ const TREE: &[Step] = &[
     step("read all", Phase::ReadAll { name: "s2" }),
     step("restore, cold", Phase::Restore { name: "s2" }),
     step("rm -rf of the first", Phase::Prune { name: "s1" }),
+    step("cycle", Phase::Collect),
+    step("stored in the end", Phase::Stored),
+];
+
+/// One snapshot a day, each begun as a clone of the one before.
+const DAILY: &[Step] = &[
+    step("an empty snapshot", Phase::Empty { name: "d1" }),
+    ingest("first rsync", 0, "d1", Way::Sync),
+    step("stored after the first", Phase::Stored),
+    step("clone", Phase::Clone { from: "d1", to: "d2" }),
+    ingest("rsync of the same", 0, "d2", Way::Sync),
+    step("clone, and rsync of the same", Phase::Grown { since: "stored after the first" }),
+    step("clone of the clone", Phase::Clone { from: "d2", to: "d3" }),
+    ingest("rsync of the second version", 1, "d3", Way::Sync),
+    step("find -ls of the first", Phase::Walk { name: "d1" }),
+    step("find -ls of the newest", Phase::Walk { name: "d3" }),
+    step("read all of the newest", Phase::ReadAll { name: "d3" }),
+    ingest("rsync into an ordinary directory", 0, "plain", Way::Full),
+    ingest("rsync of the same there", 0, "plain", Way::Sync),
+    step("the first is removed", Phase::Remove { name: "d1" }),
+    step("rm -rf of a clone", Phase::Prune { name: "d2" }),
     step("cycle", Phase::Collect),
     step("stored in the end", Phase::Stored),
 ];
@@ -131,6 +168,7 @@ const CREATED: u32 = 40_000;
 pub fn steps(corpus: &Corpus) -> &'static [Step] {
     match corpus.name.as_str() {
         "tree" => TREE,
+        "daily" => DAILY,
         "image" => IMAGE,
         "creates" => CREATES,
         _ => EXTREME,
@@ -140,7 +178,13 @@ pub fn steps(corpus: &Corpus) -> &'static [Step] {
 /// All are if none is named; a snapshot that a later phase reads must be made.
 pub fn wanted(step: &Step, words: &[String]) -> bool {
     let named = words.iter().any(|word| step.title.contains(word.as_str()));
-    let makes = matches!(step.phase, Phase::Ingest { way: Way::Full, .. } | Phase::Create { .. });
+    let makes = matches!(
+        step.phase,
+        Phase::Ingest { way: Way::Full | Way::Sync, .. }
+            | Phase::Create { .. }
+            | Phase::Empty { .. }
+            | Phase::Clone { .. }
+    );
     words.is_empty() || named || makes
 }
 
@@ -171,6 +215,25 @@ pub fn take_turn(
             let cost = contender.prune(name)?;
             written(title, cost, contender, results)
         }
+        Phase::Empty { name } => {
+            contender.empty(name)?;
+            contender.durable().map(drop)
+        }
+        Phase::Clone { from, to } => {
+            let cost = contender.clone_of(from, to)?;
+            written(title, cost, contender, results)
+        }
+        Phase::Remove { name } => {
+            let cost = contender.remove(name)?;
+            written(title, cost, contender, results)
+        }
+        Phase::Grown { since } => {
+            let name = contender.name();
+            let (now, then) = (contender.stored()?, results.figure(name, &stored_row(since)));
+            let grown = now.zip(then).map(|(now, then)| now as f64 / 1e3 - then * 1e3);
+            results.add(name, &format!("{title}, KB more"), Better::Less, grown);
+            Ok(())
+        }
         Phase::Collect => {
             let cost = contender.collect()?;
             results.add_cost(contender.name(), title, cost);
@@ -178,8 +241,7 @@ pub fn take_turn(
         }
         Phase::Stored => {
             let stored = contender.stored()?.map(|bytes| bytes as f64 / 1e6);
-            let row = format!("{title}, MB");
-            results.add(contender.name(), &row, Better::Less, stored);
+            results.add(contender.name(), &stored_row(title), Better::Less, stored);
             Ok(())
         }
         Phase::Walk { name } => {
@@ -195,6 +257,10 @@ pub fn take_turn(
         }
         Phase::Restore { name } => restore(world, title, name, contender, results),
     }
+}
+
+fn stored_row(title: &str) -> String {
+    format!("{title}, MB")
 }
 
 /// Notes what writing cost, and how long it took after that until all was on the disk.

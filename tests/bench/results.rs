@@ -46,6 +46,11 @@ impl Results {
         row.figures.entry(who).or_default().insert(self.run, figure);
     }
 
+    /// What was added for a contender in this run.
+    pub fn figure(&self, who: &str, title: &str) -> Option<f64> {
+        self.rows.get(title)?.figures.get(who)?.get(&self.run).copied()
+    }
+
     /// Seconds to the one table, CPU seconds to the other.
     pub fn add_cost(&mut self, who: &'static str, title: &str, cost: Option<Cost>) {
         if let Some(cost) = cost {

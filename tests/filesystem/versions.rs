@@ -54,8 +54,8 @@ struct Run {
     /// The tree, as the newest batch has it.
     tree: VersionTree,
     numbers: u64,
-    /// Reaps that go on.
-    reaps: BTreeMap<Version, Reap>,
+    /// The reap that goes on, and of which leaves.
+    reap: Option<(Vec<Version>, Reap)>,
     audit: Audit,
     removed: Removed,
     /// Extents of a file that a leaf has copied already.
@@ -82,7 +82,7 @@ impl Run {
             committed: State::default(),
             tree: VersionTree::default(),
             numbers: 0,
-            reaps: BTreeMap::new(),
+            reap: None,
             audit: Audit::default(),
             removed: Removed::default(),
             copying: BTreeMap::new(),
@@ -246,13 +246,14 @@ impl Run {
     }
 
     /// Goes on with a reap of what is durably dropped, or with the audit; true if that is at its end.
-    fn remove(&mut self, of: Option<Version>, budget: usize) -> bool {
+    fn remove(&mut self, of: Option<Vec<Version>>, budget: usize) -> bool {
         // As the committed state has it: what was cloned since is in no transaction of the reap.
         let leaves: Vec<Version> =
             self.committed.subvolumes.values().map(|subvolume| subvolume.leaf).collect();
-        let open: Vec<Version> =
-            self.now.dropped.iter().copied().filter(|leaf| !self.committed.dropped.contains(leaf)).collect();
-        let (reaps, audit) = (&mut self.reaps, &mut self.audit);
+        let reaped = of.as_deref().unwrap_or_default();
+        let others: Vec<Version> =
+            self.now.dropped.iter().copied().filter(|leaf| !reaped.contains(leaf)).collect();
+        let (going_on, audit) = (&mut self.reap, &mut self.audit);
         let (removed, done) = self
             .world
             .store
@@ -260,21 +261,21 @@ impl Run {
             .rewrite(false, |txn, _| {
                 let tree = read_tree(txn)?;
                 let reach =
-                    Reach::of(&tree, leaves.iter().chain(&open).copied().filter(|leaf| tree.has(*leaf)))?;
+                    Reach::of(&tree, leaves.iter().chain(&others).copied().filter(|leaf| tree.has(*leaf)))?;
                 let budget = Budget(budget);
                 let mut step = Step { txn, tree: &tree, reach: &reach, budget, removed: Removed::default() };
-                let done = match of {
+                let done = match &of {
                     None => audit.step(&mut step)?,
-                    Some(leaf) => {
-                        let mut reap = match reaps.remove(&leaf) {
-                            Some(reap) => reap,
-                            None => Reap::of(&tree, &reach, leaf)?,
+                    Some(leaves) => {
+                        let mut reap = match going_on.take() {
+                            Some((_, reap)) => reap,
+                            None => Reap::of(&tree, &reach, leaves.iter().copied())?,
                         };
                         let done = reap.step(&mut step)?;
-                        reaps.insert(leaf, reap);
-                        if done && tree.has(leaf) {
-                            step.contract(leaf)?;
+                        if done {
+                            step.contract(reap.emptied())?;
                         }
+                        *going_on = Some((leaves.clone(), reap));
                         done
                     }
                 };
@@ -285,10 +286,10 @@ impl Run {
         if done {
             match of {
                 None => self.audit = Audit::default(),
-                Some(leaf) => {
-                    self.reaps.remove(&leaf);
-                    self.now.dropped.retain(|other| *other != leaf);
-                    self.committed.dropped.retain(|other| *other != leaf);
+                Some(leaves) => {
+                    self.reap = None;
+                    self.now.dropped.retain(|other| !leaves.contains(other));
+                    self.committed.dropped.retain(|other| !leaves.contains(other));
                     self.tree = read_tree(&*self.world.store.layers()).unwrap();
                 }
             }
@@ -297,8 +298,15 @@ impl Run {
     }
 
     fn reap(&mut self, budget: usize) {
-        if let Some(leaf) = self.committed.dropped.first().copied() {
-            self.remove(Some(leaf), budget);
+        let leaves = match &self.reap {
+            Some((leaves, _)) => leaves.clone(),
+            None => {
+                let most = 1 + self.random.below(4) as usize;
+                self.committed.dropped.iter().take(most).copied().collect()
+            }
+        };
+        if !leaves.is_empty() {
+            self.remove(Some(leaves), budget);
         }
     }
 
@@ -308,7 +316,7 @@ impl Run {
         (self.disk, self.now) = (at, self.committed.clone());
         std::mem::replace(&mut self.world, world).close().unwrap();
         self.tree = read_tree(&*self.world.store.layers()).unwrap();
-        self.reaps.clear();
+        self.reap = None;
         self.copying.clear();
         self.audit = Audit::default();
     }

@@ -36,8 +36,8 @@ pub struct Dropped {
     /// Held over the swap of a clone, and from before the join of whoever drops or moves a subvolume until it leaves.
     /// Lock order: after the locks of inodes, before membership.
     changing: Mutex<()>,
-    /// The reap that goes on, and of which subvolume.
-    pub reap: Mutex<Option<(u64, Reap)>>,
+    /// The reap that goes on, and of which subvolumes.
+    pub reap: Mutex<Option<(Vec<u64>, Reap)>>,
     /// The audit that goes on, if one is wanted.
     pub audit: Mutex<Option<Audit>>,
 }

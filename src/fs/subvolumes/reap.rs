@@ -32,8 +32,10 @@ impl Fs {
 
     fn reap_ready(&self) -> Result<bool> {
         let ready = self.ready_subvolumes();
-        let Some(&number) = ready.first() else { return Ok(false) };
-        self.reap_some(number, &ready).map(|()| true)
+        if ready.is_empty() {
+            return Ok(false);
+        }
+        self.reap_some(ready).map(|()| true)
     }
 
     /// Reaps every subvolume that was dropped and that nobody uses; for a cycle, which is to find what they leave.
@@ -76,31 +78,38 @@ impl Fs {
         ready
     }
 
-    fn reap_some(&self, number: u64, ready: &[u64]) -> Result<()> {
+    /// Goes on with those that it has begun with, as long as these are ready; the others come next, together.
+    fn reap_some(&self, ready: Vec<u64>) -> Result<()> {
         let mut reaping = self.dropped.reap.lock();
-        let mut going_on = reaping.take().filter(|(of, _)| *of == number).map(|(_, reap)| reap);
-        let done = self.in_step(ready, |step, rows| {
-            let Some(leaf) = rows(number) else { return Ok(true) };
+        let going_on = reaping.take().filter(|(of, _)| of.iter().all(|number| ready.contains(number)));
+        let (numbers, mut going_on) = match going_on {
+            Some((numbers, reap)) => (numbers, Some(reap)),
+            None => (ready, None),
+        };
+        let done = self.in_step(&numbers, |step, rows| {
             let mut reap = match going_on.take() {
                 Some(reap) => reap,
-                None => Reap::of(step.tree, step.reach, leaf)?,
+                None => {
+                    let leaves = numbers.iter().filter_map(|number| rows(*number));
+                    Reap::of(step.tree, step.reach, leaves)?
+                }
             };
             let done = reap.step(step)?;
-            going_on = Some(reap);
             if done {
-                forget(step.txn, number);
-                step.contract(leaf)?;
+                numbers.iter().for_each(|number| forget(step.txn, *number));
+                step.contract(reap.emptied())?;
             }
+            going_on = Some(reap);
             Ok(done)
         })?;
         if !done {
-            *reaping = going_on.map(|reap| (number, reap));
+            *reaping = going_on.map(|reap| (numbers, reap));
             return Ok(());
         }
-        self.dropped.remove(number);
+        numbers.iter().for_each(|number| self.dropped.remove(*number));
         *self.dropped.audit.lock() = Some(Audit::default());
         let _changing = self.hold_subvolumes();
-        self.at_swap(self.layers().subvolumes.without(&[number]), |_| {})
+        self.at_swap(self.layers().subvolumes.without(&numbers), |_| {})
     }
 
     /// One transaction: what it does is decided from what is committed alone. The leaves of subvolumes that are not

@@ -5,12 +5,12 @@
 //! what a leaf sees. A leaf counts for as long as its subvolume is there, or is gone and somebody still uses an inode
 //! of it. A version that is missing in the tree ends the work with an error (I7).
 //!
-//! After a leaf was dropped, its own rows go; and where a version has one branch left below it, its rows that this
+//! After leaves were dropped, their own rows go; and where a version has one branch left below it, its rows that this
 //! branch hides. Never visited is what a version has that others still see: retention drops the oldest first, and the
-//! oldest has a row for each file. What this misses (rows that each of several branches hides) an [audit](Audit) of all
-//! keys finds.
+//! oldest has a row for each file. Leaves that were dropped together are reaped together, or each of them would visit
+//! the same branches. What this misses (rows that each of several branches hides) an [audit](Audit) of all keys finds.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::error::{Error, Result};
 use crate::meta::kv::Table;
@@ -210,26 +210,49 @@ impl Step<'_, '_> {
         Ok(true)
     }
 
-    /// Takes a version out of the tree if it has no rows, no leaf and no more than one child. True if it did.
-    pub fn contract(&mut self, version: Version) -> Result<bool> {
-        let (from, to) = owned_range(version);
-        if self.reach.leaves.contains(&version) || self.txn.first(Table::Owned, &from, &to)?.is_some() {
-            return Ok(false);
+    /// Takes those of `versions` out of the tree that have no rows, no leaf and no more than one child, children first.
+    pub fn contract(&mut self, versions: &BTreeSet<Version>) -> Result<()> {
+        let mut parents: BTreeMap<Version, Option<Version>> = self.tree.upwards().into_iter().collect();
+        let mut children: HashMap<Version, BTreeSet<Version>> = HashMap::new();
+        for (version, parent) in &parents {
+            if let Some(parent) = parent {
+                children.entry(*parent).or_default().insert(*version);
+            }
         }
-        let parent = self.tree.parent(version)?;
-        let all = self.tree.upwards();
-        let children: Vec<Version> =
-            all.iter().filter(|(_, parent)| *parent == Some(version)).map(|(child, _)| *child).collect();
-        let ([] | [_]) = children.as_slice() else { return Ok(false) };
-        for child in children {
-            for (key, row) in version_rows(child, parent) {
+        let mut moved = BTreeSet::new();
+        for version in versions {
+            let below = children.get(version).cloned().unwrap_or_default();
+            if below.len() > 1 || self.reach.leaves.contains(version) || self.has_rows(*version)? {
+                continue;
+            }
+            let missing = || Error::damaged(format!("version {} is missing", version.0));
+            let parent = parents.remove(version).ok_or_else(missing)?;
+            let beside = parent.map(|parent| children.entry(parent).or_default());
+            for child in &below {
+                parents.insert(*child, parent);
+                moved.insert(*child);
+            }
+            if let Some(beside) = beside {
+                beside.remove(version);
+                beside.extend(&below);
+            }
+            for (key, _) in version_rows(*version, parent) {
+                self.txn.apply(Table::Versions, [(key, None::<&[u8]>)]);
+            }
+        }
+        for version in moved {
+            // Those that went later have no rows any more.
+            let Some(parent) = parents.get(&version) else { continue };
+            for (key, row) in version_rows(version, *parent) {
                 self.txn.put(Table::Versions, &key, &row);
             }
         }
-        for (key, _) in version_rows(version, parent) {
-            self.txn.apply(Table::Versions, [(key, None::<&[u8]>)]);
-        }
-        Ok(true)
+        Ok(())
+    }
+
+    fn has_rows(&self, version: Version) -> Result<bool> {
+        let (from, to) = owned_range(version);
+        Ok(self.txn.first(Table::Owned, &from, &to)?.is_some_and(|(key, _)| key < to))
     }
 }
 
@@ -240,9 +263,11 @@ fn owned_range(version: Version) -> (Vec<u8>, Vec<u8>) {
     (from, to)
 }
 
-/// The reap of one dropped leaf: which versions have rows that may have been seen by it alone.
+/// The reap of dropped leaves: which versions have rows that may have been seen by them alone.
 #[derive(Debug)]
 pub struct Reap {
+    /// Those that may have no rows any more when all is done.
+    emptied: BTreeSet<Version>,
     /// Still to be visited, the last one first.
     versions: Vec<Version>,
     /// Where in the rows of that one to go on.
@@ -250,24 +275,36 @@ pub struct Reap {
 }
 
 impl Reap {
-    /// Of a leaf that no subvolume has any more.
-    pub fn of(tree: &VersionTree, reach: &Reach, dropped: Version) -> Result<Self> {
-        let mut versions = vec![dropped];
-        let mut at = tree.parent(dropped)?;
-        while let Some(version) = at {
-            if reach.count(version) > 0 {
-                let mut below = reach.branches(version);
-                while let [only] = below {
-                    versions.push(*only);
-                    below = reach.branches(*only);
+    /// Of leaves that no subvolume has any more.
+    pub fn of(tree: &VersionTree, reach: &Reach, dropped: impl IntoIterator<Item = Version>) -> Result<Self> {
+        let (mut visited, mut forks) = (BTreeSet::new(), BTreeSet::new());
+        for leaf in dropped {
+            let mut at = Some(leaf);
+            while let Some(version) = at {
+                if reach.count(version) > 0 {
+                    forks.insert(version);
+                    let mut below = reach.branches(version);
+                    while let [only] = below
+                        && visited.insert(*only)
+                    {
+                        below = reach.branches(*only);
+                    }
+                    break;
                 }
-                break;
+                if !visited.insert(version) {
+                    break;
+                }
+                at = tree.parent(version)?;
             }
-            versions.push(version);
-            at = tree.parent(version)?;
         }
-        versions.reverse();
-        Ok(Self { versions, from: None })
+        let versions = visited.iter().copied().collect();
+        forks.append(&mut visited);
+        Ok(Self { emptied: forks, versions, from: None })
+    }
+
+    /// Those that may have no rows any more when all is done.
+    pub fn emptied(&self) -> &BTreeSet<Version> {
+        &self.emptied
     }
 
     /// Goes on; true once all of it was visited.

@@ -57,12 +57,15 @@ impl Contender for Borg {
         create.current_dir(source).args(["create", "--compression", &format!("zstd,{}", self.level)]);
         match way {
             Way::Full => create.arg("--files-cache=disabled"),
-            Way::Refresh(_) => &mut create,
+            Way::Refresh(_) | Way::Sync => &mut create,
             Way::Clone(_) | Way::Inplace(_) => return Ok(None),
         };
         // An archive is never changed, and no two have the same name.
-        let archive =
-            if way == Way::Full { self.archive(name) } else { format!("{}-again", self.archive(name)) };
+        let archive = if matches!(way, Way::Refresh(_)) {
+            format!("{}-again", self.archive(name))
+        } else {
+            self.archive(name)
+        };
         create.arg(archive).arg(".");
         self.repository.run(&mut create, FINE).map(Some)
     }

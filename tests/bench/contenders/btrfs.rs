@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{Contender, Stage, program_missing};
-use crate::measure::{Outcome, output};
+use crate::measure::{Cost, Outcome, output, run};
 
 /// Sparse: only what is written takes space.
 const SIZE: &str = "40G";
@@ -37,6 +37,12 @@ impl Btrfs {
         output(Command::new("mount").args(["-o", &options]).arg(&disk).arg(&mount))?;
         Ok(Btrfs { mount })
     }
+
+    fn subvolume(&self, word: &str, names: &[&str]) -> Outcome<Option<Cost>> {
+        let mut command = Command::new("btrfs");
+        command.args(["subvolume", word]).args(names.iter().map(|name| self.mount.join(name)));
+        run(&mut command).map(Some)
+    }
 }
 
 impl Contender for Btrfs {
@@ -46,6 +52,18 @@ impl Contender for Btrfs {
 
     fn root(&self) -> Option<&Path> {
         Some(&self.mount)
+    }
+
+    fn empty(&mut self, name: &str) -> Outcome<Option<Cost>> {
+        self.subvolume("create", &[name])
+    }
+
+    fn clone_of(&mut self, from: &str, to: &str) -> Outcome<Option<Cost>> {
+        self.subvolume("snapshot", &[from, to])
+    }
+
+    fn remove(&mut self, name: &str) -> Outcome<Option<Cost>> {
+        self.subvolume("delete", &[name])
     }
 
     fn stored(&mut self) -> Outcome<Option<u64>> {

@@ -55,6 +55,15 @@ impl Cairnfs {
         command
     }
 
+    /// Runs one of its own commands; what the daemon did meanwhile is part of the cost.
+    fn measured(&self, name: &str, paths: &[&Path]) -> Outcome<Cost> {
+        let cpu = |pid: Option<u32>| pid.and_then(process_cpu).unwrap_or(0.0);
+        let before = cpu(self.daemon);
+        let mut cost = run(self.command(name).args(paths))?;
+        cost.cpu += cpu(self.daemon) - before;
+        Ok(cost)
+    }
+
     fn start(&mut self) -> Outcome<()> {
         let mut mount = self.command("mount");
         mount.arg(&self.store).arg(&self.mount).args(["-o", &self.options]);
@@ -104,12 +113,25 @@ impl Contender for Cairnfs {
         Ok(Some(seconds))
     }
 
-    fn collect(&mut self) -> Outcome<Option<Cost>> {
-        let cpu = |pid: Option<u32>| pid.and_then(process_cpu).unwrap_or(0.0);
-        let before = cpu(self.daemon);
-        let mut cost = run(self.command("gc").arg(&self.mount).arg("--json"))?;
-        cost.cpu += cpu(self.daemon) - before;
+    /// A clone of a directory with nothing in it.
+    fn empty(&mut self, name: &str) -> Outcome<Option<Cost>> {
+        let (nothing, made) = (self.mount.join("nothing"), self.mount.join(name));
+        std::fs::create_dir(&nothing).map_err(|e| format!("{}: {e}", nothing.display()))?;
+        let cost = self.measured("clone", &[&nothing, &made])?;
+        std::fs::remove_dir(&nothing).map_err(|e| format!("{}: {e}", nothing.display()))?;
         Ok(Some(cost))
+    }
+
+    fn clone_of(&mut self, from: &str, to: &str) -> Outcome<Option<Cost>> {
+        self.measured("clone", &[&self.mount.join(from), &self.mount.join(to)]).map(Some)
+    }
+
+    fn remove(&mut self, name: &str) -> Outcome<Option<Cost>> {
+        self.measured("rm", &[&self.mount.join(name)]).map(Some)
+    }
+
+    fn collect(&mut self) -> Outcome<Option<Cost>> {
+        self.measured("gc", &[&self.mount]).map(Some)
     }
 
     /// Without the reserve, which is room on the disk that is kept free, whatever is stored.

@@ -56,7 +56,7 @@ impl Contender for Restic {
         backup.current_dir(source).args(["backup", ".", "--tag", name]);
         match way {
             Way::Full => backup.arg("--force"),
-            Way::Refresh(_) => &mut backup,
+            Way::Refresh(_) | Way::Sync => &mut backup,
             Way::Clone(_) | Way::Inplace(_) => return Ok(None),
         };
         self.repository.run(&mut backup, &[0]).map(Some)

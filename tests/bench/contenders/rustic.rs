@@ -75,7 +75,7 @@ impl Contender for Rustic {
         backup.current_dir(source).args(["backup", "."]);
         match way {
             Way::Full => backup.arg("--force"),
-            Way::Refresh(_) => &mut backup,
+            Way::Refresh(_) | Way::Sync => &mut backup,
             Way::Clone(_) | Way::Inplace(_) => return Ok(None),
         };
         let cost = self.repository.run(&mut backup, &[0])?;

@@ -8,6 +8,7 @@
 mod cycle;
 #[path = "../guard.rs"]
 mod guard;
+mod history;
 // Shared with the benchmark `backup`, which uses the rest.
 #[allow(dead_code)]
 #[path = "../measure.rs"]
@@ -32,6 +33,7 @@ use serde::de::DeserializeOwned;
 
 use cycle::Cycle;
 use guard::Work;
+use history::{History, Seen};
 use measure::Outcome;
 use options::{Command, Options, Run};
 use probe::Took;
@@ -62,6 +64,9 @@ fn child(command: &Command) -> Outcome<()> {
         Command::Directory { dir, size } => tell(&tree::directory(dir, &size.size())?),
         Command::MakeFile { dir, bytes, sparse } => tell(&tree::make_file(dir, *bytes, *sparse)?),
         Command::File { dir } => tell(&tree::file(dir)?),
+        Command::History { dir, files, days, changed } => {
+            tell(&history::measure(dir, History { files: *files, days: *days, changed: *changed })?)
+        }
         Command::Keeper { work } => guard::keep(work),
     }
 }
@@ -124,6 +129,13 @@ fn measure_all(run: &Run) -> Outcome<()> {
             report::steps(&format!("a file of {:.0} GB, {kind}", run.file as f64 / 1e9), &steps);
             remove(&dir)?;
         }
+    }
+    if run.days > history::KEPT {
+        let dir = work.path.join("history");
+        let words = [run.tree, run.days, run.changed].map(|number| number.to_string());
+        let seen: Seen = ask(run, &["history"], &dir, &words)?;
+        report::history(&History { files: run.tree, days: run.days, changed: run.changed }, &seen);
+        remove(&dir)?;
     }
     if run.idle > 0 {
         match mounted::missing() {

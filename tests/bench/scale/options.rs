@@ -55,6 +55,18 @@ pub struct Run {
     #[arg(long, value_name = "BYTES", value_parser = number, default_value = "1e11")]
     pub file: u64,
 
+    /// Snapshots of one tree, each a clone of the one before; 0 leaves it out
+    #[arg(long, value_name = "N", value_parser = number, default_value = "50")]
+    pub days: u64,
+
+    /// Files of that tree
+    #[arg(long, value_name = "N", value_parser = number, default_value = "2e4")]
+    pub tree: u64,
+
+    /// Files of it that change from one snapshot to the next
+    #[arg(long, value_name = "N", value_parser = number, default_value = "100")]
+    pub changed: u64,
+
     /// Seconds for which an idle mount is watched; 0 leaves out everything that needs a mount
     #[arg(long, value_name = "SECONDS", value_parser = number, default_value = "10")]
     pub idle: u64,
@@ -100,6 +112,8 @@ pub enum Command {
     },
     #[command(hide = true)]
     File { dir: PathBuf },
+    #[command(hide = true)]
+    History { dir: PathBuf, files: u64, days: u64, changed: u64 },
     #[command(hide = true)]
     Keeper { work: PathBuf },
 }

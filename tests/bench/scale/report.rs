@@ -1,6 +1,7 @@
 //! The tables, and a plot that shows at a glance what grows faster than the store.
 
 use super::cycle::Cycle;
+use super::history::{History, KEPT, Seen};
 use super::probe::Took;
 use super::synthetic::Size;
 use super::tree::Step;
@@ -156,4 +157,48 @@ pub fn steps(title: &str, steps: &[Step]) {
         ]);
     }
     println!("\n{table}");
+}
+
+pub fn history(of: &History, seen: &Seen) {
+    let title = format!("{} snapshots of {} files, {} changed each day", of.days, of.files, of.changed);
+    let mut table = Table::new([title.as_str(), "figure"]);
+    let changes = (of.days - 1) * of.changed;
+    let (one, all) = seen.rows;
+    let two = |(middle, worst): (f64, f64)| format!("{middle:.2}, worst {worst:.1}");
+    let both = |(first, second): &(Took, Took)| {
+        format!("{} and {} ({:.2}x)", seconds(first), seconds(second), second.cpu / first.cpu.max(0.01))
+    };
+    let (first, grown, pruned) = seen.database;
+    let (rows, reap) = &seen.reaped;
+    let entries = [
+        ("a clone with a day's changes staged, ms", two(seen.clone_ms)),
+        ("a clone with nothing staged, ms", two(seen.bare_clone_ms)),
+        ("bytes of rows for each file of the first snapshot", format!("{:.0}", one as f64 / of.files as f64)),
+        ("bytes of rows for each file that changed", format!("{:.0}", (all - one) as f64 / changes as f64)),
+        (
+            "database: first snapshot, all, after the prune, MB",
+            [first, grown, pruned].map(|bytes| format!("{:.1}", bytes as f64 / 1e6)).join(", "),
+        ),
+        ("reading all attributes: first and newest, s", both(&seen.walk)),
+        (
+            "lookup: a file that never changed, one that did each day, us",
+            format!("{:.1}, {:.1}", seen.lookup_us.0, seen.lookup_us.1),
+        ),
+        ("cycle: over the first and over all, s", both(&seen.cycle)),
+        ("check of all, s", seconds(&seen.check)),
+        ("opening, ms", ms(&seen.open)),
+        ("a removal at once, ms", two(seen.prune_ms)),
+        (
+            "reaped after all but the newest were removed",
+            format!(
+                "{rows} rows, {} s, {:.0} a second of CPU",
+                seconds(reap),
+                *rows as f64 / reap.cpu.max(0.01)
+            ),
+        ),
+    ];
+    entries.into_iter().for_each(|(what, figure)| table.row([what.to_owned(), figure]));
+    println!(
+        "\nIn brackets: seconds of CPU (of the opening: milliseconds). The newest {KEPT} snapshots stay.\n\n{table}"
+    );
 }
