@@ -18,6 +18,7 @@ pub mod meta;
 pub mod pack;
 pub mod retry;
 pub mod sabotage;
+pub mod snapshots;
 pub mod store;
 pub mod sync;
 

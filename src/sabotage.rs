@@ -58,6 +58,8 @@ pub enum Protection {
     WalkUp,
     /// The kernel writes out its pages of files before they are protected.
     FlushBeforeProtect,
+    /// Whoever may not clone what a new snapshot would begin as gets an empty one.
+    CloneForOwner,
     /// A store is opened by the holder of its lock only.
     StoreLock,
     /// The reclaim leaves the open pack alone: the rows of its regions may not be committed yet.
@@ -149,6 +151,7 @@ mod switches {
         ("sweep-reads-again", Protection::SweepReadsAgain),
         ("walk-up", Protection::WalkUp),
         ("flush-before-protect", Protection::FlushBeforeProtect),
+        ("clone-for-owner", Protection::CloneForOwner),
         ("store-lock", Protection::StoreLock),
         ("unsealed-stays", Protection::UnsealedStays),
         ("page-sums", Protection::PageSums),

@@ -11,10 +11,11 @@ use std::collections::{BTreeMap, HashMap};
 use crate::error::{Error, Result};
 use crate::meta::kv::{CheckedRow, hex};
 use crate::meta::rows::{
-    DirentRow, Extent, InodeRow, NameHash, SubvolumeRow, decode_content_key, decode_owned_key, decode_seen,
-    decode_version_row, dirent_name, local_key, owned_key, split_version, versioned_key,
+    DirentRow, Extent, InodeRow, NameHash, SubvolumeRow, UsageRow, decode_content_key, decode_owned_key,
+    decode_seen, decode_version_row, dirent_name, ino_of, local_key, owned_key, split_version, versioned_key,
 };
 use crate::meta::versions::subvolumes::{public_ino, split_ino, subvolume_of};
+use crate::meta::versions::usage::Recount;
 use crate::meta::versions::{self, Version, VersionTree};
 use crate::meta::{Counter, Table};
 
@@ -74,6 +75,34 @@ impl Subvolumes {
         walk.names(run)?;
         walk.attributes(run)?;
         walk.owned(run)
+    }
+
+    /// Compares what the rows of subvolumes say that they hold with what their leaves see.
+    fn usages(&self, run: &mut CheckRun<'_>, counted: &HashMap<Version, (u64, u64)>) -> Result<()> {
+        let (mut rows, mut said) = (Rows::open(run, Table::Usage), BTreeMap::new());
+        while let Some((key, value)) = rows.next(run)? {
+            match ino_of(&key).and_then(|number| Ok((number, UsageRow::decode(&value?)?))) {
+                Ok((number, row)) => drop(said.insert(number, row)),
+                Err(error) => {
+                    let what = format!("what a subvolume holds cannot be read: {}", sentence(&error));
+                    run.findings.add(Kind::Row, what, Affected::default());
+                }
+            }
+        }
+        for (number, row) in self.by_number.iter().filter(|(_, row)| !row.dropped) {
+            let there = counted.get(&row.leaf).copied().unwrap_or_default();
+            let said = said.get(number).map(|said| (said.files, said.bytes));
+            if said != Some(there) {
+                let said =
+                    said.map_or("nothing".into(), |(files, bytes)| format!("{files} files, {bytes} bytes"));
+                let (files, bytes) = there;
+                let what = format!(
+                    "subvolume {number} is said to hold {said}; it holds {files} files, {bytes} bytes"
+                );
+                run.findings.add(Kind::Counter, what, Affected::default());
+            }
+        }
+        Ok(())
     }
 
     /// Is an inode in the deletion queue one that a subvolume has, without a name?
@@ -260,15 +289,27 @@ impl Walk<'_> {
 
     fn inodes(&self, run: &mut CheckRun<'_>, contents: &Contents) -> Result<()> {
         let mut rows = Rows::open(run, Table::SubInodes);
+        let (mut recount, mut of_one, mut is_whole) = (Recount::default(), (0, Vec::new()), true);
         while let Some(row) = rows.next(run)? {
             run.report.inodes += 1;
-            let Some((key, version, value)) = self.take(run, Table::SubInodes, row) else { continue };
-            let Some(value) = value else { continue };
-            let (Ok(row), Ok(local)) = (InodeRow::decode(&value), crate::meta::rows::ino_of(&key)) else {
-                let what = format!("the row {} of an inode in subvolumes cannot be read", hex(&key));
-                run.findings.add(Kind::Row, what, Affected::default());
+            let taken = self.take(run, Table::SubInodes, row);
+            let Some((key, version, value)) = taken else {
+                is_whole = false;
                 continue;
             };
+            let decoded = value.as_ref().map(|value| InodeRow::decode(value)).transpose();
+            let (Ok(row), Ok(local)) = (decoded, ino_of(&key)) else {
+                let what = format!("the row {} of an inode in subvolumes cannot be read", hex(&key));
+                run.findings.add(Kind::Row, what, Affected::default());
+                is_whole = false;
+                continue;
+            };
+            if of_one.0 != local {
+                recount.add(self.tree, &of_one.1)?;
+                of_one = (local, Vec::new());
+            }
+            of_one.1.push((version, row.clone()));
+            let Some(row) = row else { continue };
             let mut wrong = Vec::new();
             if row.is_file() {
                 let sums = contents.get(&(local, row.content)).copied().unwrap_or(Some((0, 0)));
@@ -287,7 +328,9 @@ impl Walk<'_> {
                 run.findings.add(Kind::Inode, what, self.affected(local));
             }
         }
-        Ok(())
+        recount.add(self.tree, &of_one.1)?;
+        // Sums over a part say nothing.
+        if is_whole { self.subvolumes.usages(run, &recount.finish(self.tree)) } else { Ok(()) }
     }
 
     /// Compares a directory's row with the names that a leaf sees.

@@ -3,6 +3,7 @@
 mod place;
 mod rows;
 mod stored;
+mod usage;
 
 use std::cell::{Cell, RefCell};
 

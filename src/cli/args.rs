@@ -44,6 +44,10 @@ pub(super) enum Command {
     Check(CheckArgs),
     Repair(RepairArgs),
     Sync(SyncArgs),
+    Set(SetArgs),
+    Get(GetArgs),
+    Ls(LsArgs),
+    Seal(SealArgs),
     Clone(CloneArgs),
     Rm(RmArgs),
     Demo(DemoArgs),
@@ -238,6 +242,58 @@ pub(super) struct RepairArgs {
 pub(super) struct SyncArgs {
     #[arg(help = PATH_HELP)]
     pub path: PathBuf,
+}
+
+const WHERE_HELP: &str = "A directory in a mount, or STORE::PATH";
+
+/// Change settings of a directory and of what is below it
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Settings:
+  group=yes|no                whether a new directory in this one is a snapshot
+  new=empty|clone|plain       what a snapshot begins as: empty, as the newest complete one, or no snapshot at all
+  name=date|PATTERN           which names are those of snapshots: with a date in them, or such as nightly-*
+  complete=always|seal|rename when a snapshot is complete: an hour after its last change, after `cairnfs seal`, or once
+                              its name does not end in .partial
+All but `group` count below the directory, too. Nothing behind = takes a setting away.
+
+Examples:
+  cairnfs set /mnt/home group=yes new=clone
+  mkdir /mnt/home/2026-11-22 && rsync -a --delete /home/ /mnt/home/2026-11-22/")]
+pub(super) struct SetArgs {
+    #[arg(value_name = "WHERE", help = WHERE_HELP)]
+    pub place: PathBuf,
+    /// What to set
+    #[arg(required = true, value_name = "NAME=VALUE")]
+    pub settings: Vec<String>,
+}
+
+/// Show the settings that count for a directory, and where each comes from
+#[derive(Debug, Args)]
+pub(super) struct GetArgs {
+    #[arg(value_name = "WHERE", help = WHERE_HELP)]
+    pub place: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// List groups and snapshots: files, size, age, whether they are complete, what they are clones of
+#[derive(Debug, Args)]
+pub(super) struct LsArgs {
+    #[arg(value_name = "WHERE", help = WHERE_HELP, default_value = ".")]
+    pub place: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Say that snapshots are complete, in groups with complete=seal
+#[derive(Debug, Args)]
+pub(super) struct SealArgs {
+    /// Snapshots: directories in a mount, or STORE::PATH
+    #[arg(required = true, value_name = "SNAPSHOT")]
+    pub snapshots: Vec<PathBuf>,
 }
 
 /// Make a copy of a directory at once: a subvolume, which costs nothing until it is changed

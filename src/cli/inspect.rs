@@ -197,7 +197,7 @@ pub(super) fn sync(args: &SyncArgs) -> Result<()> {
 }
 
 /// Closes the store after the work, also after an error. The error of the work is returned first.
-fn with_close<T>(store: &Arc<Store>, work: impl FnOnce(&Arc<Store>) -> Result<T>) -> Result<T> {
+pub(super) fn with_close<T>(store: &Arc<Store>, work: impl FnOnce(&Arc<Store>) -> Result<T>) -> Result<T> {
     let outcome = work(store);
     let closed = store.close();
     let value = outcome?;

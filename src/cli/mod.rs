@@ -6,6 +6,7 @@ mod demo;
 mod environment;
 mod inspect;
 mod interrupt;
+mod location;
 mod mkfs;
 mod mount;
 mod mount_options;
@@ -13,6 +14,7 @@ mod output;
 mod progress;
 mod repair;
 mod size;
+mod snapshots;
 mod subvolumes;
 mod target;
 mod umount;
@@ -78,6 +80,10 @@ fn run(command: Command) -> Result<()> {
         Command::Check(args) => reported(args.json, || inspect::check(&args)),
         Command::Repair(args) => reported(args.json, || repair::run(&args)),
         Command::Sync(args) => reported(false, || inspect::sync(&args)),
+        Command::Set(args) => reported(false, || snapshots::set(&args)),
+        Command::Get(args) => reported(args.json, || snapshots::get(&args)),
+        Command::Ls(args) => reported(args.json, || snapshots::ls(&args)),
+        Command::Seal(args) => reported(false, || snapshots::seal(&args)),
         Command::Clone(args) => subvolumes::clone(&args),
         Command::Rm(args) => subvolumes::rm(&args),
     }

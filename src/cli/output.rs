@@ -1,5 +1,7 @@
 //! What commands print: aligned lines for people, exactly one JSON object for programs.
 
+mod snapshots;
+
 use std::fmt::Write as _;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,6 +14,8 @@ use crate::check::CheckReport;
 use crate::control::{ProblemKind, StatusReport};
 use crate::error::{Error, Result};
 use crate::gc::{CycleRecord, Stage};
+
+pub(super) use snapshots::{Settings, listing, settings};
 
 /// A failure as `--json` shows it.
 #[derive(Serialize)]
@@ -103,6 +107,13 @@ pub(super) fn status(report: &StatusReport) -> String {
         None => lines.add("mounted", "no"),
     }
     lines.add("inodes", count(store.inodes));
+    if store.subvolumes + store.subvolumes_dropped > 0 {
+        let waiting = match store.subvolumes_dropped {
+            0 => String::new(),
+            dropped => format!(", {} removed ones wait to be reaped", count(dropped)),
+        };
+        lines.add("subvolumes", format!("{}{waiting}", count(store.subvolumes)));
+    }
     lines.add("in files", show_size(store.referenced_bytes));
     lines.add(
         "chunks",

@@ -16,6 +16,7 @@ use super::socket::{self, Address};
 use crate::check::CheckReport;
 use crate::error::{Error, Result};
 use crate::gc::CycleRecord;
+use crate::snapshots::{Answer, Place, Task};
 
 /// How long a request that needs no work may take. During longer work, also the interval at which the process is
 /// checked.
@@ -160,6 +161,14 @@ impl Client {
     /// Makes everything durable.
     pub fn sync(&mut self) -> Result<()> {
         self.done(&Request::Sync)
+    }
+
+    /// Has something done with groups and snapshots.
+    pub fn snapshots(&mut self, place: Place, task: Task) -> Result<Answer> {
+        match self.call(&Request::Snapshots { place, task }, &mut |_| {})? {
+            Reply::Snapshots(answer) => Ok(answer),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// Announces that [`Client::closed`] will ask how the store was closed. Returns when the daemon has noted it.

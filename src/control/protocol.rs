@@ -13,6 +13,7 @@ use crate::check::{CheckReport, ScrubStatus};
 use crate::error::Error;
 use crate::gc::{CycleRecord, Stage};
 use crate::retry::RecurringFailure;
+use crate::snapshots::{Answer, Place, Task};
 use crate::store::StoreStatus;
 
 /// What a command asks of the daemon.
@@ -39,6 +40,13 @@ pub enum Request {
     Check(CheckRequest),
     /// Make everything durable.
     Sync,
+    /// Something with groups and snapshots.
+    Snapshots {
+        /// Where.
+        place: Place,
+        /// What.
+        task: Task,
+    },
     /// Answer when the store has been closed, with the outcome of closing it.
     AwaitClose,
 }
@@ -73,6 +81,8 @@ pub enum Reply {
     Cycle(CycleRecord),
     /// Answer to `Check`.
     Check(CheckReport),
+    /// Answer to `Snapshots`.
+    Snapshots(Answer),
     /// Answer to the requests without a result.
     Done,
     /// The request failed.
@@ -297,6 +307,12 @@ mod tests {
         let resumed = CheckRequest { data: true, limit: Some(7), resume: true, all_names: false };
         assert_eq!(word(&Request::Check(resumed)), r#"{"check":{"data":true,"limit":7,"resume":true}}"#);
         assert_eq!(word(&Request::Sync), r#""sync""#);
+        let place = Place::Inode(7);
+        let set = Task::Set(vec![("group".into(), "yes".into())]);
+        assert_eq!(
+            word(&Request::Snapshots { place, task: set }),
+            r#"{"snapshots":{"place":{"inode":7},"task":{"set":[["group","yes"]]}}}"#
+        );
         assert_eq!(word(&Request::AwaitClose), r#""await_close""#);
     }
 }

@@ -20,6 +20,7 @@ use super::socket;
 use crate::check::CheckReport;
 use crate::error::{Error, Result};
 use crate::gc::CycleRecord;
+use crate::snapshots::{Answer, Place, Task};
 
 /// What the process that has the store open does for commands. Called from many threads.
 pub trait ControlHandler: Send + Sync {
@@ -36,6 +37,8 @@ pub trait ControlHandler: Send + Sync {
     -> Result<CheckReport>;
     /// Makes everything durable.
     fn sync(&self) -> Result<()>;
+    /// Does something with groups and snapshots.
+    fn snapshots(&self, place: &Place, task: &Task) -> Result<Answer>;
 }
 
 /// More connections at once are refused, so that a loop in a script cannot use up all threads.
@@ -261,6 +264,7 @@ fn answer(request: &Request, handler: &dyn ControlHandler, out: &mut UnixStream)
         Request::GcSoon => handler.gc_soon().map(|()| Reply::Done),
         Request::Check(request) => handler.check(*request, &mut listens).map(Reply::Check),
         Request::Sync => handler.sync().map(|()| Reply::Done),
+        Request::Snapshots { place, task } => handler.snapshots(place, task).map(Reply::Snapshots),
         Request::AwaitClose => Ok(Reply::Done),
     };
     outcome.unwrap_or_else(|e| Reply::Error((&e).into()))
@@ -322,6 +326,9 @@ mod tests {
         fn sync(&self) -> Result<()> {
             Err(Error::io("syncing", std::io::Error::from_raw_os_error(libc::ENOSPC)))
         }
+        fn snapshots(&self, _: &Place, _: &Task) -> Result<Answer> {
+            Ok(Answer::Done)
+        }
     }
 
     fn shared() -> Arc<Shared> {
@@ -380,6 +387,9 @@ mod tests {
         fn sync(&self) -> Result<()> {
             Fake.sync()
         }
+        fn snapshots(&self, place: &Place, task: &Task) -> Result<Answer> {
+            Fake.snapshots(place, task)
+        }
     }
 
     /// Answers status only, and counts how often it is asked.
@@ -414,6 +424,9 @@ mod tests {
         }
         fn sync(&self) -> Result<()> {
             Ok(())
+        }
+        fn snapshots(&self, _: &Place, _: &Task) -> Result<Answer> {
+            Ok(Answer::Done)
         }
     }
 

@@ -18,6 +18,7 @@ use crate::fs::Fs;
 use crate::fuse::{self, ControlFiles, Unmounter};
 use crate::gc::{Collector, CycleRecord, Stage};
 use crate::retry::RecurringFailure;
+use crate::snapshots::{self, Answer, Place, Task};
 use crate::store::Store;
 
 /// How often to read the stage of a running cycle for a command that shows it.
@@ -161,6 +162,13 @@ impl ControlHandler for Handler {
 
     fn sync(&self) -> Result<()> {
         self.filesystem.sync()
+    }
+
+    fn snapshots(&self, place: &Place, task: &Task) -> Result<Answer> {
+        if matches!(task, Task::Set(_) | Task::Seal) {
+            self.refuse_if_read_only("change it")?;
+        }
+        snapshots::perform(&self.filesystem, place, task)
     }
 }
 

@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::meta::rows::{Extent, InodeRow};
 use crate::meta::versions::Version;
 use crate::meta::versions::subvolumes::subvolume_of;
+use crate::meta::versions::usage::counted;
 use crate::sabotage::{Protection, out};
 use crate::store::Batch;
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -50,6 +51,8 @@ pub struct InodeState {
     pub content_cut: Option<u64>,
     /// The batch that last had a row of it.
     pub saved_in: u64,
+    /// What it counts in what its subvolume holds, by its stored row.
+    counted: (i64, i64),
     /// True while the inode stands in the queue of dirty inodes.
     pub queued: bool,
     /// The inode has no name and the kernel has forgotten it: nothing more is written for it.
@@ -67,6 +70,7 @@ pub struct InodeState {
 impl Inode {
     fn new(ino: u64, row: InodeRow, saved_in: u64) -> Arc<Self> {
         let state = InodeState {
+            counted: counted(&row),
             disk_size: row.size,
             row,
             saved_in,
@@ -123,12 +127,24 @@ impl InodeState {
         self.row.nlink == 0 && !out(Protection::NamelessStaysSo)
     }
 
+    fn count(&mut self, number: u64, batch: &Batch) {
+        let now = match counted(&self.row) {
+            (files, bytes) if bytes > 0 => (files, self.disk_size as i64),
+            none => none,
+        };
+        batch.usage.count(number, now.0 - self.counted.0, now.1 - self.counted.1, self.row.ctime);
+        self.counted = now;
+    }
+
     /// Writes the inode's row into a batch.
     pub fn save(&mut self, ino: u64, batch: &Batch) {
         if self.disk_size == self.row.size {
             put_inode(batch, ino, &self.row);
         } else {
             put_inode(batch, ino, &InodeRow { size: self.disk_size, ..self.row.clone() });
+        }
+        if subvolume_of(ino) > 0 {
+            self.count(subvolume_of(ino), batch);
         }
         self.saved_in = batch.number;
     }

@@ -4,7 +4,8 @@
 //! `dirty`, `flush` and `sync` take bytes to the store, `read` brings them back, `range` works on stretches of files,
 //! `holes` takes some out, `extents` works on their rows, `rows` knows where rows stand, `subvolumes` clones and drops
 //! whole trees, `xattr` works on attributes, `orphans` removes what has no name any
-//! more, `guard` refuses what a protected directory forbids, `links` knows the way up, `tree_lock` says which changes
+//! more, `settings` keeps what an administrator wants of a
+//! directory, `groups` makes new directories in a group snapshots, `protected` refuses what a protected directory forbids, `links` knows the way up, `tree_lock` says which changes
 //! of names go side by side, `locked` locks directories together with what is in them.
 //!
 //! Lock order: the tree lock, then inodes by rising number, then membership in a batch. Nothing waits for an inode
@@ -16,6 +17,7 @@ mod dir;
 mod dirty;
 mod extents;
 mod flush;
+mod groups;
 mod holes;
 mod inode;
 mod links;
@@ -27,6 +29,7 @@ mod range;
 mod read;
 mod rename;
 mod rows;
+mod settings;
 #[cfg(all(test, feature = "sim"))]
 mod simulated;
 mod staging;
@@ -45,6 +48,9 @@ use crate::meta::{Counter, Layers, Table};
 use crate::store::{Member, Store};
 use crate::sync::Arc;
 
+pub use groups::Complete;
+pub use settings::Setting;
+pub use subvolumes::known::SubvolumeInfo;
 pub use types::{
     APPEND_ONLY, Access, AccessTimes, Attr, Caller, DirEntry, FsStat, IMMUTABLE, LINK_MAX, NAME_MAX,
     NO_ATIME, NO_DUMP, NameSpace, PROTECTING, ROOT_INO, RenameFlags, SIZE_MAX, SetAttr, SetTime, Timestamp,
@@ -168,7 +174,7 @@ impl Fs {
     pub fn statfs(&self) -> Result<FsStat> {
         let space = self.store.host_space()?;
         let block = space.block_size.max(512);
-        let inodes = self.store.commits.counter(Counter::Inodes);
+        let inodes = self.store.commits.counter(Counter::Inodes) + self.store.subvolumes()?.inodes;
         // Inodes have no fixed number: as many as the free space could hold rows for.
         let room = space.available / 512;
         Ok(FsStat {

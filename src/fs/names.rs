@@ -96,6 +96,9 @@ impl Fs {
         if let Some(source) = self.wished(Place { parent, name }, caller) {
             return self.make_clone(source, Place { parent, name }, caller);
         }
+        if let Some(made) = self.new_snapshot(Place { parent, name }, caller, mode, umask)? {
+            return Ok(made);
+        }
         let mode = mode & 0o7777 | libc::S_IFDIR;
         let row = InodeRow { mode, nlink: 2, parent, ..InodeRow::default() };
         let (tree, place) = (self.tree.shared(), Place { parent, name });
@@ -142,23 +145,13 @@ impl Fs {
             return posix(libc::EMLINK);
         }
         self.store.claim_space(1024 + row.target.len() as u64, self.dirty.bytes())?;
-        row.uid = caller.uid;
-        row.gid = caller.gid;
-        if dir.row.mode & libc::S_ISGID != 0 {
-            row.gid = dir.row.gid;
-            if row.is_dir() {
-                row.mode |= libc::S_ISGID;
-            }
-        }
-        let inherited = acl::inherit(&self.layers(), parent, &dir.row, &mut row, umask)?;
-        let now = Timestamp::now();
-        (row.atime, row.mtime, row.ctime, row.btime) = (now, now, now, now);
-        row.generation = self.store.generation();
-
+        let inherited = self.new_row(&dir.row, parent, caller, umask, &mut row)?;
+        let now = row.ctime;
         let member = self.join()?;
         let ino = public_ino(subvolume_of(parent), self.store.new_ino()?);
         if let Some(leaf) = leaf_of(&member, ino)? {
             row.content = leaf.0;
+            member.usage.count(subvolume_of(ino), 1, 0, now);
         } else {
             member.rows.count(Counter::Inodes, 1);
         }
@@ -172,6 +165,31 @@ impl Fs {
         drop(member);
         let attr = inode.lock().attr(ino);
         Ok(attr)
+    }
+
+    /// Completes the row of a new inode in a directory with the row `dir`: owner, mode and times, and the ACLs that it
+    /// inherits.
+    pub(super) fn new_row(
+        &self,
+        dir: &InodeRow,
+        parent: u64,
+        caller: Caller,
+        umask: u32,
+        row: &mut InodeRow,
+    ) -> Result<acl::Inherited> {
+        row.uid = caller.uid;
+        row.gid = caller.gid;
+        if dir.mode & libc::S_ISGID != 0 {
+            row.gid = dir.gid;
+            if row.is_dir() {
+                row.mode |= libc::S_ISGID;
+            }
+        }
+        let inherited = acl::inherit(&self.layers(), parent, dir, row, umask)?;
+        let now = Timestamp::now();
+        (row.atime, row.mtime, row.ctime, row.btime) = (now, now, now, now);
+        row.generation = self.store.generation();
+        Ok(inherited)
     }
 
     /// Gives an inode another name.

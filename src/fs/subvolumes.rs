@@ -11,6 +11,7 @@
 
 mod copy;
 pub(super) mod dropped;
+pub(super) mod known;
 mod reap;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -21,12 +22,14 @@ use crate::meta::rows::{DirentRow, Extent, InodeRow, NameHash, PROTECTING, Subvo
 use crate::meta::versions::subvolumes::{
     self, LOCAL_LIMIT, public_ino, put_row, put_version, split_ino, subvolume_of,
 };
+use crate::meta::versions::usage::counted;
 use crate::meta::versions::{Subvolume, Subvolumes, Version};
 use crate::meta::{Counter, Table};
 use crate::sabotage::{Protection, out};
 use crate::store::{Batch, Member};
 use crate::sync::{Arc, MutexGuard};
 
+use super::acl::Inherited;
 use super::inode::InodeState;
 use super::locked::Place;
 use super::names::may_add;
@@ -170,6 +173,11 @@ impl Fs {
             0 => self.copy_directory(source)?,
             number => self.clone_subvolume(number)?,
         };
+        self.name_or_drop(number, place)
+    }
+
+    /// Gives a new subvolume its name, durably; if that cannot be, it is dropped.
+    pub(super) fn name_or_drop(&self, number: u64, place: Place<'_>) -> Result<Attr> {
         let named = self.name_subvolume(number, place);
         if named.is_err() {
             // Nobody can reach it.
@@ -194,13 +202,14 @@ impl Fs {
         let (moved, leaf) = (self.store.new_version(), self.store.new_version());
         let next = layers.subvolumes.with_clone(source, number, (moved, leaf))?;
         let (born, name) = (Timestamp::now(), Vec::new());
-        let of_clone = SubvolumeRow { leaf, parent: 0, source, born, name, ..row.clone() };
+        let of_clone = SubvolumeRow { leaf, parent: 0, source, born, sealed: None, name, ..row.clone() };
         self.at_swap(next, |batch| {
             for version in [moved, leaf] {
                 put_version(&batch.rows, version, Some(old));
             }
             put_row(&batch.rows, source, &SubvolumeRow { leaf: moved, ..row });
             put_row(&batch.rows, number, &of_clone);
+            batch.usage.begin(number, born, Some(source));
         })?;
         nameless.extend(self.orphans_of(source)?);
         self.disown(number, &nameless)?;
@@ -238,17 +247,19 @@ impl Fs {
     }
 
     /// Makes an empty subvolume without a name, whose root has this row.
-    fn new_subvolume(&self, root_row: &InodeRow) -> Result<u64> {
+    pub(super) fn new_subvolume(&self, root_row: &InodeRow, inherited: &Inherited) -> Result<u64> {
         let _changing = self.hold_subvolumes();
         let (layers, number) = (self.layers(), self.store.new_subvolume()?);
         let (leaf, root) = (self.store.new_version(), self.store.new_ino()?);
         let next = layers.subvolumes.with_new(number, Subvolume { leaf, root })?;
         let (born, name) = (Timestamp::now(), Vec::new());
-        let row = SubvolumeRow { leaf, root, parent: 0, dropped: false, source: 0, born, name };
+        let row = SubvolumeRow { leaf, root, parent: 0, dropped: false, source: 0, born, sealed: None, name };
         self.at_swap(next, |batch| {
             put_version(&batch.rows, leaf, None);
             put_row(&batch.rows, number, &row);
             put_inode(batch, public_ino(number, root), root_row);
+            inherited.save(public_ino(number, root), batch);
+            batch.usage.begin(number, born, None);
         })?;
         Ok(number)
     }
@@ -355,6 +366,11 @@ impl Fs {
         Ok(())
     }
 
+    /// The number of the subvolume with this root.
+    pub(super) fn snapshot_number(&self, root: u64) -> Result<u64> {
+        if self.root_of(root) == Some(root) { Ok(subvolume_of(root)) } else { posix(libc::EINVAL) }
+    }
+
     /// Subvolumes that were dropped since this was asked last.
     pub fn newly_dropped(&self) -> Vec<u64> {
         self.dropped.take_untold()
@@ -411,5 +427,7 @@ impl Fs {
 /// Everything that goes with an entry in a directory of a subvolume that is being made.
 fn put_new(batch: &Batch, dir: u64, (hash, name): (u64, &[u8]), ino: u64, row: &InodeRow) {
     put_inode(batch, ino, row);
+    let (files, bytes) = counted(row);
+    batch.usage.count(subvolume_of(ino), files, bytes, row.ctime);
     put_entry(batch, (dir, hash, name), DirentRow { ino, kind: row.kind() });
 }

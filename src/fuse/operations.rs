@@ -251,6 +251,9 @@ impl Adapter {
             _ => {}
         }
         xattr::check(name, self.opts.posix_acl)?;
+        if xattr::setting(name).is_some() {
+            return Err(Error::Posix(libc::EPERM));
+        }
         not_ours(ino, libc::EPERM)?;
         // The kernel asks for the attributes again after it has set an ACL.
         self.fs.setxattr(ino, name, value, flags, |gid| requester.is_in(gid))
@@ -282,6 +285,11 @@ impl Adapter {
     pub(super) fn getxattr(&self, ino: u64, caller: Caller, name: &[u8], size: u32) -> Result<Fitted> {
         if name == xattr::PRESENCE {
             return xattr::fit(self.control.presence(caller)?, size);
+        }
+        if let Some(setting) = xattr::setting(name) {
+            not_ours(ino, libc::ENODATA)?;
+            let found = self.fs.setting(ino, setting)?.ok_or(Error::Posix(libc::ENODATA))?;
+            return xattr::fit(found.value.into_bytes(), size);
         }
         xattr::check(name, self.opts.posix_acl)?;
         not_ours(ino, libc::ENODATA)?;

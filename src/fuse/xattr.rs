@@ -36,6 +36,14 @@ fn number(digits: &[u8]) -> Result<u64> {
     text.and_then(|text| text.parse().ok()).ok_or(Error::Posix(libc::EINVAL))
 }
 
+/// What the names of settings begin with, as which getxattr(2) shows them; nobody can write them, and no list has them.
+const SETTING: &[u8] = b"user.cairnfs.";
+
+/// The setting that an attribute shows.
+pub(super) fn setting(name: &[u8]) -> Option<&str> {
+    name.strip_prefix(SETTING).and_then(|name| std::str::from_utf8(name).ok())
+}
+
 /// Whether `name` may be used. The kernel has already checked who may use which namespace.
 pub(super) fn check(name: &[u8], posix_acl: bool) -> Result<()> {
     match NameSpace::of(name) {

@@ -66,11 +66,13 @@ pub enum Table {
     SubExtents,
     /// Version, table, key -> nothing: the version has a row of its own under that key.
     Owned,
+    /// Number of a subvolume -> what it holds.
+    Usage,
 }
 
 impl Table {
     /// All tables, in the order of their numbers.
-    pub const ALL: [Table; 18] = [
+    pub const ALL: [Table; 19] = [
         Table::Inodes,
         Table::Dirents,
         Table::Xattrs,
@@ -89,6 +91,7 @@ impl Table {
         Table::SubXattrs,
         Table::SubExtents,
         Table::Owned,
+        Table::Usage,
     ];
 
     /// The table's name in the database and in messages.
@@ -112,6 +115,7 @@ impl Table {
             Table::SubXattrs => "sub_xattrs",
             Table::SubExtents => "sub_extents",
             Table::Owned => "owned",
+            Table::Usage => "usage",
         }
     }
 

@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::meta::Counter;
+use crate::meta::rows::{UsageRow, id_key};
+use crate::meta::versions::subvolumes::read_rows;
+use crate::meta::{Counter, Table};
 
 use super::Store;
 use super::config::{META_FILE, RESERVE_FILE};
@@ -18,8 +20,14 @@ pub struct StoreStatus {
     pub path: String,
     /// The present generation.
     pub generation: u64,
-    /// Inodes.
+    /// Inodes, those in subvolumes counted once for each subvolume that has them.
     pub inodes: u64,
+    /// Subvolumes that have a name.
+    #[serde(default)]
+    pub subvolumes: u64,
+    /// Those that were removed and wait to be reaped.
+    #[serde(default)]
+    pub subvolumes_dropped: u64,
     /// Deleted files that wait in the deletion queue.
     pub deletion_queue: u64,
     /// Bytes that files refer to.
@@ -62,12 +70,14 @@ impl Store {
     pub fn status(&self) -> Result<StoreStatus> {
         let space = self.host_space()?;
         let (media, sum) = (self.media.as_ref(), |counter| self.commits.counter(counter));
-        let reserve = allocated(media, RESERVE_FILE)?;
+        let (reserve, subvolumes) = (allocated(media, RESERVE_FILE)?, self.subvolumes()?);
         Ok(StoreStatus {
             uuid: self.config.uuid.to_string(),
             path: self.path.display().to_string(),
             generation: self.generation(),
-            inodes: sum(Counter::Inodes),
+            inodes: sum(Counter::Inodes) + subvolumes.inodes,
+            subvolumes: subvolumes.live,
+            subvolumes_dropped: subvolumes.dropped,
             deletion_queue: sum(Counter::Orphans),
             referenced_bytes: sum(Counter::ReferencedBytes),
             deleted_bytes: sum(Counter::Deleted),
@@ -84,6 +94,35 @@ impl Store {
             bad_chunks: self.healing.count(),
             read_only_because: self.batches.latch().failure().map(str::to_owned),
         })
+    }
+}
+
+/// What there is of subvolumes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SubvolumeCounts {
+    /// Those that have a name.
+    pub live: u64,
+    /// Those that were removed and wait to be reaped.
+    pub dropped: u64,
+    /// Inodes of those that have a name, their roots included.
+    pub inodes: u64,
+}
+
+impl Store {
+    /// Counts the subvolumes and what is in them, as far as it is committed; a row of each is read.
+    pub fn subvolumes(&self) -> Result<SubvolumeCounts> {
+        let layers = self.layers();
+        let mut counts = SubvolumeCounts::default();
+        for (number, row) in read_rows(&*layers)? {
+            if row.dropped {
+                counts.dropped += 1;
+                continue;
+            }
+            counts.live += 1;
+            let usage = layers.get(Table::Usage, &id_key(number))?;
+            counts.inodes += 1 + usage.map_or(Ok(0), |row| UsageRow::decode(&row).map(|row| row.files))?;
+        }
+        Ok(counts)
     }
 }
 

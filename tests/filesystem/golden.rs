@@ -12,7 +12,7 @@ use cairnfs::media::Media;
 use cairnfs::media::host::HostMedia;
 use cairnfs::meta::rows::{
     self, DirentRow, Extent, InodeRow, RegionRow, SCRUB_KEY, STATE_KEY, ScrubRow, State, SubvolumeRow,
-    bad_pack, bad_row,
+    UsageRow, bad_pack, bad_row,
 };
 use cairnfs::meta::{Kv, Table};
 use cairnfs::pack::PackId;
@@ -34,6 +34,7 @@ fn again(table: Table, key: &[u8], row: &[u8]) -> Result<Option<Vec<u8>>> {
             rows::version_rows(rows::split_version(key)?.1, parent)[0].1.to_vec()
         }
         Table::Subvolumes => SubvolumeRow::decode(row)?.encode(),
+        Table::Usage => UsageRow::decode(row)?.encode(),
         Table::SubInodes => with_version(row, |row| Ok(InodeRow::decode(row)?.encode()))?,
         Table::SubDirents => with_version(row, |row| Ok(DirentRow::decode(row)?.encode()))?,
         Table::SubExtents => {

@@ -12,6 +12,7 @@ mod faults;
 mod full;
 mod fuzz;
 mod golden;
+mod groups;
 mod growth;
 mod heal;
 mod log;

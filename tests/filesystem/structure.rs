@@ -9,17 +9,19 @@ use cairnfs::check::{CheckReport, Finding, Resumed, ScrubStatus};
 use cairnfs::control::{Holder, StatusReport};
 use cairnfs::gc::{CycleRecord, Stage};
 use cairnfs::retry::RecurringFailure;
+use cairnfs::snapshots::{Group, Listing, OwnedSetting, Snapshot};
 use cairnfs::store::StoreStatus;
 use serde_json::Value;
 
 /// Modules from the bottom up; a module may import those on lines above its own, and what `ALSO` says.
-const LAYERS: [&[&str]; 8] = [
+const LAYERS: [&[&str]; 9] = [
     &["error", "sync", "sabotage", "retry"],
     &["chunk", "media"],
     &["pack"],
     &["meta"],
     &["store"],
     &["fs", "gc", "check"],
+    &["snapshots"],
     &["fuse", "control"],
     &["daemon", "cli"],
 ];
@@ -358,6 +360,24 @@ fn fields(value: &Value, prefix: &str, found: &mut BTreeSet<String>) {
     }
 }
 
+/// What `ls --json` prints if everything there can be is there.
+fn full_listing(setting: OwnedSetting) -> Listing {
+    let snapshot = Snapshot {
+        name: String::new(),
+        files: 1,
+        bytes: 1,
+        made: 0,
+        changed: 0,
+        complete: true,
+        sealed: Some(0),
+        clone_of: Some(String::new()),
+        protected: false,
+    };
+    let group =
+        Group { path: String::new(), group: true, settings: vec![setting], snapshots: vec![snapshot] };
+    Listing { groups: vec![group] }
+}
+
 /// What `status --json` prints if everything there can be is there.
 fn full_status() -> StatusReport {
     let trouble =
@@ -385,22 +405,26 @@ fn the_fields_of_json_are_those_that_the_documents_have() {
         findings: vec![finding],
         ..CheckReport::default()
     };
+    let setting = OwnedSetting { name: String::new(), value: String::new(), origin: String::new() };
+    let settings = serde_json::json!({ "settings": [&setting] });
     let printed = [
-        ("status", serde_json::to_value(full_status())),
-        ("gc", serde_json::to_value(CycleRecord::default())),
-        ("check", serde_json::to_value(check)),
-        ("repair", serde_json::to_value(RepairReport::default())),
+        ("status", 10, serde_json::to_value(full_status())),
+        ("gc", 10, serde_json::to_value(CycleRecord::default())),
+        ("ls", 10, serde_json::to_value(full_listing(setting))),
+        ("get", 3, Ok(settings)),
+        ("check", 10, serde_json::to_value(check)),
+        ("repair", 10, serde_json::to_value(RepairReport::default())),
     ];
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = fs::read_to_string(root.join("docs/json.md")).unwrap();
-    for (command, value) in printed {
+    for (command, more_than, value) in printed {
         let section = text.split(&format!("\n## {command}\n")).nth(1).expect(command);
         let section = section.split("\n## ").next().unwrap();
         let cells = section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
         let documented: BTreeSet<String> = cells.map(str::to_owned).collect();
         let mut known = BTreeSet::new();
         fields(&value.unwrap(), "", &mut known);
-        assert!(known.len() > 10, "{command}: {known:?}");
+        assert!(known.len() > more_than, "{command}: {known:?}");
         let differ: Vec<_> = known.symmetric_difference(&documented).collect();
         assert!(differ.is_empty(), "docs/json.md and `cairnfs {command} --json` differ in {differ:?}");
     }

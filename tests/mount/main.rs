@@ -33,6 +33,7 @@ mod crash;
 mod edges;
 mod full;
 mod golden;
+mod groups;
 mod handles;
 mod heal;
 mod helpers;

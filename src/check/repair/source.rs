@@ -15,8 +15,8 @@ use crate::meta::backup::{Backup, TABLES};
 use crate::meta::kv::{CheckedRow, Row, hex};
 use crate::meta::log::{FOLDED_KEY, FoldedRow};
 use crate::meta::rows::{
-    DirentRow, Extent, InodeRow, STATE_KEY, State, SubvolumeRow, decode_content_key, decode_extent_key,
-    decode_owned_key, decode_seen, decode_version_row, dirent_name, ino_of, xattr_name,
+    DirentRow, Extent, InodeRow, STATE_KEY, State, SubvolumeRow, UsageRow, decode_content_key,
+    decode_extent_key, decode_owned_key, decode_seen, decode_version_row, dirent_name, ino_of, xattr_name,
 };
 use crate::meta::{Counter, Kv, ReadView, Table};
 use crate::pack::PackStore;
@@ -425,7 +425,7 @@ pub(super) fn lost_whole(view: &ReadView, table: Table) -> bool {
         Table::Regions | Table::Digests => Counter::Chunks,
         Table::Orphans => Counter::Orphans,
         Table::Xattrs | Table::State | Table::Bad | Table::Links | Table::Protected => return false,
-        Table::Versions | Table::Subvolumes | Table::Owned => return false,
+        Table::Versions | Table::Subvolumes | Table::Owned | Table::Usage => return false,
         Table::SubInodes | Table::SubDirents | Table::SubXattrs | Table::SubExtents => return false,
     };
     let state = state_of(view);
@@ -539,6 +539,7 @@ fn sound(table: Table, key: &[u8], value: &[u8]) -> Result<()> {
             Extent::decode(decode_content_key(key)?.2, value).map(drop)
         }
         Table::Owned => decode_owned_key(key).map(drop),
+        Table::Usage => UsageRow::decode(value).map(drop),
         Table::Regions | Table::Digests | Table::Bad | Table::Links | Table::Protected => Ok(()),
     }
 }

@@ -4,15 +4,16 @@
 //! row of a version is lost, nobody knows what was above it: it becomes a beginning of its own, and what it saw of
 //! older versions is gone. The table of what each version has is made anew from the rows.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 
 use crate::error::Result;
 use crate::meta::rows::{
-    COPIES, DirentRow, Extent, InodeRow, PROTECTING, SubvolumeRow, decode_content_key, id_key, ino_of,
-    local_key, owned_key, split_version, subvolume_key, version_rows,
+    COPIES, DirentRow, Extent, InodeRow, PROTECTING, SubvolumeRow, UsageRow, decode_content_key, decode_seen,
+    id_key, ino_of, local_key, owned_key, split_version, subvolume_key, version_rows,
 };
 use crate::meta::versions::subvolumes::{public_ino, read_rows, subvolume_of};
+use crate::meta::versions::usage::Recount;
 use crate::meta::versions::{self, Rows, Version, VersionTree};
 use crate::meta::{Counter, Kv, ReadView, Table};
 
@@ -112,9 +113,16 @@ impl Subvolumes {
     /// Writes the rows of all of them, once all have names.
     pub fn finish(&self, view: &ReadView, sink: &mut Sink<'_>) -> Result<()> {
         let tree = versions::read_tree(view)?;
+        let counted = recount(view, &tree)?;
         for (number, row) in &self.by_number {
             for copy in 0..COPIES {
                 sink.put(Table::Subvolumes, &subvolume_key(copy, *number), &row.encode())?;
+            }
+            if let Some((files, bytes)) = counted.get(&row.leaf).copied() {
+                let old = view.get(Table::Usage, &id_key(*number))?;
+                let old = old.and_then(|old| UsageRow::decode(&old).ok());
+                let row = UsageRow { files, bytes, ..old.unwrap_or(UsageRow::empty(row.born)) };
+                sink.put(Table::Usage, &id_key(*number), &row.encode())?;
             }
             if is_protected(view, &tree, row)? {
                 sink.put(Table::Protected, &id_key(public_ino(*number, row.root)), &[])?;
@@ -145,6 +153,23 @@ impl Subvolumes {
             Ok(true)
         })
     }
+}
+
+/// What each leaf sees: files and bytes.
+fn recount(view: &ReadView, tree: &VersionTree) -> Result<HashMap<Version, (u64, u64)>> {
+    let (mut recount, mut of_one) = (Recount::default(), (0, Vec::new()));
+    Rows::scan(view, Table::SubInodes, Bound::Unbounded, Bound::Unbounded, &mut |whole, row| {
+        let (key, version) = split_version(whole)?;
+        let (local, row) = (ino_of(key)?, decode_seen(row)?.map(InodeRow::decode).transpose()?);
+        if of_one.0 != local {
+            recount.add(tree, &of_one.1)?;
+            of_one = (local, Vec::new());
+        }
+        of_one.1.push((version, row));
+        Ok(true)
+    })?;
+    recount.add(tree, &of_one.1)?;
+    Ok(recount.finish(tree))
 }
 
 fn is_protected(view: &ReadView, tree: &VersionTree, row: &SubvolumeRow) -> Result<bool> {

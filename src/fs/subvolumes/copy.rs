@@ -6,10 +6,12 @@
 use std::collections::HashMap;
 
 use crate::error::{Error, Result};
+use crate::meta::rows::xattr::SETTING;
 use crate::meta::rows::{InodeRow, NameHash, PROTECTING};
 use crate::meta::versions::subvolumes::{public_ino, subvolume_of};
 use crate::sync::Arc;
 
+use super::super::acl::Inherited;
 use super::super::flush::Flush;
 use super::super::rows::{Content, Rows, put_entry, put_xattr};
 use super::super::{Fs, extents, posix};
@@ -30,7 +32,7 @@ impl Fs {
     pub(super) fn copy_directory(self: &Arc<Self>, source: u64) -> Result<u64> {
         let row = self.inode(source)?.lock().row.clone();
         let root_row = InodeRow { nlink: 2, entries: 0, flags: row.flags & !PROTECTING, ..row };
-        let number = self.new_subvolume(&root_row)?;
+        let number = self.new_subvolume(&root_row, &Inherited::default())?;
         let copied = self.copy_into(number, source);
         if copied.is_err() {
             self.drop_nameless(number)?;
@@ -147,7 +149,8 @@ impl Fs {
             names.push(name.to_vec());
             Ok(true)
         })?;
-        for name in names {
+        // Settings are of the directory that an administrator gave them to.
+        for name in names.into_iter().filter(|name| !name.starts_with(SETTING)) {
             if let Some(value) = rows.xattr(from, &name)? {
                 put_xattr(member, to, &name, &value);
             }

@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::meta::Counter;
-use crate::meta::rows::{COPIES, subvolume_key};
+use crate::meta::rows::{COPIES, id_key, subvolume_key};
 use crate::meta::versions::reap::{Audit, Budget, Reach, Reap, Removed, Step};
 use crate::meta::versions::subvolumes::{read_rows, subvolume_of};
 use crate::meta::versions::{Version, read_tree};
@@ -140,6 +140,7 @@ fn count(sums: &mut Sums, removed: Removed) {
 /// Removes the rows of a subvolume.
 fn forget(txn: &Txn<'_>, number: u64) {
     (0..COPIES).for_each(|copy| txn.own().delete(Table::Subvolumes, &subvolume_key(copy, number)));
+    txn.own().delete(Table::Usage, &id_key(number));
 }
 
 /// Taken out: what is dropped is reaped while the kernel remembers inodes of it.

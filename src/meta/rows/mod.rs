@@ -11,6 +11,7 @@ mod region;
 mod scrub;
 mod state;
 mod subvolume;
+mod usage;
 mod version;
 pub mod xattr;
 
@@ -26,6 +27,7 @@ pub use region::{RegionEntry, RegionRow};
 pub use scrub::{SCRUB_KEY, ScrubRow};
 pub use state::{STATE_KEY, State};
 pub use subvolume::{SubvolumeRow, subvolume_key};
+pub use usage::UsageRow;
 pub use version::{
     COPIES, content_extent_key, content_key, decode_content_key, decode_owned_key, decode_seen,
     decode_version_row, encode_seen, local_key, owned_key, split_version, version_key, version_rows,

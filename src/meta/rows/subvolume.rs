@@ -22,6 +22,8 @@ pub struct SubvolumeRow {
     pub source: u64,
     /// When it was made.
     pub born: Timestamp,
+    /// When somebody said that it is complete.
+    pub sealed: Option<Timestamp>,
     /// Its name; empty until it has one, and after it was dropped.
     pub name: Vec<u8>,
 }
@@ -31,13 +33,14 @@ const FORM: u8 = 1;
 impl SubvolumeRow {
     /// The row's bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(40 + self.name.len());
+        let mut out = Vec::with_capacity(48 + self.name.len());
         out.push(FORM);
-        let born = [self.born.sec as u64, self.born.nsec.into()];
+        let sealed = self.sealed.unwrap_or(Timestamp { sec: 0, nsec: 0 });
+        let times = [self.born, sealed].map(|time| [time.sec as u64, time.nsec.into()]);
         for number in [self.leaf.0, self.root, self.parent, self.dropped.into(), self.source] {
             varint::put(&mut out, number);
         }
-        born.into_iter().for_each(|number| varint::put(&mut out, number));
+        times.as_flattened().iter().for_each(|number| varint::put(&mut out, *number));
         out.extend_from_slice(&self.name);
         out
     }
@@ -46,18 +49,22 @@ impl SubvolumeRow {
     pub fn decode(from: &[u8]) -> Result<Self> {
         let wrong = || Error::damaged("the row of a subvolume does not decode");
         let (&form, mut rest) = from.split_first().ok_or_else(wrong)?;
-        let mut numbers = [0; 7];
+        let mut numbers = [0; 9];
         for number in &mut numbers {
             *number = varint::take(&mut rest)?;
         }
-        let [leaf, root, parent, dropped, source, sec, nsec] = numbers;
-        let nsec = u32::try_from(nsec).ok().filter(|nsec| *nsec < 1_000_000_000).ok_or_else(wrong)?;
+        let [leaf, root, parent, dropped, source, times @ ..] = numbers;
+        let time = |sec: u64, nsec: u64| -> Result<Timestamp> {
+            let nsec = u32::try_from(nsec).ok().filter(|nsec| *nsec < 1_000_000_000).ok_or_else(wrong)?;
+            Ok(Timestamp { sec: sec as i64, nsec })
+        };
+        let [born, sealed] = [time(times[0], times[1])?, time(times[2], times[3])?];
+        let sealed = (sealed != Timestamp { sec: 0, nsec: 0 }).then_some(sealed);
         if form != FORM || dropped > 1 {
             return Err(wrong());
         }
-        let born = Timestamp { sec: sec as i64, nsec };
         let (leaf, dropped, name) = (Version(leaf), dropped == 1, rest.to_vec());
-        Ok(Self { leaf, root, parent, dropped, source, born, name })
+        Ok(Self { leaf, root, parent, dropped, source, born, sealed, name })
     }
 }
 
@@ -81,9 +88,10 @@ mod tests {
         }
 
         #[test]
-        fn a_row_comes_back(leaf: u64, root: u64, parent: u64, dropped: bool, source: u64, sec: i64, name: Vec<u8>) {
+        fn a_row_comes_back(leaf: u64, root: u64, parent: u64, dropped: bool, source: u64, sec: i64, sealed: bool, name: Vec<u8>) {
             let born = Timestamp { sec, nsec: 7 };
-            let row = SubvolumeRow { leaf: Version(leaf), root, parent, dropped, source, born, name };
+            let sealed = sealed.then_some(born);
+            let row = SubvolumeRow { leaf: Version(leaf), root, parent, dropped, source, born, sealed, name };
             prop_assert_eq!(SubvolumeRow::decode(&row.encode()).unwrap(), row);
         }
     }

@@ -7,6 +7,9 @@ pub const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 /// The attribute with the capabilities of a program.
 pub const CAPABILITY: &[u8] = b"security.capability";
 
+/// What the names of settings begin with. They are kept as attributes are, and no request may use such a name.
+pub const SETTING: &[u8] = b"cairnfs.";
+
 const TRUSTED: &[u8] = b"trusted.";
 /// What any name may follow.
 const NAMESPACES: [&[u8]; 3] = [b"user.", TRUSTED, b"security."];

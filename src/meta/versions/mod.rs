@@ -21,6 +21,7 @@ pub mod reap;
 mod see;
 pub mod subvolumes;
 mod tree;
+pub mod usage;
 
 pub use see::{Rows, delete, get, put, read_tree, scan, seek};
 pub use subvolumes::{Subvolume, Subvolumes};

@@ -16,6 +16,7 @@ use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, RwLock};
 
 use super::heals::HealQueue;
 use super::regions::RegionBuilder;
+use super::usage::UsageChanges;
 
 /// One batch.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct Batch {
     pub regions: RegionBuilder,
     /// Bytes for chunks that are known to be bad.
     pub heals: HealQueue,
+    /// What its members change of what subvolumes hold.
+    pub usage: UsageChanges,
     /// The subvolumes as all its members see them; set before there are any.
     subvolumes: RwLock<Arc<Subvolumes>>,
     /// Operations inside. Protects nothing else.
@@ -45,6 +48,7 @@ impl Batch {
             rows: Arc::new(Memtable::default()),
             regions: RegionBuilder::default(),
             heals: HealQueue::default(),
+            usage: UsageChanges::default(),
             subvolumes: RwLock::new(subvolumes),
             members: Mutex::new(0),
             empty: Condvar::new(),

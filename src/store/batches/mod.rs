@@ -8,6 +8,7 @@ mod heals;
 mod latch;
 mod numbers;
 mod regions;
+mod usage;
 
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ pub use heals::{HealQueue, Healed, QueuedHeals};
 pub use latch::Latch;
 pub use numbers::{FIRST_INO, NUMBER_GAP, Numbers};
 pub use regions::PendingRegion;
+pub use usage::UsageChanges;
 
 /// The batches of one store.
 #[derive(Debug)]

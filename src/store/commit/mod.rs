@@ -222,6 +222,7 @@ impl Commits {
             sums[counter as usize] += batch.rows.counted(counter);
         }
         name_all(batch, &view, &mut txn)?;
+        batch.usage.write(&mut txn)?;
         let healed = self.healing.redirect_rows(batch, &mut txn, &mut sums)?;
         txn.put(Table::State, STATE_KEY, &self.state(sums).encode());
         let own = txn.into_own();

@@ -1,0 +1,94 @@
+//! What is known of subvolumes without looking into them.
+
+use crate::error::{Error, Result};
+use crate::meta::Table;
+use crate::meta::rows::{PROTECTING, Timestamp, UsageRow, id_key};
+use crate::meta::versions::subvolumes::{public_ino, read_rows};
+
+use super::super::Fs;
+use super::super::names::is_root;
+use super::super::rows::Rows;
+
+/// No directory is deeper than this; beyond it there is a cycle.
+const MAX_DEPTH: usize = 1 << 16;
+
+/// A subvolume that has a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubvolumeInfo {
+    /// Its number.
+    pub number: u64,
+    /// The inode of its root.
+    pub root: u64,
+    /// The directory that has its name.
+    pub parent: u64,
+    /// Its name there.
+    pub name: Vec<u8>,
+    /// The number of the one that it was cloned from, which may be gone; 0 if it was none.
+    pub source: u64,
+    /// When it was made.
+    pub born: Timestamp,
+    /// When somebody said that it is complete.
+    pub sealed: Option<Timestamp>,
+    /// What it holds.
+    pub usage: UsageRow,
+    /// Nothing in it can be changed.
+    pub is_protected: bool,
+}
+
+impl Fs {
+    /// All subvolumes that have a name. What was changed before this is called is counted.
+    pub fn subvolumes(&self) -> Result<Vec<SubvolumeInfo>> {
+        if self.store.batches.writable().is_ok() {
+            self.store.commits.commit()?;
+        }
+        let layers = self.layers();
+        let mut all = Vec::new();
+        for (number, row) in read_rows(&*layers)? {
+            if row.dropped || row.name.is_empty() {
+                continue;
+            }
+            let root = public_ino(number, row.root);
+            let found = Rows::at(&layers).inode(root)?;
+            let missing = || Error::damaged(format!("subvolume {number} has no root"));
+            all.push(SubvolumeInfo {
+                number,
+                root,
+                parent: row.parent,
+                name: row.name,
+                source: row.source,
+                born: row.born,
+                sealed: row.sealed,
+                usage: self.usage(number)?,
+                is_protected: found.ok_or_else(missing)?.flags & PROTECTING != 0,
+            });
+        }
+        Ok(all)
+    }
+
+    /// What a subvolume holds, as far as it is committed.
+    pub(in crate::fs) fn usage(&self, number: u64) -> Result<UsageRow> {
+        let row = self.layers().get(Table::Usage, &id_key(number))?;
+        let missing = || Error::damaged(format!("what subvolume {number} holds is missing"));
+        UsageRow::decode(&row.ok_or_else(missing)?)
+    }
+
+    /// The root of the subvolume that an inode is in; `None` outside all of them.
+    pub fn root_of_snapshot(&self, ino: u64) -> Option<u64> {
+        self.root_of(ino)
+    }
+
+    /// Is a directory outside all subvolumes at or below another one?
+    pub fn is_below(&self, dir: u64, above: u64) -> Result<bool> {
+        let mut at = dir;
+        for _ in 0..MAX_DEPTH {
+            if at == above {
+                return Ok(true);
+            }
+            if is_root(at) {
+                return Ok(false);
+            }
+            at = self.inode(at)?.lock().row.parent;
+        }
+        Err(Error::damaged(format!("directory {dir} is in a circle of directories")))
+    }
+}
