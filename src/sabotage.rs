@@ -112,6 +112,8 @@ pub enum Protection {
     MarkSubvolumes,
     /// What a leaf has of a content that no row names yet is a copy that goes on, and no garbage.
     CopiesAreKept,
+    /// What is cut again after small changes takes the place only of what was read for it.
+    RecutLooksAgain,
 }
 
 #[cfg(feature = "sim")]
@@ -176,6 +178,7 @@ mod switches {
         ("subvolume-lock", Protection::SubvolumeLock),
         ("mark-subvolumes", Protection::MarkSubvolumes),
         ("copies-are-kept", Protection::CopiesAreKept),
+        ("recut-looks-again", Protection::RecutLooksAgain),
     ];
 
     fn bit(protection: Protection) -> u64 {

@@ -1,7 +1,7 @@
 //! The filesystem: POSIX semantics over the store, and nothing of any protocol.
 //!
 //! Which file has what: `names` and `rename` change directories, `dir` reads them, `attr` sets attributes, `write`,
-//! `dirty`, `flush` and `sync` take bytes to the store, `read` brings them back, `range` works on stretches of files,
+//! `dirty`, `flush`, `recut` and `sync` take bytes to the store, `read` brings them back, `range` works on stretches of files,
 //! `holes` takes some out, `extents` works on their rows, `rows` knows where rows stand, `subvolumes` clones and drops
 //! whole trees, `xattr` works on attributes, `orphans` removes what has no name any
 //! more, `guard` refuses what a protected directory forbids, `links` knows the way up, `tree_lock` says which changes
@@ -22,9 +22,11 @@ mod links;
 mod locked;
 mod names;
 mod orphans;
+mod patched;
 mod protected;
 mod range;
 mod read;
+mod recut;
 mod rename;
 mod rows;
 #[cfg(all(test, feature = "sim"))]
@@ -55,6 +57,7 @@ use dirty::Dirty;
 use inode::{Inode, InodeTable};
 use orphans::known::Orphans;
 use protected::sequence::ProtectedDirs;
+use recut::waiting::Recuts;
 use rows::Rows;
 use subvolumes::dropped::Dropped;
 use sync::background::Background;
@@ -103,6 +106,7 @@ pub struct Fs {
     tree: TreeLock,
     protected_dirs: ProtectedDirs,
     dirty: Dirty,
+    recuts: Recuts,
     orphans: Orphans,
     dropped: Dropped,
     background: Background,
@@ -119,6 +123,7 @@ impl Fs {
             tree: TreeLock::default(),
             protected_dirs: ProtectedDirs::default(),
             dirty: Dirty::default(),
+            recuts: Recuts::default(),
             orphans: Orphans::default(),
             dropped: Dropped::default(),
             background: Background::default(),
