@@ -88,6 +88,8 @@ pub enum Protection {
     PromisesAreBacked,
     /// The reserve, and what backs promises, is given up for the database: for opening it, and for whatever it writes.
     ReserveForDatabase,
+    /// The reserve is given up for the log: for folding it, and for the records that it carries when it is replayed.
+    ReserveForLog,
     /// A lock that another process holds is seen. The host has to provide this; some do not.
     LockIsSeen,
     /// A process that got the lock reads the note about another process that may live.
@@ -166,6 +168,7 @@ mod switches {
         ("transient-errors-pass", Protection::TransientErrorsPass),
         ("promises-are-backed", Protection::PromisesAreBacked),
         ("reserve-for-database", Protection::ReserveForDatabase),
+        ("reserve-for-log", Protection::ReserveForLog),
         ("lock-is-seen", Protection::LockIsSeen),
         ("holder-is-read", Protection::HolderIsRead),
         ("durable-before-leave", Protection::DurableBeforeLeave),

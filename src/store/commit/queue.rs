@@ -164,7 +164,7 @@ impl Queue {
     }
 
     fn fold_now(&self, head: &mut Head, view: &View, changed: &Changed<'_>) -> Result<()> {
-        self.space.prepare(view.run_bytes() + changed.bytes());
+        self.space.prepare_fold(view.run_bytes() + changed.bytes());
         if !packs_stay_unsynced() {
             // Also what entries carry: those are about to go.
             self.packs.sync()?;
