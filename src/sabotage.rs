@@ -90,6 +90,8 @@ pub enum Protection {
     PromisesAreBacked,
     /// The reserve, and what backs promises, is given up for the database: for opening it, and for whatever it writes.
     ReserveForDatabase,
+    /// The reserve is given up for the log: for folding it, and for the records that it carries when it is replayed.
+    ReserveForLog,
     /// A lock that another process holds is seen. The host has to provide this; some do not.
     LockIsSeen,
     /// A process that got the lock reads the note about another process that may live.
@@ -114,6 +116,8 @@ pub enum Protection {
     MarkSubvolumes,
     /// What a leaf has of a content that no row names yet is a copy that goes on, and no garbage.
     CopiesAreKept,
+    /// What is cut again after small changes takes the place only of what was read for it.
+    RecutLooksAgain,
 }
 
 #[cfg(feature = "sim")]
@@ -167,6 +171,7 @@ mod switches {
         ("transient-errors-pass", Protection::TransientErrorsPass),
         ("promises-are-backed", Protection::PromisesAreBacked),
         ("reserve-for-database", Protection::ReserveForDatabase),
+        ("reserve-for-log", Protection::ReserveForLog),
         ("lock-is-seen", Protection::LockIsSeen),
         ("holder-is-read", Protection::HolderIsRead),
         ("durable-before-leave", Protection::DurableBeforeLeave),
@@ -179,6 +184,7 @@ mod switches {
         ("subvolume-lock", Protection::SubvolumeLock),
         ("mark-subvolumes", Protection::MarkSubvolumes),
         ("copies-are-kept", Protection::CopiesAreKept),
+        ("recut-looks-again", Protection::RecutLooksAgain),
     ];
 
     fn bit(protection: Protection) -> u64 {

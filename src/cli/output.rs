@@ -14,6 +14,7 @@ use crate::check::CheckReport;
 use crate::control::{ProblemKind, StatusReport};
 use crate::error::{Error, Result};
 use crate::gc::{CycleRecord, Stage};
+use crate::store::LogStatus;
 
 pub(super) use snapshots::{Settings, listing, settings};
 
@@ -127,15 +128,17 @@ pub(super) fn status(report: &StatusReport) -> String {
     lines.add(
         "stored",
         format!(
-            "{}: packs {}, database {}, backups {}, reserve {}; compression {}",
+            "{}: packs {}, database {}, log {}, backups {}, reserve {}; compression {}",
             show_size(store.bytes_on_disk()),
             show_size(store.stored_bytes),
             show_size(store.database_bytes),
+            show_size(store.log.bytes_on_disk),
             show_size(store.backup_bytes),
             if store.reserve_given_up { "given up".to_owned() } else { show_size(store.reserve_bytes) },
             factor(store.plain_bytes, store.stored_bytes)
         ),
     );
+    lines.add("log", log_line(&store.log));
     if store.deletion_queue > 0 {
         lines.add("deleted", format!("{} files wait to be removed", count(store.deletion_queue)));
     }
@@ -215,6 +218,19 @@ fn cycle_line(record: &CycleRecord) -> String {
     // A record of an earlier program has no end time.
     let when = if record.ended > 0 { format!(", {}", ago(record.ended)) } else { String::new() };
     format!("generation {}{when}: {what}, in {}", record.generation, seconds(total_ms(record)))
+}
+
+/// What is in the log of commits, and how the last fold went.
+fn log_line(log: &LogStatus) -> String {
+    let now =
+        format!("{} of commits, folded after {} more", show_size(log.bytes), show_size(log.bytes_until_fold));
+    match log.folds {
+        0 => now,
+        folds => {
+            let last = log.last_fold_us as f64 / 1000.0;
+            format!("{now}; {} folds since the store was opened, the last in {last:.1} ms", count(folds))
+        }
+    }
 }
 
 fn problem_name(kind: ProblemKind) -> &'static str {

@@ -5,12 +5,13 @@
 //! the rows that refer to them belong to one membership (I4). Bytes that a flush cannot store go back to staging.
 //!
 //! A change inside a chunk is cut again together with the rest of that chunk. So the chunks around it stay as they are,
-//! and a file that was changed in place shares all its other chunks.
+//! and a file that was changed in place shares all its other chunks. Where somebody waits and the change is small, that
+//! is left for later ([`recut`](super::recut)).
 
 use crate::error::{Error, Result};
 use crate::meta::Layers;
 use crate::meta::rows::Piece;
-use crate::store::Cut;
+use crate::store::{Cut, Member};
 use crate::sync::Arc;
 use crate::sync::thread::caught;
 
@@ -21,6 +22,10 @@ use super::{Fs, extents};
 
 /// Bytes that are cut at a time: a larger flush is cut and stored in parts, so that it needs no copy of all its bytes.
 const PART: u64 = 8 << 20;
+/// No more bytes are stored as patches by one flush than the longest chunk has, divided by this: an average one.
+const SMALL: u64 = 4;
+/// A patch saves at least so many bytes of old chunks from being stored again as the longest chunk has, divided by this.
+const LEAST_SAVED: u64 = 32;
 
 /// A range of a file: staged runs, and the parts of old chunks that have to be cut again with them.
 pub(super) struct Block {
@@ -52,6 +57,26 @@ impl Block {
         parts.push(Self { start, end: self.end, runs, old, continues: false });
         parts
     }
+
+    fn new_bytes(&self) -> u64 {
+        self.runs.iter().map(|run| run.data.len() as u64).sum()
+    }
+
+    /// True if little of it is new.
+    fn is_patch(&self, longest_chunk: u64) -> bool {
+        let old: u64 = self.old.iter().map(|piece| u64::from(piece.len)).sum();
+        old >= self.new_bytes().max(longest_chunk / LEAST_SAVED)
+    }
+
+    /// Its new bytes alone.
+    fn patches(self) -> Vec<Self> {
+        let stretches = self.runs.chunk_by(|run, next| run.end() == next.offset);
+        let stretch = |runs: &[Run]| {
+            let (start, end) = (runs.first()?.offset, runs.last()?.end());
+            Some(Self { start, end, runs: runs.to_vec(), old: Vec::new(), continues: false })
+        };
+        stretches.filter_map(stretch).collect()
+    }
 }
 
 /// A block, cut.
@@ -74,6 +99,8 @@ pub(super) enum Flush {
     Aged,
     /// Somebody waits for it: another running flush of the file is waited for as well.
     Wanted,
+    /// The same, and how soon it is durable counts for more than how it is cut.
+    Synced,
 }
 
 impl Fs {
@@ -130,7 +157,8 @@ impl Fs {
         inode: &Arc<Inode>,
         how: Flush,
     ) -> Result<Option<Vec<Block>>> {
-        let mut state = if how == Flush::Wanted { inode.lock_quiescent() } else { inode.lock() };
+        let waits = matches!(how, Flush::Wanted | Flush::Synced);
+        let mut state = if waits { inode.lock_quiescent() } else { inode.lock() };
         if !state.flushing.is_empty() || state.staging.is_empty() || state.dead {
             return Ok(None);
         }
@@ -141,6 +169,8 @@ impl Fs {
         let planned = caught(|| self.plan(&layers, inode.ino, &state, &runs));
         match planned.unwrap_or_else(|| Err(Error::panicked("storing what was written"))) {
             Ok(blocks) => {
+                let blocks =
+                    if how == Flush::Synced { self.patch(inode, &mut state, blocks) } else { blocks };
                 state.flushing = runs;
                 self.dirty.flushing(inode);
                 Ok(Some(blocks))
@@ -152,6 +182,28 @@ impl Fs {
                 Err(error)
             }
         }
+    }
+
+    /// Leaves the old bytes of small changes for later.
+    fn patch(&self, inode: &Arc<Inode>, state: &mut InodeState, blocks: Vec<Block>) -> Vec<Block> {
+        let new: u64 = blocks.iter().map(Block::new_bytes).sum();
+        let longest_chunk = self.store.chunks.max_len();
+        if new > longest_chunk / SMALL || blocks.iter().any(|block| block.continues) {
+            return blocks;
+        }
+        let mut patched = Vec::with_capacity(blocks.len());
+        for block in blocks {
+            if !block.is_patch(longest_chunk) {
+                patched.push(block);
+                continue;
+            }
+            let range = (block.start, block.end);
+            let patches = block.patches();
+            state.patched.add(range, patches.len() as u32);
+            self.recuts.push(inode);
+            patched.extend(patches);
+        }
+        patched
     }
 
     fn plan(&self, layers: &Layers, ino: u64, state: &InodeState, runs: &[Run]) -> Result<Vec<Block>> {
@@ -268,23 +320,11 @@ impl Fs {
             return Ok(None);
         }
         let member = self.join_to_change(ino, state)?;
-        let layers = self.layers();
         let mut carried = None;
         for block in blocks {
             let cuts = self.cuts_to_store(state, block, how);
-            let mut at = 0usize;
-            let mut pieces = Vec::with_capacity(cuts.len());
-            for cut in cuts {
-                let bytes = &block.data[at..at + cut.len as usize];
-                if let Some(digest) = cut.digest {
-                    let id = self.store.chunks.put(&member, digest, bytes, state.row.size)?;
-                    let offset = block.start + at as u64;
-                    pieces.push(Piece { offset, id, chunk_len: cut.len, start: 0, len: cut.len });
-                }
-                at += cut.len as usize;
-            }
+            let at = self.store_cuts(&member, (ino, state), block.start, &block.data, cuts)?;
             let end = block.start + at as u64;
-            extents::replace(&member, &layers, ino, state, (block.start, end), pieces)?;
             state.disk_size = state.disk_size.max(end);
             state.content_cut = None;
             if at < block.data.len() && block.continues {
@@ -299,6 +339,31 @@ impl Fs {
         state.settle_size();
         state.save(ino, &member);
         Ok(carried)
+    }
+
+    /// Puts the chunks of `data` that `cuts` has into the file from `start` on; how many bytes these are.
+    pub(super) fn store_cuts(
+        &self,
+        member: &Member,
+        (ino, state): (u64, &mut InodeState),
+        start: u64,
+        data: &[u8],
+        cuts: &[Cut],
+    ) -> Result<usize> {
+        let layers = self.layers();
+        let mut at = 0usize;
+        let mut pieces = Vec::with_capacity(cuts.len());
+        for cut in cuts {
+            let bytes = &data[at..at + cut.len as usize];
+            if let Some(digest) = cut.digest {
+                let id = self.store.chunks.put(member, digest, bytes, state.row.size)?;
+                let offset = start + at as u64;
+                pieces.push(Piece { offset, id, chunk_len: cut.len, start: 0, len: cut.len });
+            }
+            at += cut.len as usize;
+        }
+        extents::replace(member, &layers, ino, state, (start, start + at as u64), pieces)?;
+        Ok(at)
     }
 
     /// All cuts of a block, without the last one if its end is not known yet: in a part, or in a file that still grows.

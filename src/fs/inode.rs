@@ -17,6 +17,7 @@ use crate::sabotage::{Protection, out};
 use crate::store::Batch;
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
 
+use super::patched::Patched;
 use super::rows::put_inode;
 use super::staging::{Run, Staging};
 use super::types::Attr;
@@ -65,6 +66,8 @@ pub struct InodeState {
     pub protected: (u64, bool),
     /// How far the extents of a content that others see, too, were copied to a version.
     pub copied: Option<(Version, u64)>,
+    /// Ranges with small changes that stand as chunks of their own.
+    pub patched: Patched,
 }
 
 impl Inode {
@@ -83,6 +86,7 @@ impl Inode {
             recent: None,
             protected: (0, false),
             copied: None,
+            patched: Patched::default(),
         };
         Arc::new(Self { ino, state: Mutex::new(state), flushed: Condvar::new() })
     }

@@ -1,7 +1,7 @@
 //! The filesystem: POSIX semantics over the store, and nothing of any protocol.
 //!
 //! Which file has what: `names` and `rename` change directories, `dir` reads them, `attr` sets attributes, `write`,
-//! `dirty`, `flush` and `sync` take bytes to the store, `read` brings them back, `range` works on stretches of files,
+//! `dirty`, `flush`, `recut` and `sync` take bytes to the store, `read` brings them back, `range` works on stretches of files,
 //! `holes` takes some out, `extents` works on their rows, `rows` knows where rows stand, `subvolumes` clones and drops
 //! whole trees, `xattr` works on attributes, `orphans` removes what has no name any
 //! more, `settings` keeps what an administrator wants of a
@@ -24,9 +24,11 @@ mod links;
 mod locked;
 mod names;
 mod orphans;
+mod patched;
 mod protected;
 mod range;
 mod read;
+mod recut;
 mod rename;
 mod rows;
 mod settings;
@@ -61,6 +63,7 @@ use dirty::Dirty;
 use inode::{Inode, InodeTable};
 use orphans::known::Orphans;
 use protected::sequence::ProtectedDirs;
+use recut::waiting::Recuts;
 use rows::Rows;
 use subvolumes::dropped::Dropped;
 use sync::background::Background;
@@ -109,6 +112,7 @@ pub struct Fs {
     tree: TreeLock,
     protected_dirs: ProtectedDirs,
     dirty: Dirty,
+    recuts: Recuts,
     orphans: Orphans,
     dropped: Dropped,
     background: Background,
@@ -125,6 +129,7 @@ impl Fs {
             tree: TreeLock::default(),
             protected_dirs: ProtectedDirs::default(),
             dirty: Dirty::default(),
+            recuts: Recuts::default(),
             orphans: Orphans::default(),
             dropped: Dropped::default(),
             background: Background::default(),

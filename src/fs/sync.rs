@@ -30,7 +30,8 @@ impl Fs {
     /// fsync has its place in the order of all changes.
     pub fn fsync(self: &Arc<Self>, ino: u64) -> Result<()> {
         let inode = self.inode(ino)?;
-        self.flush(&inode, Flush::Wanted)?;
+        self.flush(&inode, Flush::Synced)?;
+        self.recut_if_many(&inode);
         self.store.commits.commit()
     }
 
@@ -38,7 +39,8 @@ impl Fs {
     /// last row of a file has its name, too, and those of the directories above it.
     pub fn fdatasync(self: &Arc<Self>, ino: u64) -> Result<()> {
         let inode = self.inode(ino)?;
-        self.flush(&inode, Flush::Wanted)?;
+        self.flush(&inode, Flush::Synced)?;
+        self.recut_if_many(&inode);
         // A row of it is in a batch that is not empty, so an empty open batch says nothing about it.
         if inode.lock().saved_in <= self.store.batches.last_durable_number() {
             return Ok(());
@@ -46,10 +48,14 @@ impl Fs {
         self.store.commits.commit()
     }
 
-    /// Makes everything durable. A file that cannot be stored does not stop the others.
+    /// Makes everything durable, and cuts again what was patched before the last call. A file that cannot be stored does
+    /// not stop the others.
     pub fn sync(self: &Arc<Self>) -> Result<()> {
         let flushed = self.flush_all();
-        self.store.commits.commit().and(flushed)
+        let done = self.store.commits.commit().and(flushed);
+        // What that changes need not be durable soon.
+        self.recut_quiet();
+        done
     }
 
     /// A file was closed, so its content is complete.
@@ -160,6 +166,7 @@ impl Fs {
         }
         // A batch that could not be committed stays sealed, even if nothing was written since.
         let something = !self.dirty.is_empty()
+            || !self.recuts.is_empty()
             || self.store.batches.last_durable_number() < self.store.batches.open_number();
         self.committed(now, if something { self.sync() } else { Ok(()) })
     }
@@ -218,6 +225,7 @@ impl Fs {
         if self.store.batches.writable().is_err() && self.dirty.bytes() == 0 {
             return Ok(());
         }
+        self.recut_all();
         self.sync()
     }
 }

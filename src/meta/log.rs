@@ -180,6 +180,12 @@ impl Log {
         self.size
     }
 
+    /// Bytes of the entries in it, and of those that fit.
+    pub fn room(&self) -> (u64, u64) {
+        let taken = self.next * BLOCK as u64;
+        (taken, self.size.saturating_sub(taken))
+    }
+
     /// Writes an entry behind `last` and syncs it. `None` where it has no room, in the file or on the host: then nothing was
     /// promised, and its number is that of the fold that has to follow. After an error, that of a sync above all,
     /// nobody knows what is in the file (I8).

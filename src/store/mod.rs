@@ -49,6 +49,7 @@ pub use backups::{BACKUP_DIR, list_backups, open_backup};
 pub use batches::{Batch, FIRST_INO, Member, NUMBER_GAP};
 pub use chunks::Cut;
 pub use collection::FlipInfo;
+pub use commit::LogStatus;
 pub use config::{
     CONFIG_FILE, META_FILE, MkfsOptions, StoreConfig, access_error, no_store, open_dir, real_path,
 };

@@ -49,6 +49,11 @@ fn can_back() -> bool {
     !out(Protection::PromisesAreBacked)
 }
 
+/// Taken out: nothing is given up for what the log has.
+fn is_kept_from_log() -> bool {
+    out(Protection::ReserveForLog)
+}
+
 impl SpaceManager {
     /// For a store on `media` whose reserve has this many bytes.
     pub fn new(media: Arc<dyn Media>, reserve: u64) -> Self {
@@ -98,6 +103,18 @@ impl SpaceManager {
         if is_short() && self.give_up() && is_short() {
             self.give_up();
         }
+    }
+
+    /// The same for what is folded, so that the log has room again.
+    pub fn prepare_fold(&self, rows: u64) {
+        if !is_kept_from_log() {
+            self.prepare(rows);
+        }
+    }
+
+    /// The same as [`Self::give_up_reserve`] for records that the log carries, which were acknowledged.
+    pub fn give_up_for_replay(&self) -> bool {
+        !is_kept_from_log() && self.give_up_reserve()
     }
 
     /// Makes room for the rows of a cycle.

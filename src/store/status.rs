@@ -3,11 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
+use crate::meta::log::LOG_FILE;
 use crate::meta::rows::{UsageRow, id_key};
 use crate::meta::versions::subvolumes::read_rows;
 use crate::meta::{Counter, Table};
 
 use super::Store;
+use super::commit::LogStatus;
 use super::config::{META_FILE, RESERVE_FILE};
 use super::files::allocated;
 
@@ -47,6 +49,9 @@ pub struct StoreStatus {
     /// Bytes that the backups of the metadata take on the host.
     #[serde(default)]
     pub backup_bytes: u64,
+    /// The log of commits.
+    #[serde(default)]
+    pub log: LogStatus,
     /// Bytes that the reserve takes on the host.
     #[serde(default)]
     pub reserve_bytes: u64,
@@ -86,6 +91,7 @@ impl Store {
             stored_bytes: sum(Counter::StoredBytes),
             database_bytes: allocated(media, META_FILE)?.unwrap_or(0),
             backup_bytes: self.backups.bytes()?,
+            log: self.commits.log_status(allocated(media, LOG_FILE)?.unwrap_or(0)),
             reserve_bytes: reserve.unwrap_or(0),
             reserve_given_up: reserve.is_none() && self.config.reserve > 0,
             host_free: space.available,
@@ -129,6 +135,7 @@ impl Store {
 impl StoreStatus {
     /// Bytes that the store takes on the host's disk, without the dead bytes in packs that wait for a cycle.
     pub fn bytes_on_disk(&self) -> u64 {
-        self.stored_bytes + self.database_bytes + self.backup_bytes + self.reserve_bytes
+        let metadata = self.database_bytes + self.log.bytes_on_disk + self.backup_bytes;
+        self.stored_bytes + metadata + self.reserve_bytes
     }
 }

@@ -3,8 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use cairnfs::check::repair::repair;
 use cairnfs::media::Media;
@@ -534,4 +536,45 @@ fn a_power_cut_during_a_repair_keeps_what_the_log_has() {
         assert_eq!(files, wanted, "cut before operation {op}");
     }
     assert!(cuts > 20, "{cuts}");
+}
+
+/// While a commit waits for the disk, and then in a fold, whoever wants figures gets them.
+#[test]
+fn statistics_wait_for_no_commit_and_say_what_is_in_the_log() {
+    let _all = protected();
+    let disk = new_disk();
+    let world = World::open(&disk, &config()).unwrap();
+    world.fs.fsync(world.save("file", &random::content(1, 1000))).unwrap();
+    let before = world.store.status().unwrap().log;
+    assert!(before.bytes >= BLOCK as u64 && before.bytes_until_fold > 0, "{before:?}");
+    assert!(before.bytes_on_disk >= before.bytes, "{before:?}");
+    for held_file in [LOG_FILE, "meta/cairnfs.redb"] {
+        world.save(held_file.trim_start_matches("meta/"), b"more");
+        let ((held, holding), (release, released)) = (channel(), channel::<()>());
+        let released = Mutex::new(released);
+        disk.set_fault(Box::new(move |op: &Op| {
+            if op.kind == OpKind::Sync && op.path == held_file {
+                let _ = held.send(());
+                // Until the other end is dropped.
+                let _ = released.lock().unwrap().recv();
+            }
+            None
+        }));
+        std::thread::scope(|scope| {
+            let commit = scope.spawn(|| world.fs.sync().and_then(|()| world.store.commits.fold()));
+            holding.recv().unwrap();
+            let (answer, answered) = channel();
+            let world = &world;
+            scope.spawn(move || answer.send((world.fs.statfs().is_ok(), world.store.status().is_ok())));
+            let answers = answered.recv_timeout(Duration::from_secs(60));
+            drop(release);
+            assert_eq!(answers, Ok((true, true)), "they waited for {held_file}");
+            commit.join().unwrap().unwrap();
+        });
+        disk.clear_faults();
+    }
+    let after = world.store.status().unwrap().log;
+    assert_eq!((after.bytes, after.folds), (0, before.folds + 2), "{after:?}");
+    assert!(after.last_fold > 0 && after.bytes_until_fold > before.bytes_until_fold, "{after:?}");
+    world.close().unwrap();
 }

@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use cairnfs::fs::ROOT_INO;
 use cairnfs::media::Media;
 use cairnfs::media::sim::SimMedia;
+use cairnfs::sabotage::Protection;
 use cairnfs::store::StoreConfig;
 use cairnfs::{Error, Result};
 
 use crate::log::{FILES, content, killed, there};
-use crate::world::{CALLER, World, protected};
+use crate::world::{CALLER, World, config, new_disk, protected, without};
 
 /// From its change `op` on the disk has no byte free, but for what is freed on it.
 fn full_from(disk: &SimMedia, op: u64) {
@@ -23,6 +24,9 @@ fn full_from(disk: &SimMedia, op: u64) {
         None
     }));
 }
+
+/// Power cuts, each of which loses other parts of what was not synced.
+const SEEDS: u64 = 8;
 
 fn with_room(disk: &SimMedia) {
     disk.clear_faults();
@@ -148,6 +152,50 @@ fn a_killed_store_on_a_full_disk_is_opened_pruned_and_cycled_and_goes_on() {
     assert!(failed.is_none(), "{failed:?}");
     assert_eq!(outcomes.latched + outcomes.not_opened, 0, "{outcomes:?}");
     assert!(outcomes.refused > 10 && outcomes.done > 0, "{outcomes:?}");
+}
+
+/// The power is cut after small commits, so that their packs have lost what the log carries, and others fill the disk
+/// before the store is opened. How many of some such disks were opened, with everything that was synced.
+fn opened_after_a_power_cut_on_a_full_disk() -> (u64, Option<Error>) {
+    let (disk, config) = (new_disk(), config());
+    let world = World::open(&disk, &config).unwrap();
+    world.store.space.restore_reserve();
+    let file = disk.open("reserve", true).unwrap();
+    file.sync().and_then(|()| disk.sync_dir("")).unwrap();
+    let kept: Vec<u64> = (0..5).collect();
+    for number in &kept {
+        world.fs.fsync(world.save(&format!("new{number}"), &content(20 + number))).unwrap();
+    }
+    let (mut opened, mut refused) = (0, None);
+    for seed in 0..SEEDS {
+        let cut = disk.cut_at(disk.op_count(), seed);
+        cut.set_capacity(Some(cut.used()));
+        match World::open(&cut, &config) {
+            Ok(again) => {
+                for number in &kept {
+                    let read = again.find(&format!("new{number}")).and_then(|ino| again.read(ino));
+                    assert!(read.is_ok_and(|read| read == content(20 + number)), "new{number}");
+                }
+                opened += u64::from(again.close().is_ok());
+            }
+            Err(error) => refused = Some(error),
+        }
+    }
+    world.close().unwrap();
+    (opened, refused)
+}
+
+/// The log has its share of the reserve: without it, what entries carry finds no place.
+#[test]
+fn what_the_log_carries_finds_its_place_on_a_full_disk() {
+    {
+        let _all = protected();
+        let (opened, refused) = opened_after_a_power_cut_on_a_full_disk();
+        assert_eq!(opened, SEEDS, "{refused:?}");
+    }
+    let _out = without(&[Protection::ReserveForLog]);
+    let (opened, refused) = opened_after_a_power_cut_on_a_full_disk();
+    assert!(opened < SEEDS && refused.is_some_and(|error| error.is_no_space()), "{opened} were opened");
 }
 
 /// The end folds and gives the log's room back; it too is there on a full disk.

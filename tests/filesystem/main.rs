@@ -25,6 +25,7 @@ mod progress;
 mod protect;
 mod races;
 mod random;
+mod recut;
 mod repair;
 mod repair_gaps;
 mod resume;

@@ -38,7 +38,8 @@ impl Run {
         match self.random.below(100) {
             0..15 => self.create(),
             15..45 => self.write(),
-            45..52 => self.truncate(),
+            45..48 => self.patch(),
+            48..52 => self.truncate(),
             52..58 => self.punch(),
             58..66 => self.clone_range(),
             66..72 => self.rename(),
@@ -83,6 +84,22 @@ impl Run {
         let Some(file) = self.files.get_mut(&name) else { return };
         if !data.is_empty() {
             let end = offset as usize + len;
+            file.resize(file.len().max(end), 0);
+            file[offset as usize..end].copy_from_slice(&data);
+        }
+    }
+
+    /// A small change that is waited for.
+    fn patch(&mut self) {
+        let Some(name) = self.existing() else { return };
+        for _ in 0..1 + self.random.below(3) {
+            let data = random::content(self.random.below(6), 1 + self.random.below(2_000) as usize);
+            let file = self.files.get_mut(&name).unwrap();
+            let offset = self.random.below(file.len() as u64 + 1);
+            self.steps.push(format!("patch {name} {offset}+{}", data.len()));
+            self.world.fs.write(self.world.find(&name).unwrap(), offset, &data, false).unwrap();
+            self.world.fs.fsync(self.world.find(&name).unwrap()).unwrap();
+            let end = offset as usize + data.len();
             file.resize(file.len().max(end), 0);
             file[offset as usize..end].copy_from_slice(&data);
         }

@@ -122,6 +122,25 @@ fn script(disk: &SimMedia, seed: u64) -> Vec<Promise> {
         promise(&files);
     }
 
+    // Small changes that are waited for, and cut again after them.
+    let patched = world.save("patched", &content(5));
+    world.fs.sync().unwrap();
+    files.insert("patched".to_owned(), content(5));
+    promise(&files);
+    for number in 0..4 {
+        let mut bytes = files.remove("patched").unwrap();
+        promise(&files);
+        let (at, new) = (9_000 * number, small(10 + number as u64));
+        world.fs.write(patched, at as u64, &new[..700], false).unwrap();
+        bytes[at..at + 700].copy_from_slice(&new[..700]);
+        world.fs.fsync(patched).unwrap();
+        files.insert("patched".to_owned(), bytes);
+        promise(&files);
+    }
+    for _ in 0..2 {
+        world.fs.sync().unwrap();
+    }
+
     // A subvolume: copied, cloned, written to for the first time; then it goes, and the clone stays.
     let sub = world.clone_dir(s1, "sub").unwrap();
     files.insert("sub/copied".to_owned(), content(1));

@@ -141,7 +141,7 @@ const CLOCKS: [&str; 16] = [
 ];
 
 /// Where a clock may be read below the filesystem, and for what: never to decide about a chunk, a row or a pack (I10).
-const MAY_READ_CLOCKS: [(&str, &str); 6] = [
+const MAY_READ_CLOCKS: [(&str, &str); 7] = [
     // When a cycle begins by itself.
     ("src/gc/start.rs", "Instant"),
     // The record of a cycle: when it began, how long its stages took; and when the last one ended, for the start.
@@ -150,6 +150,8 @@ const MAY_READ_CLOCKS: [(&str, &str); 6] = [
     ("src/gc/mod.rs", "elapsed("),
     // How long writers were held by a flip, for the record.
     ("src/store/batches/batch.rs", ""),
+    // How long a fold took, for the status.
+    ("src/store/commit/figures.rs", ""),
     // How long the lock of a store is waited for.
     ("src/media/lock.rs", ""),
 ];

@@ -6,6 +6,7 @@
 //! is appended is not a failure of that kind: nothing is lost that is not still in memory, so the batch waits, sealed,
 //! and the next commit goes on with it.
 
+mod figures;
 mod queue;
 mod replay;
 mod rewrite;
@@ -27,6 +28,7 @@ use super::space::SpaceManager;
 use super::workers::Pool;
 use queue::{Changed, Queue};
 
+pub use figures::LogStatus;
 pub use replay::Replay;
 
 /// The commits of one store.
@@ -273,6 +275,11 @@ impl Commits {
     /// A sum over the whole store, the open batches included. Waits for no commit.
     pub fn counter(&self, counter: Counter) -> u64 {
         self.meta.layers().counter(counter)
+    }
+
+    /// The log in numbers; it takes so many bytes on the host. Waits for no commit.
+    pub fn log_status(&self, bytes_on_disk: u64) -> LogStatus {
+        self.queue.status(bytes_on_disk)
     }
 
     /// Bytes of rows committed since the last [`Self::take_changed_bytes`].

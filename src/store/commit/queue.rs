@@ -18,6 +18,7 @@ use crate::sync::{Arc, Mutex, MutexGuard};
 
 use super::super::packs::Packs;
 use super::super::space::SpaceManager;
+use super::figures::{Figures, LogStatus};
 
 /// Bytes of changes above which they go into the database at once: they would be written twice, and an opening would
 /// have to replay them.
@@ -32,6 +33,7 @@ pub(super) struct Queue {
     space: Arc<SpaceManager>,
     /// Held by the one who changes something.
     head: Mutex<Head>,
+    figures: Figures,
 }
 
 /// What the next commit goes on from.
@@ -72,7 +74,9 @@ impl Queue {
         sums: Sums,
         (meta, packs, space): (Arc<Meta>, Arc<Packs>, Arc<SpaceManager>),
     ) -> Self {
-        Self { meta, packs, space, head: Mutex::new(Head { log, last, sums, pending: Vec::new() }) }
+        let figures = Figures::default();
+        figures.note(log.room());
+        Self { meta, packs, space, head: Mutex::new(Head { log, last, sums, pending: Vec::new() }), figures }
     }
 
     /// Waits until nobody else changes anything; and what is committed by then.
@@ -120,6 +124,7 @@ impl Queue {
         let carried = if names_come_first() { Vec::new() } else { self.carried()? };
         let Some(position) = head.log.append(&head.last, &Entry { rows, carried })? else { return Ok(false) };
         head.last = position;
+        self.figures.note(head.log.room());
         Ok(true)
     }
 
@@ -147,7 +152,19 @@ impl Queue {
 
     /// The same, with changes that stand in no entry.
     fn fold_with(&self, head: &mut Head, view: &View, changed: &Changed<'_>) -> Result<()> {
-        self.space.prepare(view.run_bytes() + changed.bytes());
+        self.figures.timed(|| self.fold_now(head, view, changed))?;
+        self.figures.note(head.log.room());
+        Ok(())
+    }
+
+    /// The log in numbers; it takes so many bytes on the host.
+    pub fn status(&self, bytes_on_disk: u64) -> LogStatus {
+        let rows = self.meta.layers().view.run_bytes();
+        self.figures.status(bytes_on_disk, FOLD_BYTES.saturating_sub(rows))
+    }
+
+    fn fold_now(&self, head: &mut Head, view: &View, changed: &Changed<'_>) -> Result<()> {
+        self.space.prepare_fold(view.run_bytes() + changed.bytes());
         if !packs_stay_unsynced() {
             // Also what entries carry: those are about to go.
             self.packs.sync()?;

@@ -60,7 +60,7 @@ impl Replay {
             || restore(packs, store, carried().map(|carried| (carried.at, carried.record.as_ref())));
         let mut put = put_back();
         // They were acknowledged.
-        while put.as_ref().is_err_and(Error::is_no_space) && space.give_up_reserve() {
+        while put.as_ref().is_err_and(Error::is_no_space) && space.give_up_for_replay() {
             put = put_back();
         }
         put?;
