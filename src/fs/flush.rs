@@ -284,7 +284,14 @@ impl Fs {
                 at += cut.len as usize;
             }
             let end = block.start + at as u64;
-            extents::replace(&member, &layers, ino, state, (block.start, end), pieces)?;
+            extents::replace(
+                (&member, &self.store.collection.barrier),
+                &layers,
+                ino,
+                state,
+                (block.start, end),
+                pieces,
+            )?;
             state.disk_size = state.disk_size.max(end);
             state.content_cut = None;
             if at < block.data.len() && block.continues {
