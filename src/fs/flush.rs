@@ -362,7 +362,8 @@ impl Fs {
             }
             at += cut.len as usize;
         }
-        extents::replace(member, &layers, ino, state, (start, start + at as u64), pieces)?;
+        let batch = (member, &*self.store.collection.barrier);
+        extents::replace(batch, &layers, ino, state, (start, start + at as u64), pieces)?;
         Ok(at)
     }
 

@@ -31,7 +31,14 @@ impl Fs {
             extents::touching_first(&self.layers(), Content::of(ino, &state.row), (from, to), most)?;
         loop {
             let (member, layers) = (self.join_to_change(ino, state)?, self.layers());
-            extents::replace_these(&member, &layers, (ino, state), (from, next), &old, Vec::new())?;
+            extents::replace_these(
+                (&member, &self.store.collection.barrier),
+                &layers,
+                (ino, state),
+                (from, next),
+                &old,
+                Vec::new(),
+            )?;
             self.discard_staged(state, from, next);
             if next == to {
                 return Ok(member);
@@ -72,7 +79,14 @@ impl Fs {
                     Some(all) => all,
                     None => extents::touching(&layers, Content::of(ino, &state.row), end, to)?,
                 };
-                extents::replace_these(&member, &layers, (ino, state), (end, to), &old, Vec::new())?;
+                extents::replace_these(
+                    (&member, &self.store.collection.barrier),
+                    &layers,
+                    (ino, state),
+                    (end, to),
+                    &old,
+                    Vec::new(),
+                )?;
                 state.disk_size = end;
                 to = end;
             }

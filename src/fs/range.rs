@@ -144,7 +144,14 @@ impl Fs {
                     .map(|piece| Piece { offset: piece.offset - from_offset + to_offset, ..piece }),
             );
         }
-        extents::replace_these(&member, &layers, (target.ino, state), (to_offset, to_end), &old, pieces)?;
+        extents::replace_these(
+            (&member, &self.store.collection.barrier),
+            &layers,
+            (target.ino, state),
+            (to_offset, to_end),
+            &old,
+            pieces,
+        )?;
         state.row.size = state.row.size.max(to_end);
         state.settle_size();
         let now = Timestamp::now();

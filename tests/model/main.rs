@@ -70,6 +70,7 @@ mod protocol;
 mod state;
 mod trace;
 mod users;
+mod versions;
 
 use std::fmt::Write;
 
