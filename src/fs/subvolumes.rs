@@ -271,7 +271,7 @@ impl Fs {
             batch.begin_with(next);
             write(batch);
         };
-        self.store.commits.commit_with(begin).map(drop)
+        self.store.commits.cut_with(begin)
     }
 
     /// Excludes drops and moves; taken out, a clone may overlook one.

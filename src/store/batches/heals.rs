@@ -38,6 +38,11 @@ impl QueuedHeals {
         self.open_bytes >= full
     }
 
+    /// True if there are none.
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty() && self.written.is_empty()
+    }
+
     /// The bytes of a chunk that are in no pack yet.
     pub fn bytes(&self, id: ChunkId) -> Option<&[u8]> {
         self.open.get(&id).map(|(_, bytes)| bytes.as_slice())

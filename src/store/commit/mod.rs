@@ -140,6 +140,33 @@ impl Commits {
         Ok(held)
     }
 
+    /// The same for a cut that is made durable by the next commit: a batch in which nothing was changed is not written.
+    pub fn cut_with(&self, at_swap: impl FnOnce(&Batch)) -> Result<()> {
+        let mut state = self.committing.lock();
+        self.batches.writable()?;
+        self.finish(&mut state)?;
+        self.swap_batch(&mut state, at_swap);
+        let Some(batch) = state.unfinished.clone() else { return Ok(()) };
+        batch.wait_until_empty().inspect_err(|error| self.batches.latch().set(error))?;
+        let counts = Counter::ALL.iter().any(|counter| batch.rows.counted(*counter) != 0);
+        if counts || !batch.rows.is_empty() || !batch.heals.lock().is_empty() {
+            return self.finish(&mut state);
+        }
+        let (head, view) = self.queue.lock();
+        self.meta.publish(View::clone(&view), head.sums, true);
+        self.done(&mut state, &batch);
+        Ok(())
+    }
+
+    /// Everything of a sealed batch is durable.
+    fn done(&self, state: &mut CommitState, batch: &Batch) {
+        self.batches.mark_durable(batch, state.sealed_below);
+        self.changed.fetch_add(batch.rows.bytes(), Ordering::Relaxed);
+        self.batches.drop_sealed();
+        state.unfinished = None;
+        self.space.committed();
+    }
+
     /// Finishes the commit of the sealed batch, if there is one.
     fn finish(&self, state: &mut CommitState) -> Result<()> {
         let Some(batch) = state.unfinished.clone() else {
@@ -166,11 +193,7 @@ impl Commits {
         })?;
         match self.apply(batch) {
             Ok(()) => {
-                self.batches.mark_durable(batch, state.sealed_below);
-                self.changed.fetch_add(batch.rows.bytes(), Ordering::Relaxed);
-                self.batches.drop_sealed();
-                state.unfinished = None;
-                self.space.committed();
+                self.done(state, batch);
                 Ok(())
             }
             Err(error) => {
