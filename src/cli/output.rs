@@ -14,6 +14,7 @@ use crate::check::CheckReport;
 use crate::control::{ProblemKind, StatusReport};
 use crate::error::{Error, Result};
 use crate::gc::{CycleRecord, Stage};
+use crate::store::StoreStatus;
 use crate::store::LogStatus;
 
 pub(super) use snapshots::{Settings, listing, settings};
@@ -83,6 +84,14 @@ impl Lines {
     }
 }
 
+fn subvolumes(store: &StoreStatus) -> String {
+    let live = count(store.subvolumes);
+    match store.subvolumes_dropped {
+        0 => live,
+        dropped => format!("{live}, {} removed ones wait to be reaped", count(dropped)),
+    }
+}
+
 /// The answer of `cairnfs status`.
 pub(super) fn status(report: &StatusReport) -> String {
     let store = &report.store;
@@ -109,11 +118,7 @@ pub(super) fn status(report: &StatusReport) -> String {
     }
     lines.add("inodes", count(store.inodes));
     if store.subvolumes + store.subvolumes_dropped > 0 {
-        let waiting = match store.subvolumes_dropped {
-            0 => String::new(),
-            dropped => format!(", {} removed ones wait to be reaped", count(dropped)),
-        };
-        lines.add("subvolumes", format!("{}{waiting}", count(store.subvolumes)));
+        lines.add("subvolumes", subvolumes(store));
     }
     lines.add("in files", show_size(store.referenced_bytes));
     lines.add(
