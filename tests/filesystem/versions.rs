@@ -271,10 +271,10 @@ impl Run {
                             None => Reap::of(&tree, &reach, leaf)?,
                         };
                         let done = reap.step(&mut step)?;
-                        reaps.insert(leaf, reap);
                         if done && tree.has(leaf) {
-                            step.contract(leaf)?;
+                            step.contract(leaf, reap.around())?;
                         }
+                        reaps.insert(leaf, reap);
                         done
                     }
                 };

@@ -86,11 +86,11 @@ impl Fs {
                 None => Reap::of(step.tree, step.reach, leaf)?,
             };
             let done = reap.step(step)?;
-            going_on = Some(reap);
             if done {
                 forget(step.txn, number);
-                step.contract(leaf)?;
+                step.contract(leaf, reap.around())?;
             }
+            going_on = Some(reap);
             Ok(done)
         })?;
         if !done {
@@ -99,8 +99,10 @@ impl Fs {
         }
         self.dropped.remove(number);
         *self.dropped.audit.lock() = Some(Audit::default());
+        // Nobody makes versions meanwhile: the rows have all that there are.
         let _changing = self.hold_subvolumes();
-        self.at_swap(self.layers().subvolumes.without(&[number]), |_| {})
+        let layers = self.layers();
+        self.at_swap(layers.subvolumes.without(number, read_tree(&*layers)?), |_| {})
     }
 
     /// One transaction: what it does is decided from what is committed alone. The leaves of subvolumes that are not

@@ -24,7 +24,7 @@ use crate::sabotage::{Protection, out};
 use super::tree::{Version, VersionTree};
 
 /// The tables whose keys have versions.
-const TABLES: [Table; 3] = [Table::SubInodes, Table::SubDirents, Table::SubXattrs];
+pub const TABLES: [Table; 3] = [Table::SubInodes, Table::SubDirents, Table::SubXattrs];
 
 /// Which versions are on the way up of a leaf.
 #[derive(Debug)]
@@ -71,8 +71,6 @@ pub struct Removed {
     pub rows: u64,
     /// Bytes of files that extents among them referred to.
     pub bytes: u64,
-    /// Keys that were looked at.
-    pub keys: u64,
 }
 
 /// Rows that one step still may remove.
@@ -109,7 +107,6 @@ impl Step<'_, '_> {
     /// Removes the rows of a key that no leaf sees, and for an inode the contents that none of its rows names. False if
     /// the budget came to its end before.
     fn sweep(&mut self, table: Table, key: &[u8]) -> Result<bool> {
-        self.removed.keys += 1;
         let (from, to) = (versioned_key(key, Version(0)), versioned_key(key, Version::MAX));
         let mut rows = Vec::new();
         for (whole, stored) in self.txn.rows(table, &from, &to, usize::MAX)? {
@@ -210,26 +207,47 @@ impl Step<'_, '_> {
         Ok(true)
     }
 
-    /// Takes a version out of the tree if it has no rows, no leaf and no more than one child. True if it did.
-    pub fn contract(&mut self, version: Version) -> Result<bool> {
-        let (from, to) = owned_range(version);
-        if self.reach.leaves.contains(&version) || self.txn.first(Table::Owned, &from, &to)?.is_some() {
-            return Ok(false);
-        }
-        let parent = self.tree.parent(version)?;
+    /// Takes the dropped leaf out of the tree, whose subvolume has no row any more, and those of `versions` that have
+    /// children, but one at most is left, and no rows: on the way up past them nothing is ever found. Children come before
+    /// parents. Another version without children is left alone: it may be the leaf of a subvolume that was dropped since
+    /// `versions` were found, and has a row until its own reap ends.
+    pub fn contract(&mut self, dropped: Version, versions: &[Version]) -> Result<()> {
         let all = self.tree.upwards();
-        let children: Vec<Version> =
-            all.iter().filter(|(_, parent)| *parent == Some(version)).map(|(child, _)| *child).collect();
-        let ([] | [_]) = children.as_slice() else { return Ok(false) };
-        for child in children {
-            for (key, row) in version_rows(child, parent) {
-                self.txn.put(Table::Versions, &key, &row);
+        let mut children: HashMap<Version, Vec<Version>> = HashMap::new();
+        for (version, parent) in &all {
+            if let Some(parent) = parent {
+                children.entry(*parent).or_default().push(*version);
             }
         }
-        for (key, _) in version_rows(version, parent) {
-            self.txn.apply(Table::Versions, [(key, None::<&[u8]>)]);
+        let mut parents: HashMap<Version, Option<Version>> = all.into_iter().collect();
+        for &version in versions {
+            let below = children.get(&version).map_or(&[][..], Vec::as_slice);
+            let (from, to) = owned_range(version);
+            let may_be_leaf = !children.contains_key(&version) && version != dropped;
+            if may_be_leaf
+                || below.len() > 1
+                || self.reach.leaves.contains(&version)
+                || self.txn.first(Table::Owned, &from, &to)?.is_some()
+            {
+                continue;
+            }
+            let child = below.first().copied();
+            let Some(parent) = parents.remove(&version) else { continue };
+            if let Some(child) = child {
+                parents.insert(child, parent);
+                for (key, row) in version_rows(child, parent) {
+                    self.txn.put(Table::Versions, &key, &row);
+                }
+            }
+            if let Some(siblings) = parent.and_then(|parent| children.get_mut(&parent)) {
+                siblings.retain(|sibling| *sibling != version);
+                siblings.extend(child);
+            }
+            for (key, _) in version_rows(version, parent) {
+                self.txn.apply(Table::Versions, [(key, None::<&[u8]>)]);
+            }
         }
-        Ok(true)
+        Ok(())
     }
 }
 
@@ -243,6 +261,8 @@ fn owned_range(version: Version) -> (Vec<u8>, Vec<u8>) {
 /// The reap of one dropped leaf: which versions have rows that may have been seen by it alone.
 #[derive(Debug)]
 pub struct Reap {
+    /// All of them, children before parents.
+    around: Vec<Version>,
     /// Still to be visited, the last one first.
     versions: Vec<Version>,
     /// Where in the rows of that one to go on.
@@ -266,8 +286,17 @@ impl Reap {
             versions.push(version);
             at = tree.parent(version)?;
         }
+        let mut around = versions.clone();
+        around.extend(at);
+        around.sort_unstable();
         versions.reverse();
-        Ok(Self { versions, from: None })
+        Ok(Self { around, versions, from: None })
+    }
+
+    /// The versions that may have no rows and one child after it: what it visits, and the one above that others see.
+    /// Children come before parents.
+    pub fn around(&self) -> &[Version] {
+        &self.around
     }
 
     /// Goes on; true once all of it was visited.
