@@ -14,8 +14,8 @@ use crate::check::CheckReport;
 use crate::control::{ProblemKind, StatusReport};
 use crate::error::{Error, Result};
 use crate::gc::{CycleRecord, Stage};
-use crate::store::StoreStatus;
 use crate::store::LogStatus;
+use crate::store::StoreStatus;
 
 pub(super) use snapshots::{Settings, listing, settings};
 

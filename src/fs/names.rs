@@ -15,7 +15,7 @@ use crate::sync::Arc;
 use super::acl;
 use super::inode::InodeState;
 use super::locked::Place;
-use super::rows::{Rows, are_apart, leaf_of, put_entry, put_inode};
+use super::rows::{self, RowOf, are_apart, leaf_of, put_entry, put_inode};
 use super::tree_lock::Tree;
 use super::types::{Attr, Caller, LINK_MAX, ROOT_INO, Timestamp};
 use super::{Fs, check_name, posix};
@@ -306,9 +306,7 @@ impl Fs {
         is_dir: bool,
         now: Timestamp,
     ) -> Result<()> {
-        let (layers, subvolumes) = (self.layers(), member.subvolumes());
-        let entry = (parent, self.hash.of(name), name);
-        Rows::of(&*layers, &subvolumes).remove_entry(entry, &member.rows)?;
+        rows::remove(member, RowOf::Entry(parent, self.hash.of(name), name), || self.layers())?;
         dir.row.entries = dir.row.entries.saturating_sub(1);
         dir.row.nlink = dir.row.nlink.saturating_sub(u32::from(is_dir));
         touch(parent, dir, now, member);

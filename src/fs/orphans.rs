@@ -24,7 +24,7 @@ use crate::sync::Arc;
 
 use super::Fs;
 use super::inode::InodeState;
-use super::rows::Rows;
+use super::rows::{RowOf, Rows};
 
 /// Rows that one transaction removes; this bounds how long a commit waits for it.
 const ROWS_AT_A_TIME: usize = 4096;
@@ -70,7 +70,7 @@ impl Fs {
         if of_it.keys.len() > most {
             return Ok(false);
         }
-        rows.remove_inode(ino, &member.rows)?;
+        rows.remove(RowOf::Inode(ino), &member.rows)?;
         for (table, key) in &of_it.keys {
             member.rows.delete(*table, key);
         }
@@ -101,9 +101,13 @@ impl Fs {
         let mut gone = Vec::new();
         self.store.commits.rewrite(false, |txn, sums| {
             let mut budget = ROWS_AT_A_TIME;
+            let subvolumes = match ready.iter().any(|ino| subvolume_of(*ino) > 0) {
+                true => Subvolumes::read(txn)?,
+                false => Subvolumes::default(),
+            };
             let (mut bytes, mut inodes) = (0, 0);
             for &ino in &ready {
-                let (whole, freed) = remove_rows(txn, ino, &mut budget)?;
+                let (whole, freed) = remove_rows(txn, &subvolumes, ino, &mut budget)?;
                 bytes += freed;
                 if whole {
                     inodes += inodes_of(ino);
@@ -172,20 +176,16 @@ fn inodes_of(ino: u64) -> i64 {
 }
 
 /// Removes up to `budget` rows of an inode; true once its last is gone, and the bytes it referred to.
-fn remove_rows(txn: &mut Txn<'_>, ino: u64, budget: &mut usize) -> Result<(bool, u64)> {
+fn remove_rows(txn: &Txn<'_>, subvolumes: &Subvolumes, ino: u64, budget: &mut usize) -> Result<(bool, u64)> {
     let number = subvolume_of(ino);
-    let subvolumes = match number {
-        0 => Subvolumes::default(),
-        _ => Subvolumes::read(txn)?,
-    };
     let mut bytes = 0;
     // What a subvolume that is gone had is reaped with all of it.
     if number == 0 || subvolumes.get(number).is_some() {
-        let rows = Rows::of(&*txn, &subvolumes);
+        let rows = Rows::of(txn, subvolumes);
         let of_it = rows.rows_with(ino, (*budget).max(1))?;
         let whole = of_it.keys.len() <= *budget;
         if whole {
-            rows.remove_inode(ino, txn.own())?;
+            rows.remove(RowOf::Inode(ino), txn.own())?;
         }
         for (table, key) in &of_it.keys {
             txn.own().delete(*table, key);

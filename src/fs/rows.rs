@@ -4,6 +4,7 @@
 //! numbers of inodes in them are those inside it, and the parent of its root is in the subvolume's own row. Everybody
 //! above this file knows the public numbers only.
 
+use std::borrow::Cow;
 use std::ops::Bound;
 
 use crate::error::{Error, Result};
@@ -16,34 +17,70 @@ use crate::meta::versions::subvolumes::{self, public_ino, split_ino, subvolume_o
 use crate::meta::versions::{self, Rows as AnyRows, Subvolume, Subvolumes, Version};
 use crate::meta::{Layers, Memtable, Table};
 use crate::store::Batch;
+use crate::sync::Arc;
 
-/// Where the rows of an inode stand.
-enum Place {
-    Plain,
-    In { number: u64, local: u64, at: Subvolume },
+/// Where the rows of an inode in a subvolume stand.
+struct Inside {
+    number: u64,
+    local: u64,
+    at: Subvolume,
 }
 
-fn place(subvolumes: &Subvolumes, ino: u64) -> Result<Place> {
+/// `None` outside all subvolumes.
+fn inside(subvolumes: &Subvolumes, ino: u64) -> Result<Option<Inside>> {
     match split_ino(ino) {
-        (0, _) => Ok(Place::Plain),
+        (0, _) => Ok(None),
         (number, local) => {
             let at = subvolumes.get(number).ok_or(Error::Posix(libc::ESTALE))?;
-            Ok(Place::In { number, local, at })
+            Ok(Some(Inside { number, local, at }))
         }
     }
 }
 
-/// The key of a name without its version: a zero byte ends it, so that no name is the beginning of another.
-fn name_key(local: u64, hash: u64, name: &[u8]) -> Vec<u8> {
-    let mut key = dirent_key(local, hash, name);
-    key.push(0);
-    key
+/// The same as the members of a batch see it, which is asked for its subvolumes only if the inode is in one.
+fn inside_of(batch: &Batch, ino: u64) -> Result<Option<Inside>> {
+    if subvolume_of(ino) == 0 { Ok(None) } else { inside(&batch.subvolumes(), ino) }
 }
 
-fn attribute_key(local: u64, name: &[u8]) -> Vec<u8> {
-    let mut key = xattr_key(local, name);
-    key.push(0);
-    key
+/// A row that is found by its key alone; extents are found by [`Content`].
+#[derive(Debug, Clone, Copy)]
+pub(super) enum RowOf<'a> {
+    /// An inode.
+    Inode(u64),
+    /// A name, by its directory, its hash and itself.
+    Entry(u64, u64, &'a [u8]),
+    /// An attribute of an inode.
+    Xattr(u64, &'a [u8]),
+}
+
+impl RowOf<'_> {
+    /// The inode by which it is decided where the row stands.
+    fn ino(self) -> u64 {
+        match self {
+            Self::Inode(ino) | Self::Entry(ino, ..) | Self::Xattr(ino, _) => ino,
+        }
+    }
+
+    /// Calls `act` with table and key outside all subvolumes.
+    fn plain<R>(self, act: impl FnOnce(Table, &[u8]) -> R) -> R {
+        match self {
+            Self::Inode(ino) => act(Table::Inodes, &id_key(ino)),
+            Self::Entry(dir, hash, name) => act(Table::Dirents, &dirent_key(dir, hash, name)),
+            Self::Xattr(ino, name) => act(Table::Xattrs, &xattr_key(ino, name)),
+        }
+    }
+
+    /// Table and key in a subvolume, without the version. A zero byte ends a name, so that none is the beginning of
+    /// another.
+    fn versioned(self, local: u64) -> (Table, Vec<u8>) {
+        let (table, mut key) = match self {
+            Self::Inode(_) => return (Table::SubInodes, local_key(local).to_vec()),
+            Self::Entry(_, hash, name) => (Table::SubDirents, dirent_key(local, hash, name)),
+            Self::Xattr(_, name) => (Table::SubXattrs, xattr_key(local, name)),
+        };
+        key.push(0);
+        (table, key)
+    }
 }
 
 /// The rows as an operation sees them.
@@ -63,39 +100,35 @@ impl<'a> Rows<'a> {
         Self { rows, subvolumes }
     }
 
-    fn plain(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        self.rows.get(table, key)
+    fn inside(&self, ino: u64) -> Result<Option<Inside>> {
+        inside(self.subvolumes, ino)
     }
 
-    fn versioned(&self, table: Table, key: &[u8], leaf: Version) -> Result<Option<Vec<u8>>> {
-        versions::get(self.rows, &self.subvolumes.tree, table, key, leaf)
+    fn get(&self, of: RowOf<'_>, place: Option<&Inside>) -> Result<Option<Vec<u8>>> {
+        let Some(place) = place else { return of.plain(|table, key| self.rows.get(table, key)) };
+        let (table, key) = of.versioned(place.local);
+        versions::get(self.rows, &self.subvolumes.tree, table, &key, place.at.leaf)
     }
 
     /// The row of an inode.
     pub fn inode(&self, ino: u64) -> Result<Option<InodeRow>> {
-        let Place::In { number, local, at } = place(self.subvolumes, ino)? else {
-            return self.plain(Table::Inodes, &id_key(ino))?.map(|row| InodeRow::decode(&row)).transpose();
-        };
-        let Some(row) = self.versioned(Table::SubInodes, &local_key(local), at.leaf)? else {
-            return Ok(None);
-        };
-        let mut row = InodeRow::decode(&row)?;
-        row.parent = if local == at.root {
-            subvolumes::row(self.rows, number)?.ok_or_else(|| subvolumes::missing(number))?.parent
-        } else {
-            public_ino(number, row.parent)
-        };
+        let place = self.inside(ino)?;
+        let row = self.get(RowOf::Inode(ino), place.as_ref())?;
+        let Some(mut row) = row.map(|row| InodeRow::decode(&row)).transpose()? else { return Ok(None) };
+        if let Some(Inside { number, local, at }) = place {
+            row.parent = if local == at.root {
+                subvolumes::row(self.rows, number)?.ok_or_else(|| subvolumes::missing(number))?.parent
+            } else {
+                public_ino(number, row.parent)
+            };
+        }
         Ok(Some(row))
     }
 
     /// The entry of a name with this hash in a directory.
     pub fn entry(&self, dir: u64, hash: u64, name: &[u8]) -> Result<Option<DirentRow>> {
-        let Place::In { number, local, at } = place(self.subvolumes, dir)? else {
-            let row = self.plain(Table::Dirents, &dirent_key(dir, hash, name))?;
-            return row.map(|row| DirentRow::decode(&row)).transpose();
-        };
-        let row = self.versioned(Table::SubDirents, &name_key(local, hash, name), at.leaf)?;
-        row.map(|row| entry_in(number, &row)).transpose()
+        let row = self.get(RowOf::Entry(dir, hash, name), self.inside(dir)?.as_ref())?;
+        row.map(|row| entry_in(subvolume_of(dir), &row)).transpose()
     }
 
     /// Calls `each` with hash, name and entry of the names in a directory whose hash is `hash` or more, in their order,
@@ -106,7 +139,7 @@ impl<'a> Rows<'a> {
         hash: u64,
         mut each: impl FnMut(u64, &[u8], DirentRow) -> Result<bool>,
     ) -> Result<()> {
-        let Place::In { number, local, at } = place(self.subvolumes, dir)? else {
+        let Some(Inside { number, local, at }) = self.inside(dir)? else {
             let (start, end) = (dirent_start(dir, hash), dirent_end(dir));
             let range = (Bound::Included(&start[..]), Bound::Excluded(&end[..]));
             return self.rows.scan(Table::Dirents, range.0, range.1, &mut |key, row| {
@@ -124,17 +157,12 @@ impl<'a> Rows<'a> {
 
     /// The value of an attribute.
     pub fn xattr(&self, ino: u64, name: &[u8]) -> Result<Option<Vec<u8>>> {
-        match place(self.subvolumes, ino)? {
-            Place::Plain => self.plain(Table::Xattrs, &xattr_key(ino, name)),
-            Place::In { local, at, .. } => {
-                self.versioned(Table::SubXattrs, &attribute_key(local, name), at.leaf)
-            }
-        }
+        self.get(RowOf::Xattr(ino, name), self.inside(ino)?.as_ref())
     }
 
     /// Calls `each` with the names of all attributes.
     pub fn xattrs(&self, ino: u64, mut each: impl FnMut(&[u8]) -> Result<bool>) -> Result<()> {
-        let Place::In { local, at, .. } = place(self.subvolumes, ino)? else {
+        let Some(Inside { local, at, .. }) = self.inside(ino)? else {
             let (from, to) = (xattr_key(ino, b""), xattr_end(ino));
             let range = (Bound::Included(&from[..]), Bound::Excluded(&to[..]));
             return self.rows.scan(Table::Xattrs, range.0, range.1, &mut |key, _| each(xattr_name(key)?));
@@ -150,7 +178,7 @@ impl<'a> Rows<'a> {
     /// that clones see, too, stay.
     pub fn rows_with(&self, ino: u64, most: usize) -> Result<RowsWith> {
         let mut found = RowsWith::default();
-        let Place::In { local, at, .. } = place(self.subvolumes, ino)? else {
+        let Some(Inside { local, at, .. }) = self.inside(ino)? else {
             Content::plain(ino)
                 .scan(self.rows, most, |key, extent| found.extent(Table::Extents, key, extent))?;
             let (from, to) = (xattr_key(ino, b""), xattr_end(ino));
@@ -175,87 +203,70 @@ impl<'a> Rows<'a> {
         Ok(found)
     }
 
-    /// Removes the row of an inode; what versions above have of it is hidden.
-    pub fn remove_inode(&self, ino: u64, into: &Memtable) -> Result<()> {
-        match place(self.subvolumes, ino)? {
-            Place::Plain => into.delete(Table::Inodes, &id_key(ino)),
-            Place::In { local, at, .. } => {
-                let key = local_key(local);
-                let of = (Table::SubInodes, &key[..]);
-                versions::delete(self.rows, &self.subvolumes.tree, into, of, at.leaf)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes an entry.
-    pub fn remove_entry(&self, (dir, hash, name): (u64, u64, &[u8]), into: &Memtable) -> Result<()> {
-        match place(self.subvolumes, dir)? {
-            Place::Plain => into.delete(Table::Dirents, &dirent_key(dir, hash, name)),
-            Place::In { local, at, .. } => {
-                let of = (Table::SubDirents, &name_key(local, hash, name)[..]);
-                versions::delete(self.rows, &self.subvolumes.tree, into, of, at.leaf)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes an attribute.
-    pub fn remove_xattr(&self, ino: u64, name: &[u8], into: &Memtable) -> Result<()> {
-        match place(self.subvolumes, ino)? {
-            Place::Plain => into.delete(Table::Xattrs, &xattr_key(ino, name)),
-            Place::In { local, at, .. } => {
-                let of = (Table::SubXattrs, &attribute_key(local, name)[..]);
-                versions::delete(self.rows, &self.subvolumes.tree, into, of, at.leaf)?;
-            }
-        }
-        Ok(())
+    /// Removes a row; what versions above have of it is hidden.
+    pub fn remove(&self, of: RowOf<'_>, into: &Memtable) -> Result<()> {
+        let Some(place) = self.inside(of.ino())? else {
+            of.plain(|table, key| into.delete(table, key));
+            return Ok(());
+        };
+        let (table, key) = of.versioned(place.local);
+        versions::delete(self.rows, &self.subvolumes.tree, into, (table, &key), place.at.leaf)
     }
 }
 
-/// Writes the row of an inode. That of a subvolume which is gone is written by nobody and seen by nobody.
-pub(super) fn put_inode(batch: &Batch, ino: u64, row: &InodeRow) {
-    match place(&batch.subvolumes(), ino) {
-        Ok(Place::Plain) => batch.rows.put(Table::Inodes, &id_key(ino), &row.encode()),
-        Ok(Place::In { local, at, .. }) => {
-            let parent = if local == at.root { 0 } else { split_ino(row.parent).1 };
-            let row = InodeRow { parent, ..row.clone() }.encode();
-            versions::put(&batch.rows, Table::SubInodes, &local_key(local), at.leaf, &row);
+/// Removes a row in a batch; `layers` are asked for only in a subvolume.
+pub(super) fn remove(batch: &Batch, of: RowOf<'_>, layers: impl FnOnce() -> Arc<Layers>) -> Result<()> {
+    if subvolume_of(of.ino()) == 0 {
+        of.plain(|table, key| batch.rows.delete(table, key));
+        return Ok(());
+    }
+    // The layers first: they are those of this batch or of an earlier one.
+    let (layers, subvolumes) = (layers(), batch.subvolumes());
+    Rows::of(&*layers, &subvolumes).remove(of, &batch.rows)
+}
+
+/// Writes a row. That of a subvolume which is gone is written by nobody and seen by nobody.
+fn put<'v>(batch: &Batch, of: RowOf<'_>, encode: impl FnOnce(Option<&Inside>) -> Cow<'v, [u8]>) {
+    match inside_of(batch, of.ino()) {
+        Ok(None) => {
+            let row = encode(None);
+            of.plain(|table, key| batch.rows.put(table, key, &row));
+        }
+        Ok(Some(place)) => {
+            let (table, key) = of.versioned(place.local);
+            versions::put(&batch.rows, table, &key, place.at.leaf, &encode(Some(&place)));
         }
         Err(_) => {}
     }
+}
+
+/// Writes the row of an inode.
+pub(super) fn put_inode(batch: &Batch, ino: u64, row: &InodeRow) {
+    put(batch, RowOf::Inode(ino), |place| match place {
+        None => row.encode().into(),
+        Some(Inside { local, at, .. }) => {
+            let parent = if *local == at.root { 0 } else { split_ino(row.parent).1 };
+            InodeRow { parent, ..row.clone() }.encode().into()
+        }
+    });
 }
 
 /// Writes an entry.
 pub(super) fn put_entry(batch: &Batch, (dir, hash, name): (u64, u64, &[u8]), entry: DirentRow) {
-    match place(&batch.subvolumes(), dir) {
-        Ok(Place::Plain) => batch.rows.put(Table::Dirents, &dirent_key(dir, hash, name), &entry.encode()),
-        Ok(Place::In { local, at, .. }) => {
-            let entry = DirentRow { ino: split_ino(entry.ino).1, ..entry };
-            let key = name_key(local, hash, name);
-            versions::put(&batch.rows, Table::SubDirents, &key, at.leaf, &entry.encode());
-        }
-        Err(_) => {}
-    }
+    put(batch, RowOf::Entry(dir, hash, name), |place| match place {
+        None => entry.encode().to_vec().into(),
+        Some(_) => DirentRow { ino: split_ino(entry.ino).1, ..entry }.encode().to_vec().into(),
+    });
 }
 
 /// Writes an attribute.
 pub(super) fn put_xattr(batch: &Batch, ino: u64, name: &[u8], value: &[u8]) {
-    match place(&batch.subvolumes(), ino) {
-        Ok(Place::Plain) => batch.rows.put(Table::Xattrs, &xattr_key(ino, name), value),
-        Ok(Place::In { local, at, .. }) => {
-            versions::put(&batch.rows, Table::SubXattrs, &attribute_key(local, name), at.leaf, value);
-        }
-        Err(_) => {}
-    }
+    put(batch, RowOf::Xattr(ino, name), |_| value.into());
 }
 
 /// The version at which the members of a batch write in the subvolume of an inode; `None` outside all of them.
 pub(super) fn leaf_of(batch: &Batch, ino: u64) -> Result<Option<Version>> {
-    Ok(match place(&batch.subvolumes(), ino)? {
-        Place::Plain => None,
-        Place::In { at, .. } => Some(at.leaf),
-    })
+    Ok(inside_of(batch, ino)?.map(|place| place.at.leaf))
 }
 
 /// Rows of an inode in other tables than that of inodes.
@@ -276,7 +287,7 @@ impl RowsWith {
 
 fn entry_in(number: u64, row: &[u8]) -> Result<DirentRow> {
     let entry = DirentRow::decode(row)?;
-    Ok(DirentRow { ino: public_ino(number, entry.ino), ..entry })
+    Ok(if number == 0 { entry } else { DirentRow { ino: public_ino(number, entry.ino), ..entry } })
 }
 
 fn without_end(key: &[u8]) -> Result<&[u8]> {

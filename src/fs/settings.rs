@@ -14,7 +14,7 @@ use crate::meta::versions::subvolumes::subvolume_of;
 use crate::sync::Arc;
 
 use super::names::is_root;
-use super::rows::{Rows, put_xattr};
+use super::rows::{self, RowOf, Rows, put_xattr};
 use super::{Fs, posix};
 
 /// No directory is deeper than this; beyond it there is a cycle.
@@ -118,11 +118,10 @@ impl Fs {
             return posix(libc::ENOENT);
         }
         let member = self.join()?;
-        let layers = self.layers();
         for (name, value) in changes {
             let name = attribute(name);
             if value.is_empty() {
-                Rows::of(&*layers, &member.subvolumes()).remove_xattr(dir, &name, &member.rows)?;
+                rows::remove(&member, RowOf::Xattr(dir, &name), || self.layers())?;
             } else {
                 put_xattr(&member, dir, &name, value.as_bytes());
                 state.row.flags |= InodeRow::HAS_XATTRS;

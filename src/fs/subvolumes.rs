@@ -18,11 +18,10 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
 
 use crate::error::{Error, Result};
-use crate::meta::rows::{DirentRow, Extent, InodeRow, NameHash, PROTECTING, SubvolumeRow, id_key, ino_of};
+use crate::meta::rows::{DirentRow, InodeRow, NameHash, PROTECTING, SubvolumeRow, id_key, ino_of};
 use crate::meta::versions::subvolumes::{
     self, LOCAL_LIMIT, public_ino, put_row, put_version, split_ino, subvolume_of,
 };
-use crate::meta::versions::usage::counted;
 use crate::meta::versions::{Subvolume, Subvolumes, Version};
 use crate::meta::{Counter, Table};
 use crate::sabotage::{Protection, out};
@@ -33,9 +32,9 @@ use super::acl::Inherited;
 use super::inode::InodeState;
 use super::locked::Place;
 use super::names::may_add;
-use super::rows::{Content, Rows, are_apart, leaf_of, put_entry, put_inode};
+use super::rows::{Content, Rows, are_apart, leaf_of, put_inode};
 use super::types::{Attr, Caller, LINK_MAX, Timestamp};
-use super::{Fs, check_name, extents, posix};
+use super::{Fs, check_name, posix};
 
 use dropped::Wish;
 
@@ -72,21 +71,11 @@ impl Fs {
         }
     }
 
-    /// Copies some extents of a file to `leaf`; true once all of them are there, and its row says so. This is a birth
-    /// of references, and the barrier is asked as for any other (I4).
+    /// Copies some extents of a file to `leaf`; true once all of them are there, and its row says so.
     fn copy_content(&self, member: &Member, ino: u64, state: &mut InodeState, leaf: Version) -> Result<bool> {
         let from = state.copied.filter(|(to, _)| *to == leaf).map_or(0, |(_, from)| from);
         let (old, own) = (Content::of(ino, &state.row), Content::at(ino, leaf));
-        let (layers, most) = (self.layers(), self.options.extents_per_step);
-        let (found, next) = extents::beginning_first(&layers, old, (from, u64::MAX), Vec::new(), most)?;
-        // A copy that a crash or an error cut off has left some: these are counted already.
-        let (left, _) = extents::beginning_first(&layers, own, (from, u64::MAX), Vec::new(), 1)?;
-        for extent in &found {
-            let is_there = || layers.get(own.table, &own.key(extent.offset));
-            if left.is_empty() || is_there()?.is_none() {
-                self.copy_extent(member, ino, own, extent)?;
-            }
-        }
+        let next = self.copy_extents(member, (ino, old), own, from)?;
         state.copied = Some((leaf, next));
         if next < u64::MAX {
             return Ok(false);
@@ -95,18 +84,6 @@ impl Fs {
         state.row.content = leaf.0;
         state.save(ino, member);
         Ok(true)
-    }
-
-    /// Refers to the chunks of an extent of `ino` once more, from a content of its own.
-    fn copy_extent(&self, member: &Member, ino: u64, to: Content, extent: &Extent) -> Result<()> {
-        let barrier = &self.store.collection.barrier;
-        if let Some(id) = barrier.reuse_run(extent.first, extent.lens.len() as u64) {
-            let what = format!("inode {ino} refers to chunk {}, which was condemned", id.0);
-            return Err(Error::damaged(what));
-        }
-        member.rows.put(to.table, &to.key(extent.offset), &extent.encode());
-        member.rows.count(Counter::ReferencedBytes, extent.len as i64);
-        Ok(())
     }
 
     /// The next mkdir(2) of `name` in `parent` by this caller makes a clone of the directory `source`: of a subvolume
@@ -304,12 +281,13 @@ impl Fs {
         let row = subvolumes::row(&*layers, number)?.ok_or_else(|| subvolumes::missing(number))?;
         let ino = public_ino(number, row.root);
         put_row(&member.rows, number, &SubvolumeRow { parent, name: name.to_vec(), ..row });
-        let missing = || Error::damaged(format!("subvolume {number} has no root"));
-        let subvolumes = member.subvolumes();
-        let root = Rows::of(&*layers, &subvolumes).inode(ino)?.ok_or_else(missing)?;
         // The clone of what is protected is not.
-        let root = InodeRow { parent, flags: root.flags & !PROTECTING, ctime: now, ..root };
-        put_inode(&member, ino, &root);
+        let root = self.change_row(&member, ino, |root| InodeRow {
+            parent,
+            flags: root.flags & !PROTECTING,
+            ctime: now,
+            ..root
+        })?;
         let inode = self.inodes.insert_new(ino, root, member.number);
         let entry = DirentRow { ino, kind: libc::S_IFDIR };
         self.add_entry(&member, parent, &mut dir, name, entry, now);
@@ -318,6 +296,20 @@ impl Fs {
         drop(held);
         let attr = inode.lock().attr(ino);
         Ok(attr)
+    }
+
+    /// Changes the row of an inode of a subvolume that nobody has in memory yet.
+    fn change_row(
+        &self,
+        member: &Member,
+        ino: u64,
+        change: impl FnOnce(InodeRow) -> InodeRow,
+    ) -> Result<InodeRow> {
+        let (layers, subvolumes) = (self.layers(), member.subvolumes());
+        let missing = || Error::damaged(format!("inode {ino} is missing"));
+        let row = change(Rows::of(&*layers, &subvolumes).inode(ino)?.ok_or_else(missing)?);
+        put_inode(member, ino, &row);
+        Ok(row)
     }
 
     fn drop_nameless(&self, number: u64) -> Result<()> {
@@ -422,12 +414,4 @@ impl Fs {
         }
         Ok(())
     }
-}
-
-/// Everything that goes with an entry in a directory of a subvolume that is being made.
-fn put_new(batch: &Batch, dir: u64, (hash, name): (u64, &[u8]), ino: u64, row: &InodeRow) {
-    put_inode(batch, ino, row);
-    let (files, bytes) = counted(row);
-    batch.usage.count(subvolume_of(ino), files, bytes, row.ctime);
-    put_entry(batch, (dir, hash, name), DirentRow { ino, kind: row.kind() });
 }

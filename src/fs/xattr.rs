@@ -10,7 +10,7 @@ use crate::store::Batch;
 
 use super::acl::Acl;
 use super::inode::InodeState;
-use super::rows::{Rows, put_xattr};
+use super::rows::{self, RowOf, Rows, put_xattr};
 use super::types::Timestamp;
 use super::{Fs, posix};
 
@@ -80,7 +80,7 @@ impl Fs {
                 let lost = if is_in(state.row.gid) { 0o777 } else { 0o777 | libc::S_ISGID };
                 state.row.mode = state.row.mode & !lost | acl.mode();
                 if acl.is_minimal() {
-                    Rows::of(&*self.layers(), &member.subvolumes()).remove_xattr(ino, name, &member.rows)?;
+                    rows::remove(&member, RowOf::Xattr(ino, name), || self.layers())?;
                 } else {
                     put(&mut state, &member, (ino, name), value);
                 }
@@ -140,7 +140,7 @@ impl Fs {
 
     fn delete_xattr(&self, state: &mut InodeState, ino: u64, name: &[u8]) -> Result<()> {
         let member = self.join()?;
-        Rows::of(&*self.layers(), &member.subvolumes()).remove_xattr(ino, name, &member.rows)?;
+        rows::remove(&member, RowOf::Xattr(ino, name), || self.layers())?;
         if name == DEFAULT_ACL {
             state.row.flags &= !InodeRow::HAS_DEFAULT_ACL;
         }

@@ -13,7 +13,7 @@ use crate::sync::{Arc, RwLock};
 
 use super::kv::{Kv, Row, Table};
 use super::memtable::{Counter, Memtable};
-use super::run::{Changes, Run};
+use super::run::Changes;
 use super::versions::Subvolumes;
 use super::view::{Stack, View};
 
@@ -81,17 +81,16 @@ pub struct Meta {
 }
 
 impl Meta {
-    /// Starts with `active` as the open batch, above the `runs` that were replayed (the oldest first) and the database;
-    /// `sums` and `subvolumes` are those of all of it.
+    /// Starts with `active` as the open batch above `view`, which is what is committed; `sums` and `subvolumes` are those
+    /// of all of it.
     pub fn new(
         kv: Kv,
-        runs: Vec<Arc<Run>>,
+        view: View,
         sums: Sums,
         (active, subvolumes): (Arc<Memtable>, Arc<Subvolumes>),
-    ) -> Result<Self> {
-        let view = Arc::new(View::new(Arc::new(kv.read()?), runs));
-        let layers = Layers { active, sealed: None, view, subvolumes, sums };
-        Ok(Self { kv, layers: RwLock::new(Arc::new(layers)) })
+    ) -> Self {
+        let layers = Layers { active, sealed: None, view: Arc::new(view), subvolumes, sums };
+        Self { kv, layers: RwLock::new(Arc::new(layers)) }
     }
 
     /// All layers at one moment.

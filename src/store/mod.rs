@@ -39,6 +39,7 @@ use std::time::Duration;
 use crate::chunk::{ChunkId, CutParams, Cutter};
 use crate::error::{Error, Result};
 use crate::media::{HostMedia, Media, StoreLock};
+use crate::meta::log::{Log, Position};
 use crate::meta::rows::{NameHash, STATE_KEY, State};
 use crate::meta::versions::{FIRST_VERSION, Subvolumes, Version};
 use crate::meta::{Counter, Kv, Layers, Meta, Table, View};
@@ -172,10 +173,10 @@ impl Store {
         )
         .map_err(unusable)?;
         let is_settled = replay.is_settled;
-        let found = kv
-            .read()
-            .and_then(|base| View::new(Arc::new(base), replay.runs.clone()).get(Table::State, STATE_KEY));
-        let state = match found.map_err(unusable)? {
+        let base = Arc::new(kv.read().map_err(unusable)?);
+        let view = View::new(base, replay.runs);
+        let log = (replay.log, replay.last);
+        let state = match view.get(Table::State, STATE_KEY).map_err(unusable)? {
             Some(row) => State::decode(&row).map_err(unusable)?,
             // If it were treated as a new store, its first cycle would free every pack.
             None if !packs.list()?.is_empty() => return Err(without_database(&path)),
@@ -190,7 +191,7 @@ impl Store {
             },
         };
         let store =
-            Self::assemble((media, packs, space), config, (path, lock), (kv, replay, &state), options)?;
+            Self::assemble((media, packs, space), config, (path, lock), (kv, view, log, &state), options)?;
         if options.read_only || !is_settled {
             // Who only reads looks into the database alone, as a check does.
             store.commits.fold()?;
@@ -206,15 +207,12 @@ impl Store {
         (media, packs, space): (Arc<dyn Media>, Arc<dyn PackStore>, Arc<SpaceManager>),
         config: StoreConfig,
         (path, lock): (PathBuf, Option<StoreLock>),
-        (kv, replay, state): (Kv, Replay, &State),
+        (kv, view, log, state): (Kv, View, (Log, Position), &State),
         options: &OpenOptions,
     ) -> Result<Self> {
-        let Replay { log, last, runs, .. } = replay;
-        let view = View::new(Arc::new(kv.read()?), runs.clone());
         let subvolumes = Arc::new(Subvolumes::read(&view).map_err(unusable)?);
-        drop(view);
         let first = Batch::new(1, subvolumes.clone());
-        let meta = Arc::new(Meta::new(kv, runs, state.counters, (first.rows.clone(), subvolumes))?);
+        let meta = Arc::new(Meta::new(kv, view, state.counters, (first.rows.clone(), subvolumes)));
         let workers =
             Pool::new(options.workers.max(1)).map_err(|error| Error::io("starting workers", error))?;
         let workers = Arc::new(workers);
@@ -253,7 +251,7 @@ impl Store {
             space: space.clone(),
             workers: workers.clone(),
         };
-        let commits = Arc::new(Commits::new((log, last), state.counters, parts));
+        let commits = Arc::new(Commits::new(log, state.counters, parts));
         let collection = Collection {
             barrier,
             meta: meta.clone(),

@@ -36,6 +36,7 @@ mod structure_files;
 mod structure_skips;
 mod structure_switches;
 mod structure_table;
+mod subvolume_copies;
 mod subvolume_races;
 mod subvolumes;
 mod sweep;

@@ -59,14 +59,14 @@ impl World {
         Ok(ino)
     }
 
-    fn save_in(&self, dir: u64, name: &str, bytes: &[u8]) -> u64 {
+    pub fn save_in(&self, dir: u64, name: &str, bytes: &[u8]) -> u64 {
         let ino = self.create(dir, name);
         self.fs.write(ino, 0, bytes, false).unwrap();
         self.fs.forget(ino, 1);
         ino
     }
 
-    fn rows(&self, table: Table) -> usize {
+    pub fn rows(&self, table: Table) -> usize {
         let mut rows = 0;
         let all = std::ops::Bound::Unbounded;
         let count = |_: &[u8], _: &[u8]| {

@@ -12,6 +12,7 @@ use crate::meta::rows::{
     COPIES, DirentRow, Extent, InodeRow, PROTECTING, SubvolumeRow, UsageRow, decode_content_key, decode_seen,
     id_key, ino_of, local_key, owned_key, split_version, subvolume_key, version_rows,
 };
+use crate::meta::versions::reap::TABLES;
 use crate::meta::versions::subvolumes::{public_ino, read_rows, subvolume_of};
 use crate::meta::versions::usage::Recount;
 use crate::meta::versions::{self, Rows, Version, VersionTree};
@@ -20,9 +21,6 @@ use crate::meta::{Counter, Kv, ReadView, Table};
 use super::packs::Chunks;
 use super::report::RepairReport;
 use super::sink::Sink;
-
-/// The tables whose keys end with a version.
-const VERSIONED: [Table; 3] = [Table::SubInodes, Table::SubDirents, Table::SubXattrs];
 
 /// The subvolumes of the new database.
 #[derive(Default)]
@@ -44,11 +42,13 @@ impl Subvolumes {
         let mut found = Self { by_number: read_rows(&view)?, lowest: u64::MAX, ..Self::default() };
         let mut parents: BTreeMap<Version, Option<Version>> = BTreeMap::new();
         view.scan(Table::Versions, Bound::Unbounded, Bound::Unbounded, |key, row| {
-            parents.insert(split_version(key)?.1, crate::meta::rows::decode_version_row(row)?);
+            // The first copy counts, as for whoever opens a store.
+            let version = split_version(key)?.1;
+            parents.entry(version).or_insert(crate::meta::rows::decode_version_row(row)?);
             Ok(true)
         })?;
         let mut needed: BTreeSet<Version> = found.by_number.values().map(|row| row.leaf).collect();
-        for table in VERSIONED {
+        for table in TABLES {
             view.scan(table, Bound::Unbounded, Bound::Unbounded, |whole, _| {
                 let (key, version) = split_version(whole)?;
                 sink.put(Table::Owned, &owned_key(version, table, key), &[])?;

@@ -6,17 +6,18 @@
 use std::collections::HashMap;
 
 use crate::error::{Error, Result};
+use crate::meta::Counter;
 use crate::meta::rows::xattr::SETTING;
-use crate::meta::rows::{InodeRow, NameHash, PROTECTING};
+use crate::meta::rows::{DirentRow, Extent, InodeRow, NameHash, PROTECTING};
 use crate::meta::versions::subvolumes::{public_ino, subvolume_of};
+use crate::meta::versions::usage::counted;
+use crate::store::{Batch, Member};
 use crate::sync::Arc;
 
 use super::super::acl::Inherited;
 use super::super::flush::Flush;
-use super::super::rows::{Content, Rows, put_entry, put_xattr};
+use super::super::rows::{Content, Rows, leaf_of, put_entry, put_inode, put_xattr};
 use super::super::{Fs, extents, posix};
-use super::put_new;
-use crate::meta::rows::DirentRow;
 
 /// What a copy has done so far.
 struct Copy {
@@ -74,11 +75,8 @@ impl Fs {
             directories += u32::from(entry.kind == libc::S_IFDIR);
         }
         let member = self.join()?;
-        let (layers, subvolumes) = (self.layers(), member.subvolumes());
-        let row = Rows::of(&*layers, &subvolumes).inode(to)?.ok_or(Error::Posix(libc::ENOENT))?;
-        let row = InodeRow { entries: count, nlink: 2 + directories, ..row };
-        super::put_inode(&member, to, &row);
-        Ok(())
+        let change = |row| InodeRow { entries: count, nlink: 2 + directories, ..row };
+        self.change_row(&member, to, change).map(drop)
     }
 
     fn copy_entry(
@@ -94,9 +92,7 @@ impl Fs {
             *names += 1;
             let (ino, names) = (*ino, *names);
             let member = self.join()?;
-            let (layers, subvolumes) = (self.layers(), member.subvolumes());
-            let row = Rows::of(&*layers, &subvolumes).inode(ino)?.ok_or(Error::Posix(libc::ENOENT))?;
-            super::put_inode(&member, ino, &InodeRow { nlink: names, ..row });
+            self.change_row(&member, ino, |row| InodeRow { nlink: names, ..row })?;
             put_entry(&member, (dir, hash, name), DirentRow { ino, kind: entry.kind });
             return Ok(());
         }
@@ -108,7 +104,7 @@ impl Fs {
         let mut row = InodeRow { nlink, parent: dir, entries: 0, ..state.row.clone() };
         // Staged bytes of writers that go on are not part of it.
         row.size = state.disk_size;
-        self.copy_extents(entry.ino, &state.row, ino, &mut row)?;
+        self.copy_file(entry.ino, &state.row, ino, &mut row)?;
         let member = self.join()?;
         self.copy_attributes(&member, entry.ino, ino)?;
         put_new(&member, dir, (hash, name), ino, &row);
@@ -121,27 +117,52 @@ impl Fs {
     }
 
     /// Refers to the chunks of a file once more, by as many steps as that needs.
-    fn copy_extents(&self, from: u64, old: &InodeRow, to: u64, row: &mut InodeRow) -> Result<()> {
-        let (mut at, most) = (0, self.options.extents_per_step);
-        loop {
+    fn copy_file(&self, from: u64, old: &InodeRow, to: u64, row: &mut InodeRow) -> Result<()> {
+        let mut at = 0;
+        while at < u64::MAX {
             let member = self.join()?;
-            let leaf = super::leaf_of(&member, to)?.ok_or(Error::Posix(libc::ENOENT))?;
+            let leaf = leaf_of(&member, to)?.ok_or(Error::Posix(libc::ENOENT))?;
             row.content = leaf.0;
-            let own = Content::at(to, leaf);
-            let of_old = Content::of(from, old);
-            let (found, next) =
-                extents::beginning_first(&self.layers(), of_old, (at, u64::MAX), Vec::new(), most)?;
-            for extent in &found {
-                self.copy_extent(&member, from, own, extent)?;
-            }
-            if next == u64::MAX {
-                return Ok(());
-            }
-            at = next;
+            at = self.copy_extents(&member, (from, Content::of(from, old)), Content::at(to, leaf), at)?;
         }
+        Ok(())
     }
 
-    fn copy_attributes(&self, member: &crate::store::Batch, from: u64, to: u64) -> Result<()> {
+    /// One step of a copy: refers to the chunks of some extents of `from`, those that begin at `at` and after it, once
+    /// more, from the content `to`. Returns where to go on; `u64::MAX` after the last. This is a birth of references,
+    /// and the barrier is asked as for any other (I4).
+    pub(super) fn copy_extents(
+        &self,
+        member: &Member,
+        (ino, from): (u64, Content),
+        to: Content,
+        at: u64,
+    ) -> Result<u64> {
+        let (layers, most) = (self.layers(), self.options.extents_per_step);
+        let (found, next) = extents::beginning_first(&layers, from, (at, u64::MAX), Vec::new(), most)?;
+        // A copy that a crash or an error cut off has left some: these are counted already.
+        let (left, _) = extents::beginning_first(&layers, to, (at, u64::MAX), Vec::new(), 1)?;
+        for extent in &found {
+            let is_there = || layers.get(to.table, &to.key(extent.offset));
+            if left.is_empty() || is_there()?.is_none() {
+                self.copy_extent(member, ino, to, extent)?;
+            }
+        }
+        Ok(next)
+    }
+
+    fn copy_extent(&self, member: &Member, ino: u64, to: Content, extent: &Extent) -> Result<()> {
+        let barrier = &self.store.collection.barrier;
+        if let Some(id) = barrier.reuse_run(extent.first, extent.lens.len() as u64) {
+            let what = format!("inode {ino} refers to chunk {}, which was condemned", id.0);
+            return Err(Error::damaged(what));
+        }
+        member.rows.put(to.table, &to.key(extent.offset), &extent.encode());
+        member.rows.count(Counter::ReferencedBytes, extent.len as i64);
+        Ok(())
+    }
+
+    fn copy_attributes(&self, member: &Batch, from: u64, to: u64) -> Result<()> {
         let layers = self.layers();
         let rows = Rows::at(&layers);
         let mut names = Vec::new();
@@ -157,4 +178,12 @@ impl Fs {
         }
         Ok(())
     }
+}
+
+/// Everything that goes with an entry in a directory of a subvolume that is being made.
+fn put_new(batch: &Batch, dir: u64, (hash, name): (u64, &[u8]), ino: u64, row: &InodeRow) {
+    put_inode(batch, ino, row);
+    let (files, bytes) = counted(row);
+    batch.usage.count(subvolume_of(ino), files, bytes, row.ctime);
+    put_entry(batch, (dir, hash, name), DirentRow { ino, kind: row.kind() });
 }

@@ -108,8 +108,10 @@ impl Fs {
         }
         numbers.iter().for_each(|number| self.dropped.remove(*number));
         *self.dropped.audit.lock() = Some(Audit::default());
+        // Nobody makes versions meanwhile: the rows have all that there are.
         let _changing = self.hold_subvolumes();
-        self.at_swap(self.layers().subvolumes.without(&numbers), |_| {})
+        let layers = self.layers();
+        self.at_swap(layers.subvolumes.without(&numbers, read_tree(&*layers)?), |_| {})
     }
 
     /// One transaction: what it does is decided from what is committed alone. The leaves of subvolumes that are not

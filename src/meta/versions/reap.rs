@@ -24,7 +24,7 @@ use crate::sabotage::{Protection, out};
 use super::tree::{Version, VersionTree};
 
 /// The tables whose keys have versions.
-const TABLES: [Table; 3] = [Table::SubInodes, Table::SubDirents, Table::SubXattrs];
+pub const TABLES: [Table; 3] = [Table::SubInodes, Table::SubDirents, Table::SubXattrs];
 
 /// Which versions are on the way up of a leaf.
 #[derive(Debug)]
@@ -71,8 +71,6 @@ pub struct Removed {
     pub rows: u64,
     /// Bytes of files that extents among them referred to.
     pub bytes: u64,
-    /// Keys that were looked at.
-    pub keys: u64,
 }
 
 /// Rows that one step still may remove.
@@ -109,7 +107,6 @@ impl Step<'_, '_> {
     /// Removes the rows of a key that no leaf sees, and for an inode the contents that none of its rows names. False if
     /// the budget came to its end before.
     fn sweep(&mut self, table: Table, key: &[u8]) -> Result<bool> {
-        self.removed.keys += 1;
         let (from, to) = (versioned_key(key, Version(0)), versioned_key(key, Version::MAX));
         let mut rows = Vec::new();
         for (whole, stored) in self.txn.rows(table, &from, &to, usize::MAX)? {

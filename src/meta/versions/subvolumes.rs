@@ -5,14 +5,13 @@
 //! one leaf from its beginning to its end.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 
 use crate::error::{Error, Result};
 use crate::meta::kv::Table;
 use crate::meta::memtable::Memtable;
-use crate::meta::rows::{COPIES, SubvolumeRow, split_version, subvolume_key, version_rows};
+use crate::meta::rows::{COPIES, SubvolumeRow, subvolume_key, version_rows};
 
-use super::see::{Rows, read_tree};
+use super::see::{Rows, read_copies, read_tree};
 use super::tree::{Version, VersionTree};
 
 /// A subvolume, as everything that reads or writes in it needs it.
@@ -51,11 +50,6 @@ impl Subvolumes {
         self.by_number.get(&number).copied()
     }
 
-    /// All of them, by rising numbers.
-    pub fn all(&self) -> impl Iterator<Item = (u64, Subvolume)> + '_ {
-        self.by_number.iter().map(|(number, subvolume)| (*number, *subvolume))
-    }
-
     /// The same with one more, empty, at a version of its own.
     pub fn with_new(&self, number: u64, made: Subvolume) -> Result<Self> {
         let mut next = self.clone();
@@ -76,12 +70,11 @@ impl Subvolumes {
         Ok(next)
     }
 
-    /// The same after some were reaped. Their versions stay in this tree until the next opening, where they are on
-    /// nobody's way up to anything.
-    pub fn without(&self, gone: &[u64]) -> Self {
-        let mut next = self.clone();
-        next.by_number.retain(|number, _| !gone.contains(number));
-        next
+    /// The same after some were reaped, with the tree that is left.
+    pub fn without(&self, gone: &[u64], tree: VersionTree) -> Self {
+        let mut by_number = self.by_number.clone();
+        by_number.retain(|number, _| !gone.contains(number));
+        Self { tree, by_number }
     }
 }
 
@@ -90,24 +83,24 @@ pub fn missing(number: u64) -> Error {
     Error::damaged(format!("subvolume {number} is missing"))
 }
 
-/// The rows of all subvolumes; each by whichever of its copies there is.
+/// The rows of all subvolumes; each by whichever of its copies can be read.
 pub fn read_rows(rows: &dyn Rows) -> Result<BTreeMap<u64, SubvolumeRow>> {
-    let mut found = BTreeMap::new();
-    rows.scan(Table::Subvolumes, Bound::Unbounded, Bound::Unbounded, &mut |key, row| {
-        found.insert(split_version(key)?.1.0, SubvolumeRow::decode(row)?);
-        Ok(true)
-    })?;
-    Ok(found)
+    read_copies(rows, Table::Subvolumes, SubvolumeRow::decode)
 }
 
-/// The row of a subvolume, by whichever of its copies there is.
+/// The row of a subvolume, by whichever of its copies can be read.
 pub fn row(rows: &dyn Rows, number: u64) -> Result<Option<SubvolumeRow>> {
+    let mut failed = None;
     for copy in 0..COPIES {
-        if let Some(row) = rows.get(Table::Subvolumes, &subvolume_key(copy, number))? {
-            return SubvolumeRow::decode(&row).map(Some);
+        let read = rows.get(Table::Subvolumes, &subvolume_key(copy, number));
+        match read.and_then(|row| row.map(|row| SubvolumeRow::decode(&row)).transpose()) {
+            Ok(Some(row)) => return Ok(Some(row)),
+            Ok(None) => {}
+            Err(error) => failed = Some(error),
         }
     }
-    Ok(None)
+    // A copy that cannot be read is no absence (I7).
+    failed.map_or(Ok(None), Err)
 }
 
 /// Writes the rows of a subvolume.

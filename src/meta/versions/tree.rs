@@ -87,16 +87,6 @@ impl VersionTree {
         self.nodes.contains_key(&version)
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.nodes.len()
-    }
-
-    /// True if there are none.
-    pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
-    }
-
     /// All versions with their parents, children before parents.
     pub fn upwards(&self) -> Vec<(Version, Option<Version>)> {
         let mut all: Vec<_> = self.nodes.iter().map(|(version, node)| (*version, node.parent)).collect();

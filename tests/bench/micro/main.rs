@@ -12,6 +12,7 @@ mod summary;
 mod synthetic;
 #[path = "../table.rs"]
 mod table;
+mod versions;
 
 /// What `synthetic` tells of a failure.
 mod measure {
@@ -249,7 +250,7 @@ fn sweep_garbage(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, cut, put, get, commit, scan, lookup, collect, sweep_garbage);
+criterion_group!(benches, cut, put, get, commit, scan, lookup, collect, sweep_garbage, versions::versions);
 
 fn main() {
     let began = SystemTime::now();
