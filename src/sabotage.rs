@@ -112,6 +112,10 @@ pub enum Protection {
     MarkSubvolumes,
     /// What a leaf has of a content that no row names yet is a copy that goes on, and no garbage.
     CopiesAreKept,
+    /// A name in a key ends before the version that follows it.
+    NamesEnd,
+    /// Whoever looks an inode up sees a drop that came meanwhile.
+    DroppedIsSeen,
 }
 
 #[cfg(feature = "sim")]
@@ -176,6 +180,8 @@ mod switches {
         ("subvolume-lock", Protection::SubvolumeLock),
         ("mark-subvolumes", Protection::MarkSubvolumes),
         ("copies-are-kept", Protection::CopiesAreKept),
+        ("names-end", Protection::NamesEnd),
+        ("dropped-is-seen", Protection::DroppedIsSeen),
     ];
 
     fn bit(protection: Protection) -> u64 {

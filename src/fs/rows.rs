@@ -9,8 +9,8 @@ use std::ops::Bound;
 use crate::error::{Error, Result};
 use crate::meta::rows::{
     DirentRow, Extent, InodeRow, content_extent_key, content_key, decode_content_key, dirent_end, dirent_key,
-    dirent_name, dirent_start, extent_key, id_key, local_key, owned_key, split_version, xattr_end, xattr_key,
-    xattr_name,
+    dirent_name, dirent_start, end_name, extent_key, id_key, local_key, owned_key, split_version, xattr_end,
+    xattr_key, xattr_name,
 };
 use crate::meta::versions::subvolumes::{self, public_ino, split_ino, subvolume_of};
 use crate::meta::versions::{self, Rows as AnyRows, Subvolume, Subvolumes, Version};
@@ -33,16 +33,16 @@ fn place(subvolumes: &Subvolumes, ino: u64) -> Result<Place> {
     }
 }
 
-/// The key of a name without its version: a zero byte ends it, so that no name is the beginning of another.
+/// The key of a name without its version.
 fn name_key(local: u64, hash: u64, name: &[u8]) -> Vec<u8> {
     let mut key = dirent_key(local, hash, name);
-    key.push(0);
+    end_name(&mut key);
     key
 }
 
 fn attribute_key(local: u64, name: &[u8]) -> Vec<u8> {
     let mut key = xattr_key(local, name);
-    key.push(0);
+    end_name(&mut key);
     key
 }
 

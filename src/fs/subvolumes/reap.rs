@@ -97,10 +97,12 @@ impl Fs {
             *reaping = going_on.map(|reap| (number, reap));
             return Ok(());
         }
-        self.dropped.remove(number);
         *self.dropped.audit.lock() = Some(Audit::default());
         let _changing = self.hold_subvolumes();
-        self.at_swap(self.layers().subvolumes.without(&[number]), |_| {})
+        self.at_swap(self.layers().subvolumes.without(&[number]), |_| {})?;
+        // After that: whoever looks something up in it finds it dropped or not at all.
+        self.dropped.remove(number);
+        Ok(())
     }
 
     /// One transaction: what it does is decided from what is committed alone. The leaves of subvolumes that are not
