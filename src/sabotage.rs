@@ -118,6 +118,10 @@ pub enum Protection {
     CopiesAreKept,
     /// What is cut again after small changes takes the place only of what was read for it.
     RecutLooksAgain,
+    /// A name in a key ends before the version that follows it.
+    NamesEnd,
+    /// Whoever looks an inode up sees a drop that came meanwhile.
+    DroppedIsSeen,
 }
 
 #[cfg(feature = "sim")]
@@ -185,6 +189,8 @@ mod switches {
         ("mark-subvolumes", Protection::MarkSubvolumes),
         ("copies-are-kept", Protection::CopiesAreKept),
         ("recut-looks-again", Protection::RecutLooksAgain),
+        ("names-end", Protection::NamesEnd),
+        ("dropped-is-seen", Protection::DroppedIsSeen),
     ];
 
     fn bit(protection: Protection) -> u64 {

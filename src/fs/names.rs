@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::meta::rows::{DirentRow, IMMUTABLE, InodeRow, PROTECTING, id_key};
 use crate::meta::versions::subvolumes::{public_ino, subvolume_of};
 use crate::meta::{Counter, Table};
+use crate::sabotage::{Protection, out};
 use crate::store::{Batch, Member};
 use crate::sync::Arc;
 
@@ -51,7 +52,18 @@ impl Fs {
             state.row.parent = parent;
         }
         self.inodes.remember(ino);
-        Ok(state.attr(ino))
+        let attr = state.attr(ino);
+        drop(state);
+        if self.is_dropped_by_now(ino) {
+            // Its reap may have begun before this was remembered. Whoever drops it from here on, waits for that.
+            self.forget(ino, 1);
+            return posix(if is_dots { libc::ESTALE } else { libc::ENOENT });
+        }
+        Ok(attr)
+    }
+
+    fn is_dropped_by_now(&self, ino: u64) -> bool {
+        self.is_dropped_or_gone(subvolume_of(ino)) && !out(Protection::DroppedIsSeen)
     }
 
     /// Why the inode of a name is missing: it was removed since the name was read, or it is damage.

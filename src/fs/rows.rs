@@ -10,8 +10,8 @@ use std::ops::Bound;
 use crate::error::{Error, Result};
 use crate::meta::rows::{
     DirentRow, Extent, InodeRow, content_extent_key, content_key, decode_content_key, dirent_end, dirent_key,
-    dirent_name, dirent_start, extent_key, id_key, local_key, owned_key, split_version, xattr_end, xattr_key,
-    xattr_name,
+    dirent_name, dirent_start, end_name, extent_key, id_key, local_key, owned_key, split_version, xattr_end,
+    xattr_key, xattr_name,
 };
 use crate::meta::versions::subvolumes::{self, public_ino, split_ino, subvolume_of};
 use crate::meta::versions::{self, Rows as AnyRows, Subvolume, Subvolumes, Version};
@@ -78,7 +78,7 @@ impl RowOf<'_> {
             Self::Entry(_, hash, name) => (Table::SubDirents, dirent_key(local, hash, name)),
             Self::Xattr(_, name) => (Table::SubXattrs, xattr_key(local, name)),
         };
-        key.push(0);
+        end_name(&mut key);
         (table, key)
     }
 }

@@ -55,6 +55,14 @@ impl Fs {
         if self.dropped.has(subvolume_of(ino)) { posix(libc::ENOENT) } else { Ok(()) }
     }
 
+    /// The subvolume was dropped, and perhaps reaped since. Asks for nothing more while none was since the opening.
+    pub(super) fn is_dropped_or_gone(&self, number: u64) -> bool {
+        // In this order: it is taken out of the layers before it is dropped no more.
+        number > 0
+            && self.dropped.is_any()
+            && (self.dropped.has(number) || self.layers().subvolumes.get(number).is_none())
+    }
+
     /// Joins the open batch to change the content of a file. In a subvolume, the extents of a content that clones see,
     /// too, are copied first, by as many steps as they need.
     pub(super) fn join_to_change(&self, ino: u64, state: &mut InodeState) -> Result<Member> {

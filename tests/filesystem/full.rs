@@ -16,12 +16,12 @@ use crate::repair::{DB, Files, assert_clean, media, mend, right, store};
 use crate::world::{CALLER, World, protected, without};
 
 /// The same disk with nothing on it that is not durable, no faults, and a log of its own.
-fn settled(disk: &SimMedia) -> SimMedia {
+pub fn settled(disk: &SimMedia) -> SimMedia {
     disk.cut_at(disk.op_count(), 1)
 }
 
 /// From its change `op` on the disk has no byte free, but for what is freed on it.
-fn full_from(disk: &SimMedia, op: u64) {
+pub fn full_from(disk: &SimMedia, op: u64) {
     let (full, is_full) = (disk.clone(), AtomicBool::new(false));
     disk.set_fault(Box::new(move |at| {
         if at.kind.is_change() && at.number >= op && !is_full.swap(true, Ordering::SeqCst) {
@@ -31,7 +31,7 @@ fn full_from(disk: &SimMedia, op: u64) {
     }));
 }
 
-fn with_room(disk: &SimMedia) {
+pub fn with_room(disk: &SimMedia) {
     disk.clear_faults();
     disk.set_capacity(None);
 }

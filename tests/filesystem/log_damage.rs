@@ -2,15 +2,16 @@
 //! repair keeps what is not hit and says what is; a power cut during that repair changes nothing of it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use cairnfs::check::repair::RepairReport;
+use cairnfs::check::repair::{RepairReport, repair};
 use cairnfs::media::Media;
 use cairnfs::media::sim::SimMedia;
 use cairnfs::meta::log::LOG_FILE;
 use cairnfs::store::StoreConfig;
 
 use crate::log::{BLOCK, FILES, killed, repaired, there};
-use crate::random::{Random, seed};
+use crate::random::{Random, seed, seeds};
 use crate::repair::mend;
 use crate::world::{World, protected};
 
@@ -204,4 +205,96 @@ fn a_power_cut_during_a_repair_of_a_damaged_log_costs_nothing_more() {
         }
     }
     println!("{cuts} power cuts during a repair");
+}
+
+/// Whichever byte of a log is changed, a repair leaves a store that opens, with files as they were written, and the
+/// first of them, which is in the database; what is not there any more, it has said.
+#[test]
+fn a_repair_of_a_log_with_any_changed_byte_invents_nothing() {
+    let _all = protected();
+    let (disk, config) = killed();
+    let log = disk.contents(LOG_FILE).unwrap();
+    let used: Vec<usize> = (0..log.len())
+        .filter(|at| log[at / BLOCK * BLOCK..].iter().take(BLOCK).any(|byte| *byte != 0))
+        .collect();
+    for seed in seeds("changed bytes of a log, repaired", 800, 3) {
+        let mut random = Random::new(seed);
+        for _ in 0..40 {
+            let at = used[random.below(used.len() as u64) as usize];
+            let hurt = disk.cut_at(disk.op_count(), 1);
+            hurt.flip_byte(LOG_FILE, at as u64);
+            let (files, report) = repaired(&hurt, &config);
+            assert!(files.starts_with(&[0]), "byte {at}: {files:?}");
+            let is_told = report.log_fault.is_some() || report.lost_something();
+            // The last entry may never have been acknowledged; all others are missed.
+            let lost = FILES as usize - files.len();
+            assert!(
+                is_told || lost == 0 || lost == 1 && !files.contains(&(FILES - 1)),
+                "byte {at}: {files:?} {report:?}"
+            );
+        }
+    }
+}
+
+/// A log that ends anywhere, or of which any block was not written: an opening has what stands before, or is refused;
+/// a repair always helps.
+#[test]
+fn a_log_that_is_torn_anywhere_has_what_stands_before_or_is_refused() {
+    let _all = protected();
+    let (disk, config) = killed();
+    let log = disk.contents(LOG_FILE).unwrap();
+    let blocks = (0..log.len() / BLOCK)
+        .filter(|block| log[block * BLOCK..][..BLOCK].iter().any(|byte| *byte != 0))
+        .count();
+    let (mut opened, mut refused) = (0, 0);
+    let ends = (0..=blocks).map(|block| block * BLOCK).chain((0..blocks).map(|block| block * BLOCK + 1_234));
+    for (is_end, at) in ends.map(|at| (true, at)).chain((0..blocks).map(|block| (false, block * BLOCK))) {
+        let hurt = disk.cut_at(disk.op_count(), 1);
+        let file = hurt.open(LOG_FILE, true).unwrap();
+        if is_end {
+            file.set_len(at as u64).unwrap();
+        } else {
+            file.write_at(&[0; BLOCK], at as u64).unwrap();
+        }
+        file.sync().unwrap();
+        match World::open(&hurt, &config) {
+            Ok(world) => {
+                opened += 1;
+                let files = there(&world);
+                assert!(files.iter().copied().eq(0..files.len() as u64), "block at {at}: {files:?}");
+                // What others stand behind is never left out in silence.
+                assert!(is_end || files.len() as u64 + 1 >= FILES, "block at {at}: {files:?}");
+                world.close().unwrap();
+            }
+            Err(error) => {
+                refused += 1;
+                assert!(error.to_string().contains("cairnfs repair"), "{error}");
+                let (files, report) = repaired(&hurt, &config);
+                assert!(files.starts_with(&[0]) && report.log_fault.is_some(), "{files:?} {report:?}");
+            }
+        }
+    }
+    println!("opened {opened} times, refused {refused} times");
+    assert!(opened > 3 && refused > 3, "{opened}, {refused}");
+}
+
+/// The power fails at each operation of a repair that takes what a log has; the next repair has it all the same.
+#[test]
+fn a_power_cut_during_a_repair_keeps_what_the_log_has() {
+    let _all = protected();
+    let (disk, config) = killed();
+    // Damage, so that there is something to repair: the second entry.
+    let start = disk.cut_at(disk.op_count(), 1);
+    start.flip_byte(LOG_FILE, BLOCK as u64 * 2 + 100);
+    let (wanted, _) = repaired(&start.cut_at(start.op_count(), 1), &config);
+    let mended = start.cut_at(start.op_count(), 1);
+    let begin = mended.op_count();
+    repair(&(Arc::new(mended.clone()) as Arc<dyn Media>), &config, true).unwrap();
+    let mut cuts = 0;
+    for op in begin..=mended.op_count() {
+        cuts += 1;
+        let (files, _) = repaired(&mended.cut_at(op, op), &config);
+        assert_eq!(files, wanted, "cut before operation {op}");
+    }
+    assert!(cuts > 20, "{cuts}");
 }

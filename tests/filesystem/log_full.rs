@@ -2,8 +2,6 @@
 //! to replay, and of the end of a store. The store has its reserve: nothing is refused but what is new, and with room
 //! again the same store goes on.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use cairnfs::fs::ROOT_INO;
 use cairnfs::media::Media;
 use cairnfs::media::sim::SimMedia;
@@ -11,27 +9,12 @@ use cairnfs::sabotage::Protection;
 use cairnfs::store::StoreConfig;
 use cairnfs::{Error, Result};
 
+use crate::full::{full_from, with_room};
 use crate::log::{FILES, content, killed, there};
 use crate::world::{CALLER, World, config, new_disk, protected, without};
 
-/// From its change `op` on the disk has no byte free, but for what is freed on it.
-fn full_from(disk: &SimMedia, op: u64) {
-    let (full, is_full) = (disk.clone(), AtomicBool::new(false));
-    disk.set_fault(Box::new(move |at| {
-        if at.kind.is_change() && at.number >= op && !is_full.swap(true, Ordering::SeqCst) {
-            full.set_capacity(Some(full.used()));
-        }
-        None
-    }));
-}
-
 /// Power cuts, each of which loses other parts of what was not synced.
 const SEEDS: u64 = 8;
-
-fn with_room(disk: &SimMedia) {
-    disk.clear_faults();
-    disk.set_capacity(None);
-}
 
 /// Makes a file durable that others are like, with folds and a cycle between them; the names of which that was said.
 fn work(world: &World, kept: &mut Vec<u64>) -> Result<()> {

@@ -6,14 +6,10 @@ use cairnfs::media::sim::{OpKind, SimMedia};
 use cairnfs::sabotage::Protection;
 use cairnfs::store::{StoreConfig, list_backups, open_backup};
 
+use crate::full::settled;
 use crate::random::{seed, seeds};
 use crate::repair::{DB, Files, media, mend, right, store, write};
 use crate::world::{World, protected, without};
-
-/// The same disk, of which everything is durable.
-fn settled(disk: &SimMedia) -> SimMedia {
-    disk.cut_at(disk.op_count(), 1)
-}
 
 /// The first backup that has its name and is not whole.
 fn torn(disk: &SimMedia) -> Option<u64> {

@@ -246,6 +246,25 @@ fn verify(world: &World, race: Race, open: &[u64]) -> Result<(), String> {
     if report.is_clean() && report.unfound_chunks == 0 { Ok(()) } else { Err(format!("{report:?}")) }
 }
 
+/// Runs a cycle that is held at a point, where `act` is done once, in the collector's own thread.
+pub fn cycle_with(
+    world: &Arc<World>,
+    point: Point,
+    act: impl Fn(&World) + Send + Sync + 'static,
+) -> Result<(), String> {
+    let pending = Arc::new(Mutex::new(Some(())));
+    let (inside, acted) = (Arc::clone(world), Arc::clone(&pending));
+    world.collector.set_hook(Some(Arc::new(move |at| {
+        if at == point && acted.lock().unwrap().take().is_some() {
+            act(&inside);
+        }
+    })));
+    let cycle = world.collector.run_cycle(false);
+    world.collector.set_hook(None);
+    assert!(pending.lock().unwrap().is_none(), "the cycle never came to {point}: {cycle:?}");
+    cycle.map(drop).map_err(|error| error.to_string())
+}
+
 /// One cell: `race` while the cycle is at `point`, then another cycle, then everything is read, also after opening
 /// the store again.
 fn cell(race: Race, point: Point, immediate_removal_limit: usize) -> Result<(), String> {
@@ -257,23 +276,16 @@ fn cell(race: Race, point: Point, immediate_removal_limit: usize) -> Result<(), 
         Race::UnlinkedOpen => (0..FILES).map(|n| world.find(&format!("s0/f{n}")).unwrap()).collect(),
         _ => Vec::new(),
     };
-    let pending = Arc::new(Mutex::new(Some(())));
-    let (inside, raced, watched) = (Arc::clone(&world), Arc::clone(&pending), disk.clone());
-    world.collector.set_hook(Some(Arc::new(move |at| {
-        if at == point && raced.lock().unwrap().take().is_some() {
-            race_at_point(&inside, race);
-            if race == Race::Fold {
-                cut_here(&watched);
-            }
+    let watched = disk.clone();
+    let ended = cycle_with(&world, point, move |world| {
+        race_at_point(world, race);
+        if race == Race::Fold {
+            cut_here(&watched);
         }
-    })));
-    let cycle = world.collector.run_cycle(false);
-    world.collector.set_hook(None);
-    assert!(pending.lock().unwrap().is_none(), "the cycle never came to {point}: {cycle:?}");
+    });
     if race == Race::WrittenAfter {
         write_snapshot(&world, "s1", 0..FILES);
     }
-    let ended = cycle.map(drop).map_err(|error| error.to_string());
     ended.and_then(|()| verify(&world, race, &open))?;
     world.collector.run_cycle(false).map_err(|error| format!("the next cycle: {error}"))?;
     verify(&world, race, &open)?;

@@ -2,14 +2,14 @@
 //! directory, and by the first write to a file that clones share; they vanish by a drop and its reap. Each of them with
 //! the cycle held at every one of its points.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use cairnfs::fs::SetAttr;
 use cairnfs::gc::Point;
 use cairnfs::media::sim::SimMedia;
 use cairnfs::sabotage::Protection;
 
-use crate::races::{FILES, content, prune, write_snapshot};
+use crate::races::{FILES, content, cycle_with, prune, write_snapshot};
 use crate::random;
 use crate::world::{CALLER, World, config, new_disk, protected, without};
 
@@ -29,15 +29,27 @@ enum Race {
     Drop,
     /// S0 was dropped before, and is reaped.
     Reap,
+    /// S0 was dropped and reaped before, and had rows that each of its two clones hides: an audit finds them.
+    Audit,
+    /// S0 was dropped before while somebody had a file of it open, who closes it.
+    Forget,
+    /// S1 was cloned before; its files are deleted, written anew, deleted below the whiteouts and written again.
+    Delete,
+    /// S1 was cloned before, without the files; those of S0 are cloned into it one by one, and S0 is dropped.
+    CloneFiles,
 }
 
-const RACES: [Race; 6] = [
+const RACES: [Race; 10] = [
     Race::CloneThenDrop,
     Race::CloneThenOverwrite,
     Race::CopyThenPrune,
     Race::FirstWrite,
     Race::Drop,
     Race::Reap,
+    Race::Audit,
+    Race::Forget,
+    Race::Delete,
+    Race::CloneFiles,
 ];
 
 fn drop_now(world: &World, name: &str) {
@@ -45,7 +57,22 @@ fn drop_now(world: &World, name: &str) {
     world.reap_subvolumes();
 }
 
-fn before(world: &World, race: Race) {
+/// Appends to all files of a subvolume, which copies what they share.
+fn write_first(world: &World, dir: &str) {
+    for number in 0..FILES {
+        let ino = world.find(&format!("{dir}/f{number}")).unwrap();
+        world.fs.write(ino, content(number).len() as u64, b"more", false).unwrap();
+    }
+    world.fs.sync().unwrap();
+}
+
+fn remove_files(world: &World, dir: &str) {
+    let dir = world.find(dir).unwrap();
+    (0..FILES).for_each(|number| world.remove(dir, &format!("f{number}")));
+}
+
+/// What has to be there before; the file that somebody has open.
+fn before(world: &World, race: Race) -> Option<u64> {
     let plain = write_snapshot(world, "plain", 0..FILES);
     write_snapshot(world, "garbage", 200..202);
     let s0 = world.clone_dir(plain, "s0").unwrap();
@@ -53,7 +80,7 @@ fn before(world: &World, race: Race) {
         // What refers to the chunks is in subvolumes alone.
         prune(world, "plain");
     }
-    if matches!(race, Race::FirstWrite | Race::Drop | Race::Reap) {
+    if !matches!(race, Race::CloneThenDrop | Race::CloneThenOverwrite | Race::CopyThenPrune) {
         world.clone_dir(s0, "s1").unwrap();
     }
     if race == Race::CopyThenPrune {
@@ -64,12 +91,33 @@ fn before(world: &World, race: Race) {
     for number in 200..202 {
         world.remove(garbage, &format!("f{number}"));
     }
-    if race == Race::Reap {
-        world.drop_subvolume(s0, "s0").unwrap();
+    match race {
+        Race::Reap => world.drop_subvolume(s0, "s0").unwrap(),
+        Race::Audit => {
+            world.clone_dir(s0, "s2").unwrap();
+            ["s1", "s2"].iter().for_each(|name| write_first(world, name));
+            world.drop_subvolume(s0, "s0").unwrap();
+            // It is noted that nobody uses it; then it is reaped, and the audit is still to come.
+            world.fs.reap_subvolumes().unwrap();
+            world.fs.sync().unwrap();
+            assert!(world.fs.reap_subvolumes().unwrap(), "there is an audit to come");
+        }
+        Race::Forget => {
+            let open = world.fs.lookup(s0, b"f0").unwrap().ino;
+            world.drop_subvolume(s0, "s0").unwrap();
+            world.reap_subvolumes();
+            return Some(open);
+        }
+        Race::CloneFiles => {
+            remove_files(world, "s1");
+            world.fs.sync().unwrap();
+        }
+        _ => {}
     }
+    None
 }
 
-fn race_at_point(world: &World, race: Race) {
+fn race_at_point(world: &World, race: Race, open: &Option<u64>) {
     match race {
         Race::CloneThenDrop => {
             world.clone_dir(world.find("s0").unwrap(), "s1").unwrap();
@@ -90,16 +138,33 @@ fn race_at_point(world: &World, race: Race) {
             prune(world, "plain");
         }
         Race::FirstWrite => {
-            for number in 0..FILES {
-                let ino = world.find(&format!("s1/f{number}")).unwrap();
-                let len = content(number).len() as u64;
-                world.fs.write(ino, len, b"more", false).unwrap();
-            }
-            world.fs.sync().unwrap();
+            write_first(world, "s1");
             drop_now(world, "s0");
         }
         Race::Drop => drop_now(world, "s0"),
-        Race::Reap => world.reap_subvolumes(),
+        Race::Reap | Race::Audit => world.reap_subvolumes(),
+        Race::Forget => {
+            let open = open.expect("somebody has a file open");
+            assert_eq!(world.read(open).unwrap(), content(0));
+            world.fs.forget(open, u64::MAX);
+            world.reap_subvolumes();
+        }
+        Race::Delete => {
+            for _ in 0..2 {
+                remove_files(world, "s1");
+                write_snapshot(world, "s1", 0..FILES);
+                world.fs.sync().unwrap();
+            }
+        }
+        Race::CloneFiles => {
+            let s1 = world.find("s1").unwrap();
+            for number in 0..FILES {
+                let source = world.find(&format!("s0/f{number}")).unwrap();
+                let target = world.create(s1, &format!("f{number}"));
+                world.fs.copy_file_range(source, 0, target, 0, 1 << 30).unwrap();
+            }
+            drop_now(world, "s0");
+        }
     }
 }
 
@@ -108,7 +173,7 @@ fn verify(world: &World, race: Race) -> Result<(), String> {
         let ino = world.find(&format!("s1/f{number}")).map_err(|error| format!("f{number}: {error}"))?;
         let got = world.read(ino).map_err(|error| format!("f{number}: {error}"))?;
         let mut wanted = content(number);
-        if race == Race::FirstWrite {
+        if matches!(race, Race::FirstWrite | Race::Audit) {
             wanted.extend_from_slice(b"more");
         }
         if got != wanted {
@@ -122,18 +187,8 @@ fn verify(world: &World, race: Race) -> Result<(), String> {
 fn cell(race: Race, point: Point) -> Result<(), String> {
     let (disk, config): (SimMedia, _) = (new_disk(), config());
     let world = Arc::new(World::open(&disk, &config).unwrap());
-    before(&world, race);
-    let pending = Arc::new(Mutex::new(Some(())));
-    let (inside, raced) = (Arc::clone(&world), Arc::clone(&pending));
-    world.collector.set_hook(Some(Arc::new(move |at| {
-        if at == point && raced.lock().unwrap().take().is_some() {
-            race_at_point(&inside, race);
-        }
-    })));
-    let cycle = world.collector.run_cycle(false);
-    world.collector.set_hook(None);
-    assert!(pending.lock().unwrap().is_none(), "the cycle never came to {point}: {cycle:?}");
-    let ended = cycle.map(drop).map_err(|error| error.to_string());
+    let open = before(&world, race);
+    let ended = cycle_with(&world, point, move |world| race_at_point(world, race, &open));
     ended.and_then(|()| verify(&world, race))?;
     world.collector.run_cycle(false).map_err(|error| format!("the next cycle: {error}"))?;
     verify(&world, race)?;
@@ -143,6 +198,9 @@ fn cell(race: Race, point: Point) -> Result<(), String> {
     let world = World::open(&disk, &config).map_err(|error| error.to_string())?;
     let result = verify(&world, race);
     // And nothing is kept by what is gone.
+    if race == Race::Audit {
+        drop_now(&world, "s2");
+    }
     let kept = world.find("s0").is_ok() || world.find("plain").is_ok();
     if !kept {
         drop_now(&world, "s1");

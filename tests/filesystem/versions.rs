@@ -7,7 +7,7 @@ use std::ops::Bound;
 use cairnfs::chunk::ChunkId;
 use cairnfs::media::sim::SimMedia;
 use cairnfs::meta::rows::{
-    Extent, InodeRow, content_key, decode_content_key, decode_owned_key, decode_seen, local_key,
+    Extent, InodeRow, content_key, decode_content_key, decode_owned_key, decode_seen, end_name, local_key,
     split_version, version_rows, versioned_key,
 };
 use cairnfs::meta::versions::reap::{Audit, Budget, Reach, Reap, Removed, Step};
@@ -63,7 +63,9 @@ struct Run {
 }
 
 fn name_key(name: &[u8]) -> Vec<u8> {
-    [&local_key(DIRECTORY)[..], name, &[0]].concat()
+    let mut key = [&local_key(DIRECTORY)[..], name].concat();
+    end_name(&mut key);
+    key
 }
 
 fn extent(number: u64, chunk: u64) -> Extent {
@@ -329,7 +331,8 @@ impl Run {
             let (from, to) = (local_key(DIRECTORY), local_key(DIRECTORY + 1));
             let range = (Bound::Included(&from[..]), Bound::Excluded(&to[..]));
             let each = |key: &[u8], value: &[u8]| {
-                names.insert(key[8..key.len() - 1].to_vec(), value.to_vec());
+                let name = key[8..].strip_suffix(&[0]).unwrap_or(&key[8..]);
+                names.insert(name.to_vec(), value.to_vec());
                 Ok(true)
             };
             scan(&*layers, &self.tree, Table::SubDirents, range, *leaf, each).unwrap();
@@ -487,4 +490,10 @@ fn without_asking_for_others_what_they_see_goes() {
 fn without_keeping_copies_a_file_lacks_what_was_copied() {
     let what = seen_without(Protection::CopiesAreKept).expect("nobody notices");
     assert!(what.contains("in file"), "{what}");
+}
+
+#[test]
+fn without_an_end_of_names_one_is_taken_for_another() {
+    let what = seen_without(Protection::NamesEnd).expect("nobody notices");
+    assert!(what.contains("subvolume"), "{what}");
 }

@@ -58,6 +58,8 @@
 //! So is the collector of Proxmox Backup Server up to 3.3 and of 3.4.0 (`pbs.rs`), which lose a snapshot's
 //! chunks, and of 3.4.1, which does not.
 //!
+//! Subvolumes and their versions have a model of their own: `versions.rs`.
+//!
 //! Run with `cargo test --test model -- --nocapture`; add `--ignored` for larger bounds.
 
 mod collector;

@@ -19,7 +19,7 @@ use std::thread;
 use crate::data::{Tree, noise};
 use crate::pause::POINTS;
 use crate::skip::need_fuse;
-use crate::world::{Setup, World, tool};
+use crate::world::{Setup, World, cairnfs, tool};
 
 /// How the new snapshot is made.
 #[derive(Clone, Copy, PartialEq)]
@@ -30,6 +30,8 @@ enum Way {
     Clone,
     /// From the source, by `rsync --link-dest` of the base.
     Link,
+    /// From the base, a subvolume, by `cairnfs clone`; then its files are written to, which copies what they share.
+    Subvolume,
 }
 
 /// When it is made, with respect to the cycle.
@@ -57,7 +59,9 @@ impl Time {
 enum Act {
     /// The base is pruned by rm -rf.
     Remove,
-    /// The same once the cycle has ended.
+    /// The base, a subvolume, is pruned at once by `cairnfs rm`.
+    AtOnce,
+    /// The same as with the first once the cycle has ended.
     RemoveAfter,
     /// The base was pruned before the cycle: its chunks are garbage.
     RemovedBefore,
@@ -75,6 +79,7 @@ impl Act {
     fn name(self) -> &'static str {
         match self {
             Act::Remove => "rm -rf",
+            Act::AtOnce => "at once",
             Act::RemoveAfter => "rm -rf after it",
             Act::RemovedBefore => "rm -rf before it",
             Act::RenameGroup => "group renamed, rm -rf",
@@ -93,6 +98,11 @@ struct Row {
 }
 
 impl Row {
+    /// The base is one.
+    fn has_subvolume(&self) -> bool {
+        self.way == Way::Subvolume || self.act == Act::AtOnce
+    }
+
     fn name(&self) -> String {
         format!("{:<18} {:<25} {}", self.way.name(), self.time.name(), self.act.name())
     }
@@ -108,6 +118,17 @@ fn rows() -> Vec<Row> {
             }
         }
         rows.push(Row { way, time: Time::BeforeToIn, act: Act::RemoveAfter });
+    }
+    // The base is a subvolume.
+    for time in [Time::Before, Time::BeforeToIn, Time::In, Time::BeforeToAfter] {
+        rows.push(Row { way: Way::Copy, time, act: Act::AtOnce });
+        rows.push(Row { way: Way::Subvolume, time, act: Act::AtOnce });
+    }
+    for time in [Time::Before, Time::BeforeToIn, Time::In] {
+        rows.push(Row { way: Way::Clone, time, act: Act::AtOnce });
+        for act in [Act::Remove, Act::RenameAway, Act::TwoPrunes, Act::RenameGroup, Act::Overwrite] {
+            rows.push(Row { way: Way::Subvolume, time, act });
+        }
     }
     // Without the base there is nothing to clone or to link.
     rows.push(Row { way: Way::Copy, time: Time::In, act: Act::RemovedBefore });
@@ -133,6 +154,7 @@ impl Way {
             Way::Copy => "copy",
             Way::Clone => "cp --reflink",
             Way::Link => "rsync --link-dest",
+            Way::Subvolume => "cairnfs clone",
         }
     }
 }
@@ -153,7 +175,15 @@ impl Cell<'_> {
         let garbage = self.world.mnt.join("garbage");
         self.garbage.write(&garbage);
         fs::create_dir_all(&self.group).unwrap();
-        tool!("cp", "-a", self.source, self.base());
+        if self.row.has_subvolume() {
+            let plain = self.group.join("plain");
+            tool!("cp", "-a", self.source, plain);
+            self.cairnfs("clone", &[&plain, &self.base()]);
+            // What refers to the chunks is in the subvolume alone.
+            tool!("rm", "-rf", plain);
+        } else {
+            tool!("cp", "-a", self.source, self.base());
+        }
         self.world.sync();
         fs::remove_dir_all(&garbage).unwrap();
         self.world.sync();
@@ -165,8 +195,10 @@ impl Cell<'_> {
         if self.row.time == Time::BeforeToAfter {
             self.second_half();
         }
-        if self.row.act == Act::RemoveAfter {
-            tool!("rm", "-rf", self.base());
+        match self.row.act {
+            Act::RemoveAfter => drop(tool!("rm", "-rf", self.base())),
+            Act::AtOnce if self.row.time == Time::BeforeToAfter => self.cairnfs("rm", &[&self.base()]),
+            _ => {}
         }
         record["condemned"].as_u64().unwrap()
     }
@@ -194,6 +226,8 @@ impl Cell<'_> {
         }
         match self.row.act {
             Act::Remove => drop(tool!("rm", "-rf", self.base())),
+            Act::AtOnce if self.row.time == Time::BeforeToAfter => {}
+            Act::AtOnce => self.cairnfs("rm", &[&self.base()]),
             Act::RemovedBefore | Act::RemoveAfter => {}
             Act::RenameGroup => {
                 let other = self.group.with_extension("renamed");
@@ -221,12 +255,30 @@ impl Cell<'_> {
     /// All of a snapshot, in the row's way, from `base` where it takes one.
     fn make(&self, base: &Path, to: &Path) {
         match self.row.way {
-            Way::Copy => tool!("cp", "-a", self.source, to),
-            Way::Clone => tool!("cp", "-a", "--reflink=auto", base, to),
+            Way::Copy => drop(tool!("cp", "-a", self.source, to)),
+            Way::Clone => drop(tool!("cp", "-a", "--reflink=auto", base, to)),
             Way::Link => {
-                tool!("rsync", "-a", format!("--link-dest={}", base.display()), self.source_with_slash(), to)
+                let dest = format!("--link-dest={}", base.display());
+                drop(tool!("rsync", "-a", dest, self.source_with_slash(), to));
             }
-        };
+            Way::Subvolume => {
+                self.cairnfs("clone", &[base, to]);
+                self.tree.names().iter().for_each(|name| self.write_half(&to.join(name)));
+            }
+        }
+    }
+
+    fn cairnfs(&self, word: &str, paths: &[&Path]) {
+        let words = [word.as_ref()].into_iter().chain(paths.iter().map(|path| path.as_os_str()));
+        let said = cairnfs(&words.collect::<Vec<_>>());
+        assert_eq!(said.code, 0, "{word} {paths:?}: {}", said.said());
+    }
+
+    /// The first half of a file of the tree once more, with the bytes that it has.
+    fn write_half(&self, path: &Path) {
+        let bytes = fs::read(path).unwrap();
+        let file = File::options().write(true).open(path).unwrap();
+        file.write_all_at(&bytes[..bytes.len() / 2], 0).unwrap();
     }
 
     /// With the slash that has rsync copy what is in it.
@@ -238,6 +290,9 @@ impl Cell<'_> {
     fn first_half(&mut self) {
         let names = self.tree.names();
         let (first, rest) = names.split_at(names.len() / 2);
+        if self.row.way == Way::Subvolume {
+            self.cairnfs("clone", &[&self.base(), &self.new_snapshot()]);
+        }
         for name in first {
             self.make_file(name);
         }
@@ -258,7 +313,7 @@ impl Cell<'_> {
         }
         let names = self.tree.names();
         for name in &names[names.len() / 2..] {
-            if !self.new_snapshot().join(name).exists() {
+            if self.row.way == Way::Subvolume || !self.new_snapshot().join(name).exists() {
                 self.make_file(name);
             }
         }
@@ -266,12 +321,16 @@ impl Cell<'_> {
 
     fn make_file(&self, name: &Path) {
         let to = self.new_snapshot().join(name);
+        if self.row.way == Way::Subvolume {
+            return self.write_half(&to);
+        }
         fs::create_dir_all(to.parent().unwrap()).unwrap();
         match self.row.way {
             Way::Copy => fs::write(to, fs::read(self.source.join(name)).unwrap()).unwrap(),
             // Inside the mount this is copy_file_range(2).
             Way::Clone => drop(fs::copy(self.base().join(name), to).unwrap()),
             Way::Link => fs::hard_link(self.base().join(name), to).unwrap(),
+            Way::Subvolume => unreachable!("its files are there with the clone"),
         }
     }
 

@@ -27,6 +27,7 @@ mod beside;
 mod both_ways;
 #[cfg(feature = "sim")]
 mod classes;
+mod clone_pages;
 mod clones;
 mod control;
 mod crash;

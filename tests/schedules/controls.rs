@@ -153,6 +153,31 @@ pub const ALL: &[Control] = &[
         out: &[Protection::SubvolumeLock],
         scenario: &subvolumes::DROPPED,
     },
+    Control {
+        name: "without_marking_subvolumes_first_writes_lose_what_they_copied",
+        out: &[Protection::MarkSubvolumes],
+        scenario: &subvolumes::FIRST_WRITES,
+    },
+    Control {
+        name: "without_whiteouts_what_a_clone_deleted_comes_back",
+        out: &[Protection::Whiteouts],
+        scenario: &subvolumes::DELETES,
+    },
+    Control {
+        name: "without_seeing_a_drop_a_lookup_brings_back_what_is_reaped",
+        out: &[Protection::DroppedIsSeen],
+        scenario: &subvolumes::LOOKED_UP,
+    },
+    Control {
+        name: "without_asking_for_others_a_reap_takes_what_they_see",
+        out: &[Protection::SeenByOthers],
+        scenario: &subvolumes::FIRST_WRITES,
+    },
+    Control {
+        name: "without_waiting_for_the_kernel_an_open_file_of_a_dropped_subvolume_is_lost",
+        out: &[Protection::WaitForForget],
+        scenario: &subvolumes::STILL_OPEN,
+    },
 ];
 
 /// Held for writing while a protection is out of this process, for reading by all others.

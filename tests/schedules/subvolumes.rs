@@ -16,7 +16,7 @@ use super::world::{Outcome, World, broken, content};
 const CALLER: Caller = Caller { uid: 0, gid: 0 };
 
 /// All scenarios of subvolumes.
-pub const ALL: &[&Scenario] = &[&CUT, &DROPPED, &MOVED, &FIRST_WRITES];
+pub const ALL: &[&Scenario] = &[&CUT, &DROPPED, &MOVED, &FIRST_WRITES, &DELETES, &STILL_OPEN, &LOOKED_UP];
 
 fn find(world: &World, parent: u64, name: &str) -> Result<u64> {
     let ino = world.fs.lookup(parent, name.as_bytes())?.ino;
@@ -227,13 +227,7 @@ pub const MOVED: Scenario = Scenario {
 pub const FIRST_WRITES: Scenario = Scenario {
     name: "first_writes_beside_a_drop_a_reap_and_a_cycle_lose_nothing",
     immediate_removal_limit: IMMEDIATE_REMOVAL_LIMIT,
-    before: |world| {
-        before(world)?;
-        let s = find(world, ROOT_INO, "s")?;
-        clone_dir(world, s, "c")?;
-        clone_dir(world, s, "d")?;
-        Ok(world.fs.sync()?)
-    },
+    before: two_clones,
     race: |world| {
         let (c, d) = (find(world, ROOT_INO, "c")?, find(world, ROOT_INO, "d")?);
         let mut threads = Threads::default();
@@ -262,6 +256,128 @@ pub const FIRST_WRITES: Scenario = Scenario {
         if bytes(world, d, "a")? != [&content(1)[..], b"more"].concat() {
             return broken("d/a has other bytes");
         }
+        leaves_nothing(world, &["c", "d"])
+    },
+};
+
+/// "s" with clones "c" and "d".
+fn two_clones(world: &World) -> Outcome {
+    before(world)?;
+    let s = find(world, ROOT_INO, "s")?;
+    clone_dir(world, s, "c")?;
+    clone_dir(world, s, "d")?;
+    Ok(world.fs.sync()?)
+}
+
+/// Drops "s" and goes on until it should be reaped and audited.
+fn drop_and_reap(world: &World) -> Outcome {
+    drop_dir(world, "s")?;
+    for round in 0..4 {
+        world.fs.sync()?;
+        if let Err(error) = world.fs.reap_subvolumes() {
+            return broken(format!("reap, round {round}: {error}"));
+        }
+    }
+    Ok(())
+}
+
+/// Deletes in two clones, of what they share and of what stands over it, beside a drop of what they come from, its
+/// reap, the audit after it and a cycle.
+pub const DELETES: Scenario = Scenario {
+    name: "deletes_beside_a_reap_and_an_audit_hide_what_others_see",
+    immediate_removal_limit: IMMEDIATE_REMOVAL_LIMIT,
+    before: two_clones,
+    race: |world| {
+        let (c, d) = (find(world, ROOT_INO, "c")?, find(world, ROOT_INO, "d")?);
+        let mut threads = Threads::default();
+        threads.start(world, move |world| {
+            world.remove_in(c, "a")?;
+            save(&world, c, "a", 5)?;
+            world.fs.sync()?;
+            world.remove_in(c, "a")?;
+            Ok(world.fs.sync()?)
+        });
+        threads.start(world, move |world| {
+            world.remove_in(d, "a")?;
+            Ok(save(&world, d, "a", 3)?)
+        });
+        threads.start(world, |world| drop_and_reap(&world));
+        threads.start(world, |world| world.cycle());
+        threads.join()?;
+        while world.fs.reap_subvolumes()? {}
+        match bytes(world, c, "a") {
+            Err(Error::Posix(libc::ENOENT)) => {}
+            other => return broken(format!("c/a was deleted: {:?}", other.map(|bytes| bytes.len()))),
+        }
+        expect(world, "d", "a", 3)?;
+        leaves_nothing(world, &["c", "d"])
+    },
+};
+
+/// A file of a subvolume that is dropped and reaped is open, read and written to, and closed at some moment.
+pub const STILL_OPEN: Scenario = Scenario {
+    name: "an_open_file_of_a_dropped_subvolume_is_whole_until_it_is_closed",
+    immediate_removal_limit: IMMEDIATE_REMOVAL_LIMIT,
+    before: two_clones,
+    race: |world| {
+        let s = find(world, ROOT_INO, "s")?;
+        let open = world.fs.lookup(s, b"a")?.ino;
+        let mut threads = Threads::default();
+        threads.start(world, move |world| {
+            for number in [1, 2] {
+                world.fs.write(open, 0, &content(number), false)?;
+                if number == 2 {
+                    world.fs.fsync(open)?;
+                }
+                match world.read(open) {
+                    Ok(found) if found == content(number) => {}
+                    Ok(_) => return broken("the open file has other bytes"),
+                    Err(error) => return broken(format!("the open file: {error}")),
+                }
+            }
+            world.forget(open);
+            Ok(())
+        });
+        threads.start(world, |world| drop_and_reap(&world));
+        threads.start(world, |world| world.cycle());
+        threads.join()?;
+        expect(world, "c", "a", 1)?;
+        leaves_nothing(world, &["c", "d"])
+    },
+};
+
+/// A file is looked up and written to while its subvolume is dropped and reaped: it is found whole or not at all, and
+/// leaves nothing.
+pub const LOOKED_UP: Scenario = Scenario {
+    name: "a_lookup_beside_a_drop_and_its_reap_finds_all_or_nothing",
+    immediate_removal_limit: IMMEDIATE_REMOVAL_LIMIT,
+    before: two_clones,
+    race: |world| {
+        let s = find(world, ROOT_INO, "s")?;
+        let mut threads = Threads::default();
+        threads.start(world, move |world| {
+            let is_gone = |error: &Error| matches!(error, Error::Posix(libc::ENOENT | libc::ESTALE));
+            let open = match world.fs.lookup(s, b"a") {
+                Err(error) if is_gone(&error) => return Ok(()),
+                Err(error) => return broken(format!("the lookup: {error}")),
+                Ok(found) => found.ino,
+            };
+            let outcome = match world.read(open) {
+                Ok(found) if found == content(1) => Ok(()),
+                Ok(_) => broken("what was found has other bytes"),
+                Err(error) if is_gone(&error) => Ok(()),
+                Err(error) => broken(format!("what was found: {error}")),
+            };
+            match world.fs.write(open, 0, &content(2), false).and_then(|()| world.fs.fsync(open)) {
+                Err(error) if !is_gone(&error) => return broken(format!("writing to it: {error}")),
+                _ => {}
+            }
+            world.forget(open);
+            outcome
+        });
+        threads.start(world, |world| drop_and_reap(&world));
+        threads.join()?;
+        expect(world, "c", "a", 1)?;
         leaves_nothing(world, &["c", "d"])
     },
 };

@@ -46,6 +46,7 @@ mod oracle;
 mod selftest;
 mod shared;
 mod steps;
+mod subvolumes;
 mod worker;
 
 use coordinator::Failure;

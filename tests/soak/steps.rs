@@ -61,7 +61,9 @@ impl Worker {
             78..83 => self.counted("fsync", |w| w.fsync_path(&file)),
             83..85 => self.counted("fsync of a directory", Self::fsync_dir),
             85..86 => self.counted("cairnfs sync", Self::sync),
-            86..98 => self.counted("read", |w| w.read(&file)),
+            86..87 => self.counted("cairnfs clone", Self::clone_at_once),
+            87..88 => self.counted("cairnfs rm", Self::drop_one),
+            88..98 => self.counted("read", |w| w.read(&file)),
             98..99 => self.counted("read a shared file", Self::read_shared),
             _ if self.random.below(6) == 0 => self.compare_all(),
             _ => self.counted("read", |w| w.read(&file)),
@@ -74,13 +76,13 @@ impl Worker {
         Ok(())
     }
 
-    fn paths(&self, wanted: impl Fn(&Kind) -> bool) -> Vec<String> {
+    pub fn paths(&self, wanted: impl Fn(&Kind) -> bool) -> Vec<String> {
         let names = self.oracle.names();
         let found = names.paths.iter().filter(|(_, fid)| wanted(&names.nodes[fid].kind));
         found.map(|(path, _)| path.clone()).collect()
     }
 
-    fn one_of(&mut self, paths: &[String]) -> Option<String> {
+    pub fn one_of(&mut self, paths: &[String]) -> Option<String> {
         let count = paths.len() as u64;
         (count > 0).then(|| paths[self.random.below(count) as usize].clone())
     }
@@ -97,13 +99,13 @@ impl Worker {
         self.one_of(&dirs).unwrap_or_else(|| self.groups()[0].clone())
     }
 
-    fn snapshot(&mut self) -> Option<String> {
+    pub fn snapshot(&mut self) -> Option<String> {
         let dirs = self.paths(|kind| *kind == Kind::Dir);
         let snapshots: Vec<String> = dirs.into_iter().filter(|dir| dir.matches('/').count() == 1).collect();
         self.one_of(&snapshots)
     }
 
-    fn free_name(&mut self, dir: &str, letter: char) -> String {
+    pub fn free_name(&mut self, dir: &str, letter: char) -> String {
         loop {
             let name = format!("{dir}/{letter}{}", self.random.below(1000));
             if !self.oracle.names().paths.contains_key(&name) {
@@ -158,9 +160,13 @@ impl Worker {
                 self.free_name(&dir, 'f')
             }
         };
-        if self.oracle.names().paths.contains_key(&to) && self.random.below(2) == 0 {
+        let exchange = self.oracle.names().paths.contains_key(&to) && self.random.below(2) == 0;
+        if exchange && !self.are_apart(&from, &to) {
             let result = sys::rename(&self.path(&from), &self.path(&to), libc::RENAME_EXCHANGE);
             return self.changed(Change::Exchange { a: from, b: to }, result);
+        }
+        if self.are_apart(&from, &to) {
+            return self.must_be_apart(&from, fs::rename(self.path(&from), self.path(&to)));
         }
         let replaced = self.content_at(&to);
         let result = fs::rename(self.path(&from), self.path(&to));
@@ -182,6 +188,9 @@ impl Worker {
             self.free_name(&parent, 'd')
         };
         let result = fs::rename(self.path(&from), self.path(&to));
+        if self.are_apart(&from, &to) {
+            return self.must_be_apart(&from, result);
+        }
         self.changed(Change::Rename { from, to }, result)
     }
 
@@ -190,6 +199,9 @@ impl Worker {
         let path = self.free_name(&dir, 'h');
         let fid = self.oracle.names().fid(file);
         let result = fs::hard_link(self.path(file), self.path(&path));
+        if self.are_apart(file, &path) {
+            return self.must_be_apart(file, result);
+        }
         self.changed(Change::Link { fid, path }, result)
     }
 
@@ -231,14 +243,14 @@ impl Worker {
     }
 
     /// The content that goes if this name does.
-    fn content_at(&self, path: &str) -> Option<Arc<Vec<u8>>> {
+    pub fn content_at(&self, path: &str) -> Option<Arc<Vec<u8>>> {
         let names = self.oracle.names();
         let fid = *names.paths.get(path)?;
         let last = names.nodes[&fid].kind == Kind::File && names.links(fid) == 1;
         last.then(|| self.oracle.content(fid).now().clone())
     }
 
-    fn remember(&mut self, content: Option<Arc<Vec<u8>>>) {
+    pub fn remember(&mut self, content: Option<Arc<Vec<u8>>>) {
         let Some(content) = content.filter(|content| content.len() > 4096) else { return };
         self.deleted.push_back(content);
         if self.deleted.len() > REMEMBERED {
@@ -326,6 +338,9 @@ impl Worker {
     /// A whole snapshot goes.
     fn prune(&mut self) -> Res<()> {
         match self.snapshot() {
+            Some(snapshot) if self.is_subvolume(&snapshot) && self.random.below(2) == 0 => {
+                self.drop_subvolume(&snapshot)
+            }
             Some(snapshot) => self.remove_tree(&snapshot),
             None => Ok(()),
         }

@@ -125,6 +125,11 @@ impl Worker {
         self.mounted.as_ref().expect("the mount is open").base.join(name)
     }
 
+    /// The root of the mount as it was opened.
+    pub fn root(&self) -> &File {
+        &self.mounted.as_ref().expect("the mount is open").root
+    }
+
     /// Does the daemon still answer? Once it does not, it never does again.
     pub fn is_alive(&self) -> bool {
         let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;

@@ -59,6 +59,11 @@ impl Dropped {
         if self.any.load(Ordering::Acquire) { std::mem::take(&mut self.untold.lock()) } else { Vec::new() }
     }
 
+    /// Was any since the opening?
+    pub fn is_any(&self) -> bool {
+        self.any.load(Ordering::Acquire)
+    }
+
     /// Was it?
     pub fn has(&self, number: u64) -> bool {
         number > 0 && self.any.load(Ordering::Acquire) && self.numbers.lock().contains_key(&number)

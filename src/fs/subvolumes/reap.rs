@@ -106,12 +106,14 @@ impl Fs {
             *reaping = going_on.map(|reap| (numbers, reap));
             return Ok(());
         }
-        numbers.iter().for_each(|number| self.dropped.remove(*number));
         *self.dropped.audit.lock() = Some(Audit::default());
         // Nobody makes versions meanwhile: the rows have all that there are.
         let _changing = self.hold_subvolumes();
         let layers = self.layers();
-        self.at_swap(layers.subvolumes.without(&numbers, read_tree(&*layers)?), |_| {})
+        self.at_swap(layers.subvolumes.without(&numbers, read_tree(&*layers)?), |_| {})?;
+        // After that: whoever looks something up in it finds it dropped or not at all.
+        numbers.iter().for_each(|number| self.dropped.remove(*number));
+        Ok(())
     }
 
     /// One transaction: what it does is decided from what is committed alone. The leaves of subvolumes that are not

@@ -30,6 +30,6 @@ pub use subvolume::{SubvolumeRow, subvolume_key};
 pub use usage::UsageRow;
 pub use version::{
     COPIES, content_extent_key, content_key, decode_content_key, decode_owned_key, decode_seen,
-    decode_version_row, encode_seen, local_key, owned_key, split_version, version_key, version_rows,
-    versioned_key,
+    decode_version_row, encode_seen, end_name, local_key, owned_key, split_version, version_key,
+    version_rows, versioned_key,
 };

@@ -7,6 +7,7 @@
 use crate::error::{Error, Result};
 use crate::meta::kv::Table;
 use crate::meta::versions::Version;
+use crate::sabotage::{Protection, out};
 
 /// Bytes of a version in a key.
 const LEN: usize = 8;
@@ -17,6 +18,19 @@ pub fn versioned_key(key: &[u8], version: Version) -> Vec<u8> {
     whole.extend_from_slice(key);
     whole.extend_from_slice(&version.0.to_be_bytes());
     whole
+}
+
+/// Ends a name that the version of a row follows in a key: with a zero byte, which no name has, so that no name is the
+/// beginning of another.
+pub fn end_name(key: &mut Vec<u8>) {
+    if !names_have_no_end() {
+        key.push(0);
+    }
+}
+
+/// Taken out: rows of a name stand among those of another that begins with it.
+fn names_have_no_end() -> bool {
+    out(Protection::NamesEnd)
 }
 
 /// Key and version of a row.

@@ -5,6 +5,9 @@
 //! - P5, P6: at a *sync point* (fsync of a file or directory, `cairnfs sync`, umount) every change of names and
 //!   attributes answered before is durable, also those of other files; the bytes of the file that was fsynced too; at
 //!   `cairnfs sync` and umount those of all files.
+//! - fdatasync makes the bytes of its file durable, and is no sync point.
+//! - A clone of a directory is one change of names: all of it is there or nothing. What it has is what was there when
+//!   it was asked for, durable with its name. So is a drop.
 //! - P7: the names are those after a prefix of the changes since the sync point ([`names`]).
 //! - P8: each byte is one that it was since the sync point, or a hole where the file was shorter; the size is one
 //!   that the file grew through ([`content`]). Truncating, punching and cloning go with the names, in their order;
@@ -85,9 +88,44 @@ impl Oracle {
                 let fid = self.names().fid(path);
                 self.note(fid, format!("{change:?}"));
             }
+            Change::Clone { from, to, made } => {
+                for (path, old, new) in made {
+                    if let Some(content) = self.contents.get(old) {
+                        // What it has now is durable with the name of the clone.
+                        let bytes = content.now().to_vec();
+                        self.contents.entry(*new).or_default().adopt(bytes);
+                    }
+                    self.note(*new, format!("cloned from {from}{path} to {to}{path}"));
+                }
+            }
+            Change::Drop { path } => {
+                for below in self.names().below(path) {
+                    self.note(self.names().fid(&below), format!("dropped with {path}"));
+                }
+            }
             Change::Xattr { .. } | Change::Mode { .. } => {}
         }
         self.journal.push(seq, change);
+    }
+
+    /// The clone of a directory with all below it.
+    pub fn clone_of(&mut self, from: &str, to: &str) -> Change {
+        let mut new_of: BTreeMap<Fid, Fid> = BTreeMap::new();
+        let mut made = Vec::new();
+        for path in [from.to_owned()].into_iter().chain(self.names().below(from)) {
+            let old = self.names().fid(&path);
+            let new = *new_of.entry(old).or_insert_with(|| {
+                self.next_fid += 1;
+                self.next_fid
+            });
+            made.push((path[from.len()..].to_owned(), old, new));
+        }
+        Change::Clone { from: from.to_owned(), to: to.to_owned(), made }
+    }
+
+    /// The number of an inode, if the mount has told it.
+    pub fn ino(&self, fid: Fid) -> Option<u64> {
+        self.inos.get(&fid).copied()
     }
 
     /// A change of a file's bytes was asked for.
@@ -116,6 +154,14 @@ impl Oracle {
         if let Some(content) = self.contents.get_mut(&fid) {
             content.synced();
             self.note(fid, "fsynced".to_owned());
+        }
+    }
+
+    /// fdatasync(2) has returned 0: that says nothing of anything else.
+    pub fn data_synced(&mut self, fid: Fid) {
+        if let Some(content) = self.contents.get_mut(&fid) {
+            content.synced();
+            self.note(fid, "its data synced".to_owned());
         }
     }
 

@@ -38,13 +38,46 @@ pub type Tree = BTreeMap<String, Found>;
 /// One change of names or attributes: one system call.
 #[derive(Debug, Clone)]
 pub enum Change {
-    Make { path: String, fid: Fid, kind: Kind, mode: u32 },
-    Link { fid: Fid, path: String },
-    Remove { path: String },
-    Rename { from: String, to: String },
-    Exchange { a: String, b: String },
-    Xattr { fid: Fid, name: String, value: Option<Vec<u8>> },
-    Mode { fid: Fid, mode: u32 },
+    Make {
+        path: String,
+        fid: Fid,
+        kind: Kind,
+        mode: u32,
+    },
+    Link {
+        fid: Fid,
+        path: String,
+    },
+    Remove {
+        path: String,
+    },
+    Rename {
+        from: String,
+        to: String,
+    },
+    Exchange {
+        a: String,
+        b: String,
+    },
+    /// Of a directory with all below it: for each path, relative to it, the inode that is cloned and the new one.
+    Clone {
+        from: String,
+        to: String,
+        made: Vec<(String, Fid, Fid)>,
+    },
+    /// Of a subvolume with all that is in it.
+    Drop {
+        path: String,
+    },
+    Xattr {
+        fid: Fid,
+        name: String,
+        value: Option<Vec<u8>>,
+    },
+    Mode {
+        fid: Fid,
+        mode: u32,
+    },
 }
 
 /// A tree of names.
@@ -88,6 +121,21 @@ impl Names {
                 let (under_a, under_b) = (self.take_tree(a), self.take_tree(b));
                 self.put_tree(b, under_a);
                 self.put_tree(a, under_b);
+            }
+            Change::Clone { to, made, .. } => {
+                for (path, old, new) in made {
+                    self.paths.insert(format!("{to}{path}"), *new);
+                    if let Some(node) = self.nodes.get(old).cloned() {
+                        self.nodes.insert(*new, node);
+                    }
+                }
+            }
+            Change::Drop { path } => {
+                for (_, fid) in self.take_tree(path) {
+                    if self.links(fid) == 0 {
+                        self.nodes.remove(&fid);
+                    }
+                }
             }
             Change::Xattr { fid, name, value } => {
                 let Some(node) = self.nodes.get_mut(fid) else { return };
