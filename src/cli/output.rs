@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::progress::stage_words;
 use super::size::show_size;
 use crate::check::CheckReport;
-use crate::control::{ProblemKind, StatusReport};
+use crate::control::{DroppedSubvolume, HeldBack, ProblemKind, StatusReport};
 use crate::error::{Error, Result};
 use crate::gc::{CycleRecord, Stage};
 use crate::store::LogStatus;
@@ -115,6 +115,7 @@ pub(super) fn status(report: &StatusReport) -> String {
         };
         lines.add("subvolumes", format!("{}{waiting}", count(store.subvolumes)));
     }
+    report.dropped.iter().take(MAX_DROPPED).for_each(|dropped| lines.add("removed", held_back(dropped)));
     lines.add("in files", show_size(store.referenced_bytes));
     lines.add(
         "chunks",
@@ -163,6 +164,24 @@ pub(super) fn status(report: &StatusReport) -> String {
         lines.add("last cycle", cycle_line(record));
     }
     lines.0
+}
+
+/// Removed subvolumes shown to people; the line before says how many there are.
+const MAX_DROPPED: usize = 10;
+
+/// What holds a removed subvolume back.
+fn held_back(dropped: &DroppedSubvolume) -> String {
+    let name = dropped.name.clone().unwrap_or_else(|| format!("subvolume {}", dropped.number));
+    let why = match dropped.held_by {
+        HeldBack::Kernel => format!(
+            "the kernel remembers {} inodes of it, as long as they are open or cached",
+            count(dropped.remembered)
+        ),
+        HeldBack::Commit => "its last changes are not durable yet".into(),
+        HeldBack::Reap => "is being reaped".into(),
+        HeldBack::ReadOnly => "is reaped once the store is mounted with rw".into(),
+    };
+    format!("{name}: {why}")
 }
 
 /// The answer of `cairnfs gc`.
