@@ -108,14 +108,7 @@ pub(super) fn status(report: &StatusReport) -> String {
         None => lines.add("mounted", "no"),
     }
     lines.add("inodes", count(store.inodes));
-    if store.subvolumes + store.subvolumes_dropped > 0 {
-        let waiting = match store.subvolumes_dropped {
-            0 => String::new(),
-            dropped => format!(", {} removed ones wait to be reaped", count(dropped)),
-        };
-        lines.add("subvolumes", format!("{}{waiting}", count(store.subvolumes)));
-    }
-    report.dropped.iter().take(MAX_DROPPED).for_each(|dropped| lines.add("removed", held_back(dropped)));
+    add_subvolumes(&mut lines, report);
     lines.add("in files", show_size(store.referenced_bytes));
     lines.add(
         "chunks",
@@ -168,6 +161,19 @@ pub(super) fn status(report: &StatusReport) -> String {
 
 /// Removed subvolumes shown to people; the line before says how many there are.
 const MAX_DROPPED: usize = 10;
+
+/// How many subvolumes there are, and what holds back those that were removed.
+fn add_subvolumes(lines: &mut Lines, report: &StatusReport) {
+    let store = &report.store;
+    if store.subvolumes + store.subvolumes_dropped > 0 {
+        let waiting = match store.subvolumes_dropped {
+            0 => String::new(),
+            dropped => format!(", {} removed ones wait to be reaped", count(dropped)),
+        };
+        lines.add("subvolumes", format!("{}{waiting}", count(store.subvolumes)));
+    }
+    report.dropped.iter().take(MAX_DROPPED).for_each(|dropped| lines.add("removed", held_back(dropped)));
+}
 
 /// What holds a removed subvolume back.
 fn held_back(dropped: &DroppedSubvolume) -> String {
