@@ -44,6 +44,7 @@ use crate::meta::{Counter, Table};
 use crate::store::Store;
 use crate::sync::Arc;
 
+pub use names::{shown, shown_name};
 pub use options::{Options, Progress};
 pub use report::{CheckReport, Finding, Resumed};
 pub use scrub::{Scrub, ScrubStatus};

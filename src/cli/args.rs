@@ -321,6 +321,9 @@ pub(super) struct RmArgs {
     /// Say what would be removed
     #[arg(long)]
     pub dry_run: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Show the whole of it on real files: back up twice, prune during a collection, restore, compare

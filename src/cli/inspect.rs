@@ -48,6 +48,7 @@ fn closed_status(store: &Arc<Store>) -> Result<StatusReport> {
         stage: Stage::Idle,
         last_cycle: CycleRecord::last_of(store),
         scrub: Scrub::of(store).status(),
+        dropped: Vec::new(),
         failing: Vec::new(),
         problems: Vec::new(),
         store: store.status()?,

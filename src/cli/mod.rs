@@ -12,6 +12,7 @@ mod mount;
 mod mount_options;
 mod output;
 mod progress;
+mod remove;
 mod repair;
 mod size;
 mod snapshots;
@@ -85,7 +86,7 @@ fn run(command: Command) -> Result<()> {
         Command::Ls(args) => reported(args.json, || snapshots::ls(&args)),
         Command::Seal(args) => reported(false, || snapshots::seal(&args)),
         Command::Clone(args) => subvolumes::clone(&args),
-        Command::Rm(args) => subvolumes::rm(&args),
+        Command::Rm(args) => reported(args.json, || subvolumes::rm(&args)),
     }
 }
 

@@ -11,11 +11,10 @@ use serde::Serialize;
 use super::progress::stage_words;
 use super::size::show_size;
 use crate::check::CheckReport;
-use crate::control::{ProblemKind, StatusReport};
+use crate::control::{DroppedSubvolume, HeldBack, ProblemKind, StatusReport};
 use crate::error::{Error, Result};
 use crate::gc::{CycleRecord, Stage};
 use crate::store::LogStatus;
-use crate::store::StoreStatus;
 
 pub(super) use snapshots::{Settings, listing, settings};
 
@@ -84,14 +83,6 @@ impl Lines {
     }
 }
 
-fn subvolumes(store: &StoreStatus) -> String {
-    let live = count(store.subvolumes);
-    match store.subvolumes_dropped {
-        0 => live,
-        dropped => format!("{live}, {} removed ones wait to be reaped", count(dropped)),
-    }
-}
-
 /// The answer of `cairnfs status`.
 pub(super) fn status(report: &StatusReport) -> String {
     let store = &report.store;
@@ -117,9 +108,7 @@ pub(super) fn status(report: &StatusReport) -> String {
         None => lines.add("mounted", "no"),
     }
     lines.add("inodes", count(store.inodes));
-    if store.subvolumes + store.subvolumes_dropped > 0 {
-        lines.add("subvolumes", subvolumes(store));
-    }
+    add_subvolumes(&mut lines, report);
     lines.add("in files", show_size(store.referenced_bytes));
     lines.add(
         "chunks",
@@ -168,6 +157,37 @@ pub(super) fn status(report: &StatusReport) -> String {
         lines.add("last cycle", cycle_line(record));
     }
     lines.0
+}
+
+/// Removed subvolumes shown to people; the line before says how many there are.
+const MAX_DROPPED: usize = 10;
+
+/// How many subvolumes there are, and what holds back those that were removed.
+fn add_subvolumes(lines: &mut Lines, report: &StatusReport) {
+    let store = &report.store;
+    if store.subvolumes + store.subvolumes_dropped > 0 {
+        let waiting = match store.subvolumes_dropped {
+            0 => String::new(),
+            dropped => format!(", {} removed ones wait to be reaped", count(dropped)),
+        };
+        lines.add("subvolumes", format!("{}{waiting}", count(store.subvolumes)));
+    }
+    report.dropped.iter().take(MAX_DROPPED).for_each(|dropped| lines.add("removed", held_back(dropped)));
+}
+
+/// What holds a removed subvolume back.
+fn held_back(dropped: &DroppedSubvolume) -> String {
+    let name = dropped.name.clone().unwrap_or_else(|| format!("subvolume {}", dropped.number));
+    let why = match dropped.held_by {
+        HeldBack::Kernel => format!(
+            "the kernel remembers {} inodes of it, as long as they are open or cached",
+            count(dropped.remembered)
+        ),
+        HeldBack::Commit => "its last changes are not durable yet".into(),
+        HeldBack::Reap => "is being reaped".into(),
+        HeldBack::ReadOnly => "is reaped once the store is mounted with rw".into(),
+    };
+    format!("{name}: {why}")
 }
 
 /// The answer of `cairnfs gc`.

@@ -14,7 +14,8 @@ use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use super::args::{CloneArgs, RmArgs};
-use super::show;
+use super::remove::Removals;
+use super::{output, show};
 use crate::error::{Error, Result};
 use crate::fuse::{CLONE_ATTRIBUTE, DROP_ATTRIBUTE, write_out_all};
 
@@ -103,10 +104,20 @@ fn refused(errno: Errno, source: &Path, target: &Path) -> Error {
 }
 
 pub(super) fn rm(args: &RmArgs) -> Result<()> {
-    for path in &args.snapshots {
-        rm_one(path, args.dry_run)?;
+    if !args.json {
+        for path in &args.snapshots {
+            rm_one(path, args.dry_run)?;
+            if args.dry_run {
+                output::print(&format!("{} would be removed\n", show(path)))?;
+            }
+        }
+        return Ok(());
     }
-    Ok(())
+    let mut removals = Removals::new();
+    let each = |path: &PathBuf| removals.note(path, || rm_one(path, args.dry_run));
+    let outcome = args.snapshots.iter().try_for_each(each);
+    output::print_json(&removals.finish(args.dry_run, &outcome))?;
+    outcome
 }
 
 fn rm_one(path: &Path, only_look: bool) -> Result<()> {
@@ -135,7 +146,6 @@ fn rm_one(path: &Path, only_look: bool) -> Result<()> {
         other => Error::io(format!("removing {}", show(path)), io::Error::from(other)),
     })?;
     if only_look {
-        println!("{} would be removed", show(path));
         return Ok(());
     }
     fs::remove_dir(path).map_err(|error| {

@@ -17,6 +17,9 @@ mod socket;
 
 pub use client::{Client, is_unresponsive};
 pub use problems::{Problem, ProblemKind};
-pub use protocol::{CheckRequest, Holder, Presence, Progress, Reply, Request, StatusReport, WireError};
+pub use protocol::{
+    CheckRequest, DroppedSubvolume, HeldBack, Holder, Presence, Progress, Reply, Request, StatusReport,
+    WireError,
+};
 pub use server::{Closing, ControlHandler, Server};
 pub use socket::closed_in_order;

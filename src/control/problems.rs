@@ -89,6 +89,7 @@ mod tests {
             stage: Stage::Idle,
             last_cycle: None,
             scrub: Default::default(),
+            dropped: Vec::new(),
             failing,
             problems: Vec::new(),
             store,

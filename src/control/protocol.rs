@@ -125,6 +125,9 @@ pub struct StatusReport {
     /// How far the scrub is.
     #[serde(default)]
     pub scrub: ScrubStatus,
+    /// Removed subvolumes that are still there; empty where the store is not mounted.
+    #[serde(default)]
+    pub dropped: Vec<DroppedSubvolume>,
     /// Background tasks that fail.
     #[serde(default)]
     pub failing: Vec<RecurringFailure>,
@@ -133,6 +136,33 @@ pub struct StatusReport {
     pub problems: Vec<Problem>,
     /// The store's figures.
     pub store: StoreStatus,
+}
+
+/// A subvolume that was removed and is not reaped yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DroppedSubvolume {
+    /// Its number.
+    pub number: u64,
+    /// The name that it had; none if it was removed before the store was opened.
+    pub name: Option<String>,
+    /// Why it is still there.
+    pub held_by: HeldBack,
+    /// Inodes of it that the kernel remembers.
+    pub remembered: u64,
+}
+
+/// What holds a removed subvolume back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeldBack {
+    /// Something in it is open, or the kernel has cached it.
+    Kernel,
+    /// The last changes in it are not durable yet.
+    Commit,
+    /// Nothing: it is reaped in the background.
+    Reap,
+    /// The mount is read-only.
+    ReadOnly,
 }
 
 /// The process that has a store open.

@@ -408,6 +408,7 @@ mod tests {
                 stage: Stage::Idle,
                 last_cycle: None,
                 scrub: Default::default(),
+                dropped: Vec::new(),
                 failing: Vec::new(),
                 problems: Vec::new(),
                 store: Default::default(),

@@ -12,9 +12,11 @@ use super::{Setup, pace};
 use serde::Serialize;
 
 use crate::check::{self, CheckReport, Scrub};
-use crate::control::{CheckRequest, ControlHandler, Holder, Presence, Progress, StatusReport};
+use crate::control::{
+    CheckRequest, ControlHandler, DroppedSubvolume, HeldBack, Holder, Presence, Progress, StatusReport,
+};
 use crate::error::{Error, Result};
-use crate::fs::Fs;
+use crate::fs::{DroppedInfo, Fs, HeldBy};
 use crate::fuse::{self, ControlFiles, Unmounter};
 use crate::gc::{Collector, CycleRecord, Stage};
 use crate::retry::RecurringFailure;
@@ -74,6 +76,21 @@ impl Handler {
         all
     }
 
+    /// Removed subvolumes that are still there.
+    fn dropped(&self) -> Vec<DroppedSubvolume> {
+        let told = |info: DroppedInfo| {
+            let (held_by, remembered) = match info.held_by {
+                HeldBy::Kernel(inodes) => (HeldBack::Kernel, inodes),
+                HeldBy::Batch => (HeldBack::Commit, 0),
+                HeldBy::Nothing => (HeldBack::Reap, 0),
+            };
+            let held_by = if self.read_only { HeldBack::ReadOnly } else { held_by };
+            let name = info.name.as_deref().map(check::shown_name);
+            DroppedSubvolume { number: info.number, name, held_by, remembered }
+        };
+        self.filesystem.dropped_subvolumes().into_iter().map(told).collect()
+    }
+
     /// Notes the mount, once there is one.
     pub(super) fn mounted(&self, unmounter: Unmounter) {
         // It was empty: one handler has one mount.
@@ -126,6 +143,7 @@ impl ControlHandler for Handler {
             stage: self.collector.stage(),
             last_cycle: self.collector.last(),
             scrub: self.scrub.status(),
+            dropped: self.dropped(),
             failing: self.failing(),
             problems: Vec::new(),
             store: self.store.status()?,

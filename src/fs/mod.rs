@@ -52,7 +52,7 @@ use crate::sync::Arc;
 
 pub use groups::Complete;
 pub use settings::Setting;
-pub use subvolumes::known::SubvolumeInfo;
+pub use subvolumes::known::{DroppedInfo, HeldBy, SubvolumeInfo};
 pub use types::{
     APPEND_ONLY, Access, AccessTimes, Attr, Caller, DirEntry, FsStat, IMMUTABLE, LINK_MAX, NAME_MAX,
     NO_ATIME, NO_DUMP, NameSpace, PROTECTING, ROOT_INO, RenameFlags, SIZE_MAX, SetAttr, SetTime, Timestamp,

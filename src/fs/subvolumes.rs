@@ -328,6 +328,9 @@ impl Fs {
 
     fn note_dropped(&self, member: &Member, number: u64) -> Result<()> {
         let row = subvolumes::row(&*self.layers(), number)?.ok_or_else(|| subvolumes::missing(number))?;
+        if !row.name.is_empty() {
+            self.dropped.note_name(number, row.name);
+        }
         let row = SubvolumeRow { dropped: true, parent: 0, name: Vec::new(), ..row };
         put_row(&member.rows, number, &row);
         self.dropped.insert(number);

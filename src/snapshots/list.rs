@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::settings::{OwnedSetting, settings};
+use super::settings::{OwnedSetting, settings, shown};
 use crate::error::Result;
 use crate::fs::{Complete, Fs, SubvolumeInfo, Timestamp};
 
@@ -114,8 +114,4 @@ impl Paths {
         }
         Ok(Self(paths))
     }
-}
-
-fn shown(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::check;
 use crate::error::Result;
 use crate::fs::Fs;
 
@@ -18,10 +19,15 @@ pub struct OwnedSetting {
 
 /// The settings that count for a directory.
 pub fn settings(fs: &Fs, dir: u64) -> Result<Vec<OwnedSetting>> {
-    let shown = |path: Vec<u8>| String::from_utf8_lossy(&path).into_owned();
     let owned = fs.settings(dir)?.into_iter().map(|setting| {
-        let origin = shown(fs.path_of(setting.origin)?);
+        let origin = shown(&fs.path_of(setting.origin)?);
         Ok(OwnedSetting { name: setting.name, value: setting.value, origin })
     });
     owned.collect()
+}
+
+/// A name or a path in the form of reports, in which two of them never look alike.
+pub(super) fn shown(bytes: &[u8]) -> String {
+    let parts: Vec<&[u8]> = bytes.split(|byte| *byte == b'/').collect();
+    check::shown(&parts)
 }

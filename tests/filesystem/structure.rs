@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use cairnfs::check::repair::RepairReport;
 use cairnfs::check::{CheckReport, Finding, Resumed, ScrubStatus};
-use cairnfs::control::{Holder, StatusReport};
+use cairnfs::control::{DroppedSubvolume, HeldBack, Holder, StatusReport};
 use cairnfs::gc::{CycleRecord, Stage};
 use cairnfs::retry::RecurringFailure;
 use cairnfs::snapshots::{Group, Listing, OwnedSetting, Snapshot};
@@ -384,6 +384,8 @@ fn full_listing(setting: OwnedSetting) -> Listing {
 fn full_status() -> StatusReport {
     let trouble =
         RecurringFailure { what: "cycle".into(), error: "no".into(), failures: 1, since: 0, retry_in: 0 };
+    let dropped =
+        DroppedSubvolume { number: 1, name: Some(String::new()), held_by: HeldBack::Kernel, remembered: 1 };
     StatusReport {
         version: String::new(),
         path: String::new(),
@@ -391,6 +393,7 @@ fn full_status() -> StatusReport {
         stage: Stage::Idle,
         last_cycle: None,
         scrub: ScrubStatus::default(),
+        dropped: vec![dropped],
         failing: vec![trouble],
         problems: Vec::new(),
         store: StoreStatus::default(),

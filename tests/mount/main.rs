@@ -42,6 +42,7 @@ mod helpers;
 mod hosts;
 mod leave;
 mod listing;
+mod ls;
 mod mapped;
 #[cfg(feature = "sim")]
 mod memory;

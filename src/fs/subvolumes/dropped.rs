@@ -25,6 +25,8 @@ const WISHES: usize = 1024;
 pub struct Dropped {
     /// The dropped subvolumes; the batch that was open when nobody remembered an inode of them any more.
     numbers: Mutex<HashMap<u64, Option<u64>>>,
+    /// The names that they had, as far as this opening has seen them go.
+    names: Mutex<HashMap<u64, Vec<u8>>>,
     /// Those of which the kernel still has cached names.
     untold: Mutex<Vec<u64>>,
     /// False as long as nothing was dropped, so that asking costs one load.
@@ -47,6 +49,16 @@ impl Dropped {
     pub fn insert(&self, number: u64) {
         self.numbers.lock().insert(number, None);
         self.any.store(true, Ordering::Release);
+    }
+
+    /// The name that a dropped subvolume had.
+    pub fn note_name(&self, number: u64, name: Vec<u8>) {
+        self.names.lock().insert(number, name);
+    }
+
+    /// The name that it had, if that is known.
+    pub fn name(&self, number: u64) -> Option<Vec<u8>> {
+        self.names.lock().get(&number).cloned()
     }
 
     /// The kernel has to be told that nothing of a subvolume has a name any more.
@@ -91,6 +103,7 @@ impl Dropped {
     /// It is reaped.
     pub fn remove(&self, number: u64) {
         self.numbers.lock().remove(&number);
+        self.names.lock().remove(&number);
     }
 
     /// Excludes clones, drops and moves of subvolumes.

@@ -1,9 +1,11 @@
 //! What is known of subvolumes without looking into them.
 
+use std::collections::HashMap;
+
 use crate::error::{Error, Result};
 use crate::meta::Table;
 use crate::meta::rows::{PROTECTING, Timestamp, UsageRow, id_key};
-use crate::meta::versions::subvolumes::{public_ino, read_rows};
+use crate::meta::versions::subvolumes::{public_ino, read_rows, subvolume_of};
 
 use super::super::Fs;
 use super::super::names::is_root;
@@ -35,7 +37,52 @@ pub struct SubvolumeInfo {
     pub is_protected: bool,
 }
 
+/// Why a subvolume that was removed is still there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeldBy {
+    /// The kernel remembers inodes of it: this many.
+    Kernel(u64),
+    /// A batch that may have rows of it is not durable yet.
+    Batch,
+    /// Nothing: it is being reaped, or is about to be.
+    Nothing,
+}
+
+/// A subvolume that was removed and is not reaped yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DroppedInfo {
+    /// Its number.
+    pub number: u64,
+    /// The name that it had; none if it was removed before the store was opened.
+    pub name: Option<Vec<u8>>,
+    /// Why it is still there.
+    pub held_by: HeldBy,
+}
+
 impl Fs {
+    /// The subvolumes that were removed and are not reaped yet, by their numbers.
+    pub fn dropped_subvolumes(&self) -> Vec<DroppedInfo> {
+        let mut all = self.dropped.all();
+        if all.is_empty() {
+            return Vec::new();
+        }
+        all.sort_unstable();
+        let mut remembered: HashMap<u64, u64> = HashMap::new();
+        for ino in self.inodes.remembered() {
+            *remembered.entry(subvolume_of(ino)).or_default() += 1;
+        }
+        let durable = self.store.batches.last_durable_number();
+        let info = |(number, since): (u64, Option<u64>)| {
+            let held_by = match (remembered.get(&number), since) {
+                (Some(inodes), _) => HeldBy::Kernel(*inodes),
+                (None, Some(batch)) if batch <= durable => HeldBy::Nothing,
+                (None, _) => HeldBy::Batch,
+            };
+            DroppedInfo { number, name: self.dropped.name(number), held_by }
+        };
+        all.into_iter().map(info).collect()
+    }
+
     /// All subvolumes that have a name. What was changed before this is called is counted.
     pub fn subvolumes(&self) -> Result<Vec<SubvolumeInfo>> {
         if self.store.batches.writable().is_ok() {
