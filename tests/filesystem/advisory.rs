@@ -57,7 +57,7 @@ fn copy_and_prune(world: &World) {
     prune(world, "s0");
 }
 
-const SCHEDULES: [Schedule; 15] = [
+const SCHEDULES: [Schedule; 13] = [
     Schedule {
         name: "new snapshot and prune right after the list was taken",
         at: At::Flip,
@@ -143,35 +143,6 @@ const SCHEDULES: [Schedule; 15] = [
         },
         after: NOTHING,
         // A clone is asked of the barrier as well, and that is still in place.
-        lost: &[],
-    },
-    Schedule {
-        name: "copied into a subvolume, then the base pruned",
-        at: At::BeforeBase,
-        before: NOTHING,
-        inside: |world| {
-            world.clone_dir(world.find("s0").unwrap(), "s1").unwrap();
-            prune(world, "s0");
-        },
-        after: NOTHING,
-        // As for a clone of files.
-        lost: &[],
-    },
-    Schedule {
-        name: "a subvolume cloned, then the base dropped at once and reaped",
-        at: At::Flip,
-        before: |world| {
-            world.clone_dir(world.find("s0").unwrap(), "base").unwrap();
-            prune(world, "s0");
-        },
-        inside: |world| {
-            let base = world.find("base").unwrap();
-            world.clone_dir(base, "s1").unwrap();
-            world.drop_subvolume(base, "base").unwrap();
-            world.reap_subvolumes();
-        },
-        after: NOTHING,
-        // No reference came into being.
         lost: &[],
     },
     Schedule {
