@@ -54,11 +54,6 @@ pub const ALL: &[Control] = &[
         scenario: &scenarios::FRESH,
     },
     Control {
-        name: "without_looking_again_a_recut_undoes_a_change",
-        out: &[Protection::RecutLooksAgain],
-        scenario: &scenarios::RECUT,
-    },
-    Control {
         name: "without_forgetting_a_remembered_answer_is_used_after_the_cycle",
         out: &[Protection::ClearDigestCache],
         scenario: &scenarios::REMEMBERED,
