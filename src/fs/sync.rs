@@ -51,11 +51,10 @@ impl Fs {
     /// Makes everything durable, and cuts again what was patched before the last call. A file that cannot be stored does
     /// not stop the others.
     pub fn sync(self: &Arc<Self>) -> Result<()> {
-        let flushed = self.flush_all();
-        let done = self.store.commits.commit().and(flushed);
-        // What that changes need not be durable soon.
+        // Before the rest, so that all of it is durable when this returns.
         self.recut_quiet();
-        done
+        let flushed = self.flush_all();
+        self.store.commits.commit().and(flushed)
     }
 
     /// A file was closed, so its content is complete.

@@ -48,11 +48,14 @@ enum Race {
     New,
     /// Small commits with the bytes of S0, folds between them, then S0 is pruned; and the power is cut right there.
     Fold,
+    /// S1 was brought to the bytes of S0 by small changes that were waited for, and S0 is pruned. What was changed is cut
+    /// again, which finds the chunks of S0.
+    Recut,
     /// The bytes of a pruned snapshot are written again once the cycle is over.
     WrittenAfter,
 }
 
-const RACES: [Race; 14] = [
+const RACES: [Race; 15] = [
     Race::CopyThenPrune,
     Race::CloneThenPrune,
     Race::CopyAcrossThenPrune,
@@ -66,6 +69,7 @@ const RACES: [Race; 14] = [
     Race::Uncommitted,
     Race::New,
     Race::Fold,
+    Race::Recut,
     Race::WrittenAfter,
 ];
 
@@ -100,6 +104,19 @@ pub fn clone_snapshot(world: &World, from: &str, to: &str) {
     }
 }
 
+fn patch_snapshot(world: &World) {
+    let dir = world.mkdir(ROOT_INO, "s1");
+    for number in 0..FILES {
+        let (ino, bytes) = (world.create(dir, &format!("f{number}")), content(number));
+        let mut others = bytes.clone();
+        others[15_000..15_200].fill(7);
+        world.fs.write(ino, 0, &others, false).unwrap();
+        world.fs.sync().unwrap();
+        world.fs.write(ino, 15_000, &bytes[15_000..15_200], false).unwrap();
+        world.fs.fsync(ino).unwrap();
+    }
+}
+
 fn before(world: &World, race: Race) {
     if !matches!(race, Race::Uncommitted | Race::New) {
         write_snapshot(world, "s0", 0..FILES);
@@ -117,6 +134,10 @@ fn before(world: &World, race: Race) {
             write_snapshot(world, "s1", 0..FILES / 2);
         }
         Race::RevivedGarbage => prune(world, "s0"),
+        Race::Recut => {
+            patch_snapshot(world);
+            prune(world, "s0");
+        }
         Race::WrittenAfter => {
             // Found again once, so that the digests are remembered.
             write_snapshot(world, "again", 0..FILES);
@@ -215,6 +236,10 @@ fn race_at_point(world: &World, race: Race) {
                 }
             }
             prune(world, "s0");
+        }
+        Race::Recut => {
+            // Twice: one leaves alone what was changed since the one before.
+            (0..2).for_each(|_| world.fs.sync().unwrap());
         }
         Race::WrittenAfter => {}
     }
@@ -362,6 +387,11 @@ fn without_both_halves_the_advisory_loses_data() {
 #[test]
 fn without_the_mark_on_a_hit_revived_garbage_is_lost() {
     must_be_noticed(&[Protection::MarkOnHit], Race::RevivedGarbage);
+}
+
+#[test]
+fn without_the_mark_on_a_hit_what_a_recut_finds_is_lost() {
+    must_be_noticed(&[Protection::MarkOnHit], Race::Recut);
 }
 
 #[test]

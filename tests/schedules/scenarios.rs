@@ -24,6 +24,7 @@ pub const ALL: &[&Scenario] = &[
     &FRESH,
     &REMEMBERED,
     &CLONE,
+    &RECUT,
     &OPEN,
     &QUEUED,
     &POWER,
@@ -182,6 +183,47 @@ pub const CLONE: Scenario = Scenario {
         let mut files = vec![("large", 53), ("small", 4)];
         files.extend(cloned.load(Ordering::SeqCst).then_some(("clone", 51)));
         settles_found(world, &files)
+    },
+};
+
+/// A file that a small change was made to is cut again, and finds garbage, while somebody changes it again.
+pub const RECUT: Scenario = Scenario {
+    name: "a_file_that_is_recut_keeps_its_bytes",
+    immediate_removal_limit: IMMEDIATE_REMOVAL_LIMIT,
+    before: |world| {
+        garbage(world, &[51])?;
+        let (bytes, mut others) = (content(51), content(51));
+        others[6_000..6_600].fill(7);
+        let ino = world.create("patched")?;
+        world.fs.write(ino, 0, &others, false)?;
+        world.fs.sync()?;
+        world.fs.write(ino, 6_000, &bytes[6_000..6_200], false)?;
+        world.fs.fsync(ino)?;
+        world.forget(ino);
+        // From here on it is left alone.
+        Ok(world.fs.sync()?)
+    },
+    race: |world| {
+        let mut threads = Threads::default();
+        threads.start(world, |world| world.cycle());
+        threads.start(world, |world| Ok(world.fs.sync()?));
+        threads.start(world, |world| {
+            let (ino, bytes) = (world.lookup("patched")?, content(51));
+            world.fs.write(ino, 6_200, &bytes[6_200..6_600], false)?;
+            world.fs.fsync(ino)?;
+            world.forget(ino);
+            Ok(())
+        });
+        threads.start(world, |world| {
+            let ino = world.lookup("patched")?;
+            let (read, bytes) = (world.read(ino)?, content(51));
+            world.forget(ino);
+            let same = read[..6_200] == bytes[..6_200] && read[6_600..] == bytes[6_600..];
+            if same { Ok(()) } else { broken("what nobody changes is other bytes") }
+        });
+        threads.join()?;
+        world.fs.sync()?;
+        settles_found(world, &[("patched", 51)])
     },
 };
 
