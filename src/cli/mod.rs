@@ -11,6 +11,7 @@ mod mount;
 mod mount_options;
 mod output;
 mod progress;
+mod protect;
 mod repair;
 mod size;
 mod subvolumes;
@@ -80,6 +81,8 @@ fn run(command: Command) -> Result<()> {
         Command::Sync(args) => reported(false, || inspect::sync(&args)),
         Command::Clone(args) => subvolumes::clone(&args),
         Command::Rm(args) => subvolumes::rm(&args),
+        Command::Protect(args) => protect::protect(&args.snapshots),
+        Command::Unprotect(args) => protect::unprotect(&args.snapshots),
     }
 }
 

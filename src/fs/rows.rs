@@ -1,16 +1,16 @@
 //! The rows of inodes, wherever they stand: outside all subvolumes a key has one row, inside one it has versions.
 //!
 //! Keeps true: rows inside a subvolume know nothing of its number, or they could not be those of its clones too: the
-//! numbers of inodes in them are those inside it, and the parent of its root is in the subvolume's own row. Everybody
+//! numbers of inodes in them are those inside it, and the subvolume's own row has its root's parent and whether it is immutable. Everybody
 //! above this file knows the public numbers only.
 
 use std::ops::Bound;
 
 use crate::error::{Error, Result};
 use crate::meta::rows::{
-    DirentRow, Extent, InodeRow, content_extent_key, content_key, decode_content_key, dirent_end, dirent_key,
-    dirent_name, dirent_start, extent_key, id_key, local_key, owned_key, split_version, xattr_end, xattr_key,
-    xattr_name,
+    DirentRow, Extent, IMMUTABLE, InodeRow, content_extent_key, content_key, decode_content_key, dirent_end,
+    dirent_key, dirent_name, dirent_start, extent_key, id_key, local_key, owned_key, split_version,
+    xattr_end, xattr_key, xattr_name,
 };
 use crate::meta::versions::subvolumes::{self, public_ino, split_ino, subvolume_of};
 use crate::meta::versions::{self, Rows as AnyRows, Subvolume, Subvolumes, Version};
@@ -80,11 +80,13 @@ impl<'a> Rows<'a> {
             return Ok(None);
         };
         let mut row = InodeRow::decode(&row)?;
-        row.parent = if local == at.root {
-            subvolumes::row(self.rows, number)?.ok_or_else(|| subvolumes::missing(number))?.parent
-        } else {
-            public_ino(number, row.parent)
-        };
+        if local == at.root {
+            let own = subvolumes::row(self.rows, number)?.ok_or_else(|| subvolumes::missing(number))?;
+            row.parent = own.parent;
+            row.flags |= if own.protected { IMMUTABLE } else { 0 };
+        } else if row.is_dir() {
+            row.parent = public_ino(number, row.parent);
+        }
         Ok(Some(row))
     }
 
@@ -218,8 +220,11 @@ pub(super) fn put_inode(batch: &Batch, ino: u64, row: &InodeRow) {
     match place(&batch.subvolumes(), ino) {
         Ok(Place::Plain) => batch.rows.put(Table::Inodes, &id_key(ino), &row.encode()),
         Ok(Place::In { local, at, .. }) => {
-            let parent = if local == at.root { 0 } else { split_ino(row.parent).1 };
-            let row = InodeRow { parent, ..row.clone() }.encode();
+            let row = match local == at.root {
+                true => InodeRow { parent: 0, flags: row.flags & !IMMUTABLE, ..row.clone() },
+                false => InodeRow { parent: split_ino(row.parent).1, ..row.clone() },
+            };
+            let row = row.encode();
             versions::put(&batch.rows, Table::SubInodes, &local_key(local), at.leaf, &row);
         }
         Err(_) => {}

@@ -57,3 +57,4 @@ mod resume;
 mod sabotage;
 mod together;
 mod transport;
+mod trash;

@@ -178,7 +178,7 @@ fn take_old(
 
 /// Checks the tables that are rebuilt from others; here it only matters whether the old ones are intact.
 fn look_at_derived(view: &ReadView, report: &mut RepairReport) {
-    for table in [Table::Digests, Table::Links, Table::Protected] {
+    for table in [Table::Digests] {
         let rows =
             view.rows(table).map(|mut rows| rows.find_map(|row| row.and_then(|(_, value)| value).err()));
         if let Some(error) = rows.unwrap_or_else(Some) {

@@ -9,11 +9,11 @@ use std::ops::Bound;
 
 use crate::error::Result;
 use crate::meta::rows::{
-    COPIES, DirentRow, Extent, InodeRow, PROTECTING, SubvolumeRow, decode_content_key, id_key, ino_of,
-    local_key, owned_key, split_version, subvolume_key, version_rows,
+    COPIES, DirentRow, Extent, SubvolumeRow, decode_content_key, ino_of, owned_key, split_version,
+    subvolume_key, version_rows,
 };
 use crate::meta::versions::subvolumes::{public_ino, read_rows, subvolume_of};
-use crate::meta::versions::{self, Rows, Version, VersionTree};
+use crate::meta::versions::{Rows, Version};
 use crate::meta::{Counter, Kv, ReadView, Table};
 
 use super::packs::Chunks;
@@ -110,14 +110,10 @@ impl Subvolumes {
     }
 
     /// Writes the rows of all of them, once all have names.
-    pub fn finish(&self, view: &ReadView, sink: &mut Sink<'_>) -> Result<()> {
-        let tree = versions::read_tree(view)?;
+    pub fn finish(&self, sink: &mut Sink<'_>) -> Result<()> {
         for (number, row) in &self.by_number {
             for copy in 0..COPIES {
                 sink.put(Table::Subvolumes, &subvolume_key(copy, *number), &row.encode())?;
-            }
-            if is_protected(view, &tree, row)? {
-                sink.put(Table::Protected, &id_key(public_ino(*number, row.root)), &[])?;
             }
         }
         Ok(())
@@ -145,10 +141,4 @@ impl Subvolumes {
             Ok(true)
         })
     }
-}
-
-fn is_protected(view: &ReadView, tree: &VersionTree, row: &SubvolumeRow) -> Result<bool> {
-    let root = versions::get(view, tree, Table::SubInodes, &local_key(row.root), row.leaf)?;
-    let root = root.map(|root| InodeRow::decode(&root)).transpose()?;
-    Ok(root.is_some_and(|root| root.flags & PROTECTING != 0))
 }

@@ -18,6 +18,8 @@ pub struct SubvolumeRow {
     pub parent: u64,
     /// It was removed: what it alone has is to be reaped.
     pub dropped: bool,
+    /// Its root is immutable: nothing in it changes.
+    pub protected: bool,
     /// The subvolume that it was cloned from; 0 if it was none.
     pub source: u64,
     /// When it was made.
@@ -34,7 +36,8 @@ impl SubvolumeRow {
         let mut out = Vec::with_capacity(40 + self.name.len());
         out.push(FORM);
         let born = [self.born.sec as u64, self.born.nsec.into()];
-        for number in [self.leaf.0, self.root, self.parent, self.dropped.into(), self.source] {
+        let flags = u64::from(self.dropped) | u64::from(self.protected) << 1;
+        for number in [self.leaf.0, self.root, self.parent, flags, self.source] {
             varint::put(&mut out, number);
         }
         born.into_iter().for_each(|number| varint::put(&mut out, number));
@@ -50,14 +53,15 @@ impl SubvolumeRow {
         for number in &mut numbers {
             *number = varint::take(&mut rest)?;
         }
-        let [leaf, root, parent, dropped, source, sec, nsec] = numbers;
+        let [leaf, root, parent, flags, source, sec, nsec] = numbers;
         let nsec = u32::try_from(nsec).ok().filter(|nsec| *nsec < 1_000_000_000).ok_or_else(wrong)?;
-        if form != FORM || dropped > 1 {
+        if form != FORM || flags > 3 {
             return Err(wrong());
         }
         let born = Timestamp { sec: sec as i64, nsec };
-        let (leaf, dropped, name) = (Version(leaf), dropped == 1, rest.to_vec());
-        Ok(Self { leaf, root, parent, dropped, source, born, name })
+        let (leaf, name) = (Version(leaf), rest.to_vec());
+        let (dropped, protected) = (flags & 1 != 0, flags & 2 != 0);
+        Ok(Self { leaf, root, parent, dropped, protected, source, born, name })
     }
 }
 
@@ -81,9 +85,10 @@ mod tests {
         }
 
         #[test]
-        fn a_row_comes_back(leaf: u64, root: u64, parent: u64, dropped: bool, source: u64, sec: i64, name: Vec<u8>) {
+        fn a_row_comes_back(leaf: u64, root: u64, parent: u64, flags: [bool; 2], source: u64, sec: i64, name: Vec<u8>) {
             let born = Timestamp { sec, nsec: 7 };
-            let row = SubvolumeRow { leaf: Version(leaf), root, parent, dropped, source, born, name };
+            let [dropped, protected] = flags;
+            let row = SubvolumeRow { leaf: Version(leaf), root, parent, dropped, protected, source, born, name };
             prop_assert_eq!(SubvolumeRow::decode(&row.encode()).unwrap(), row);
         }
     }
