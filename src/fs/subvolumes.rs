@@ -174,7 +174,7 @@ impl Fs {
     ) -> Result<Attr> {
         // The owner may have changed since the wish.
         self.may_clone(source, caller)?;
-        may_add(&*self.inode(place.parent)?.lock())?;
+        may_add(&self.inode(place.parent)?.lock())?;
         if self.entry(&self.layers(), place.parent, place.name)?.is_some() {
             return posix(libc::EEXIST);
         }
