@@ -54,8 +54,10 @@ pub enum Protection {
     HealOldId,
     /// The sweep reads the rows that it changes in its own transaction.
     SweepReadsAgain,
-    /// A protected directory protects what is below it.
-    WalkUp,
+    /// Nothing in a subvolume that is protected changes.
+    ProtectedByNumber,
+    /// Whoever protects waits for the changes that have begun.
+    WaitForChanges,
     /// The kernel writes out its pages of files before they are protected.
     FlushBeforeProtect,
     /// Whoever may not clone what a new snapshot would begin as gets an empty one.
@@ -100,7 +102,7 @@ pub enum Protection {
     DurableBeforeLeave,
     /// A mount is asked which process serves it; the path of its store does not matter.
     AskThroughMount,
-    /// Who moves a directory or changes what protects one keeps all other changes of names out.
+    /// Who moves a directory keeps all other changes of names out.
     TreeAlone,
     /// Where locks had to be let go to be taken in order, a name is looked up again inside them.
     SecondLookAtNames,
@@ -157,7 +159,8 @@ mod switches {
         ("never-reuse-bad", Protection::NeverReuseBad),
         ("heal-old-id", Protection::HealOldId),
         ("sweep-reads-again", Protection::SweepReadsAgain),
-        ("walk-up", Protection::WalkUp),
+        ("protected-by-number", Protection::ProtectedByNumber),
+        ("wait-for-changes", Protection::WaitForChanges),
         ("flush-before-protect", Protection::FlushBeforeProtect),
         ("clone-for-owner", Protection::CloneForOwner),
         ("store-lock", Protection::StoreLock),

@@ -311,6 +311,9 @@ impl Walk<'_> {
             of_one.1.push((version, row.clone()));
             let Some(row) = row else { continue };
             let mut wrong = Vec::new();
+            if !row.is_dir() && row.parent != 0 {
+                wrong.push(format!("is no directory and says it is in directory {}", row.parent));
+            }
             if row.is_file() {
                 let sums = contents.get(&(local, row.content)).copied().unwrap_or(Some((0, 0)));
                 if sums.is_some_and(|(bytes, end)| bytes != row.allocated || end > row.size) {

@@ -8,8 +8,7 @@ use crate::meta::kv::CheckedRow;
 use roaring::RoaringTreemap;
 
 use crate::meta::rows::{
-    DirentRow, InodeRow, NAME_MAX, NameHash, PROTECTING, ROOT_INO, dirent_name, id_key, ino_of, link_count,
-    xattr, xattr_name,
+    DirentRow, InodeRow, NAME_MAX, NameHash, ROOT_INO, dirent_name, id_key, ino_of, xattr, xattr_name,
 };
 use crate::meta::versions::subvolumes::subvolume_of;
 use crate::meta::{Counter, Table};
@@ -34,8 +33,6 @@ pub(super) fn check(run: &mut CheckRun<'_>, regions: &Regions) -> Result<Roaring
         xattrs: Rows::open(run, Table::Xattrs),
         extents: Rows::open(run, Table::Extents),
         orphans: Rows::open(run, Table::Orphans),
-        links: Rows::open(run, Table::Links),
-        protected: Rows::open(run, Table::Protected),
         references: References::new(regions),
         subvolumes,
     };
@@ -104,10 +101,6 @@ struct InodeTotals {
     attributes: u64,
     default_acl: bool,
     orphan: bool,
-    /// Names that the table of links counts.
-    links: u64,
-    /// It has a row in the table of protected directories.
-    protected: bool,
     extents: FileExtents,
 }
 
@@ -118,8 +111,6 @@ struct Walk<'a> {
     xattrs: Rows,
     extents: Rows,
     orphans: Rows,
-    links: Rows,
-    protected: Rows,
     references: References<'a>,
     subvolumes: Subvolumes,
 }
@@ -173,37 +164,7 @@ impl Walk<'_> {
                 false => dangling.found(run, owner, "a place in the deletion queue"),
             }
         }
-        self.gather_places(run, ino, &mut totals, &mut dangling)?;
         Ok(totals)
-    }
-
-    /// Reads where the names of an inode are, and whether it protects what is below it.
-    fn gather_places(
-        &mut self,
-        run: &mut CheckRun<'_>,
-        ino: Option<u64>,
-        totals: &mut InodeTotals,
-        dangling: &mut DanglingRows,
-    ) -> Result<()> {
-        while let Some((owner, (_, value))) = self.links.up_to(run, ino)? {
-            match value.and_then(|value| link_count(&value)) {
-                Ok(count) if Some(owner) == ino => totals.links += count,
-                Ok(_) => dangling.found(run, owner, "places of names"),
-                Err(error) => run.findings.add(Kind::Row, sentence(&error), Affected::inode(owner)),
-            }
-        }
-        while let Some((owner, (_, value))) = self.protected.up_to(run, ino)? {
-            if let Err(error) = value {
-                run.findings.add(Kind::Row, sentence(&error), Affected::inode(owner));
-            }
-            match Some(owner) == ino {
-                // Roots of subvolumes.
-                _ if subvolume_of(owner) > 0 => {}
-                true => totals.protected = true,
-                false => dangling.found(run, owner, "a place among the protected directories"),
-            }
-        }
-        Ok(())
     }
 
     fn take_name(
@@ -325,14 +286,8 @@ fn check_inode(run: &mut CheckRun<'_>, ino: u64, row: &InodeRow, totals: &InodeT
         }
         _ => {}
     }
-    // An inode that was linked before places were recorded has no such rows.
-    if totals.links != 0 && (row.is_dir() || row.nlink < 2 || totals.links != u64::from(row.nlink)) {
-        wrong.push(format!("has a link count of {}, places are noted for {} names", row.nlink, totals.links));
-    }
-    if totals.protected != (row.is_dir() && row.flags & PROTECTING != 0) {
-        let what =
-            if totals.protected { "does not protect what is below it" } else { "protects what is below it" };
-        wrong.push(format!("{what} by its flags, and the table of protected directories says otherwise"));
+    if !row.is_dir() && row.parent != 0 {
+        wrong.push(format!("is no directory and says it is in directory {}", row.parent));
     }
     if row.is_dir() {
         check_directory(ino, row, totals, &mut wrong);

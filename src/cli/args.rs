@@ -50,6 +50,8 @@ pub(super) enum Command {
     Seal(SealArgs),
     Clone(CloneArgs),
     Rm(RmArgs),
+    Protect(ProtectArgs),
+    Unprotect(UnprotectArgs),
     Demo(DemoArgs),
     #[command(hide = true)]
     ChildTask(ChildTaskArgs),
@@ -310,6 +312,9 @@ pub(super) struct CloneArgs {
     /// Directories to clone, and what the clone is to be called or the directory that is to get the clones
     #[arg(required = true, num_args = 2.., value_name = "SRC... DST")]
     pub paths: Vec<PathBuf>,
+    /// Protect the clone from the moment it is there, as `cairnfs protect` does; as root only
+    #[arg(long)]
+    pub read_only: bool,
 }
 
 /// Remove subvolumes at once, with everything in them
@@ -324,6 +329,25 @@ pub(super) struct RmArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+}
+
+/// Protect subvolumes: nothing in them changes, and they cannot be removed, until `cairnfs unprotect`; as root only
+#[derive(Debug, Args)]
+#[command(after_help = "\
+This is `chattr +i` of the subvolume's root. `chattr +a` of a directory with subvolumes protects all of them but the
+newest, and whatever will be made there.")]
+pub(super) struct ProtectArgs {
+    /// Subvolumes
+    #[arg(required = true, value_name = "SNAPSHOT")]
+    pub snapshots: Vec<PathBuf>,
+}
+
+/// End the protection of subvolumes; as root only
+#[derive(Debug, Args)]
+pub(super) struct UnprotectArgs {
+    /// Subvolumes
+    #[arg(required = true, value_name = "SNAPSHOT")]
+    pub snapshots: Vec<PathBuf>,
 }
 
 /// Show the whole of it on real files: back up twice, prune during a collection, restore, compare

@@ -12,6 +12,7 @@ mod mount;
 mod mount_options;
 mod output;
 mod progress;
+mod protect;
 mod remove;
 mod repair;
 mod size;
@@ -87,6 +88,8 @@ fn run(command: Command) -> Result<()> {
         Command::Seal(args) => reported(false, || snapshots::seal(&args)),
         Command::Clone(args) => subvolumes::clone(&args),
         Command::Rm(args) => reported(args.json, || subvolumes::rm(&args)),
+        Command::Protect(args) => protect::protect(&args.snapshots),
+        Command::Unprotect(args) => protect::unprotect(&args.snapshots),
     }
 }
 

@@ -14,6 +14,7 @@ use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use super::args::{CloneArgs, RmArgs};
+use super::protect::why_kept;
 use super::remove::Removals;
 use super::{output, show};
 use crate::error::{Error, Result};
@@ -29,7 +30,7 @@ pub(super) fn clone(args: &CloneArgs) -> Result<()> {
     }
     for source in sources {
         let name = if into { target.join(last_name(source)?) } else { target.clone() };
-        clone_one(source, &name)?;
+        clone_one(source, &name, args.read_only)?;
     }
     Ok(())
 }
@@ -52,7 +53,7 @@ fn place(path: &Path) -> Result<(PathBuf, &std::ffi::OsStr)> {
     Ok((parent.unwrap_or(Path::new(".")).to_owned(), name))
 }
 
-fn clone_one(source: &Path, target: &Path) -> Result<()> {
+fn clone_one(source: &Path, target: &Path, read_only: bool) -> Result<()> {
     let found = fs::metadata(source).map_err(|error| Error::io(show(source).to_string(), error))?;
     if !found.is_dir() {
         return Err(Error::Usage(format!(
@@ -75,7 +76,12 @@ fn clone_one(source: &Path, target: &Path) -> Result<()> {
         let wish = [sign, there.ino().to_string().as_bytes(), b" ", name.as_bytes()].concat();
         rustix::fs::setxattr(source, CLONE_ATTRIBUTE, &wish, XattrFlags::empty())
     };
-    ask(b"").map_err(|errno| refused(errno, source, target))?;
+    let is_root = rustix::process::geteuid().is_root();
+    if read_only && !is_root {
+        let what = format!("{}: only root may protect it", show(target));
+        return Err(Error::io(what, Errno::PERM.into()));
+    }
+    ask(if read_only { b"!" } else { b"" }).map_err(|errno| refused(errno, source, target))?;
     fs::create_dir(target).map_err(|error| {
         // Or the next directory of that name would be a clone.
         let _ = ask(b"-");
@@ -139,10 +145,10 @@ fn rm_one(path: &Path, only_look: bool) -> Result<()> {
     };
     ask(if only_look { "?" } else { "" }).map_err(|errno| match errno {
         Errno::OPNOTSUPP | Errno::INVAL => ordinary(),
-        Errno::PERM => Error::io(
-            format!("{}: only its owner and root may remove it at once", show(path)),
-            io::Error::from(errno),
-        ),
+        Errno::PERM => {
+            let owner = || format!("{}: only its owner and root may remove it at once", show(path));
+            Error::io(why_kept(path).unwrap_or_else(owner), io::Error::from(errno))
+        }
         other => Error::io(format!("removing {}", show(path)), io::Error::from(other)),
     })?;
     if only_look {

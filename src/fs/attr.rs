@@ -4,6 +4,8 @@ use crate::error::Result;
 use crate::meta::rows::xattr::ACCESS_ACL;
 use crate::meta::rows::{IMMUTABLE, InodeRow, NO_ATIME, NO_DUMP, PROTECTING};
 
+use crate::meta::versions::subvolumes::subvolume_of;
+
 use super::inode::InodeState;
 use super::rows::put_xattr;
 use super::types::{Attr, Caller, SIZE_MAX, SetAttr, SetTime, Timestamp};
@@ -104,28 +106,38 @@ impl Fs {
         if flags & !KEPT_FLAGS != 0 {
             return posix(libc::EOPNOTSUPP);
         }
-        let tree = self.tree.alone();
         let inode = self.inode(ino)?;
-        let protected = self.is_protected(&inode)?;
         let mut state = inode.lock();
         let changed = (state.row.flags ^ flags) & KEPT_FLAGS;
         let may_protect = caller.uid == 0;
         if !may_protect && (caller.uid != state.row.uid || changed & PROTECTING != 0) {
             return posix(libc::EPERM);
         }
-        // A user with the right may set and clear the protecting flags; the other flags of a protected inode cannot be
-        // changed.
+        // A user with the right may set and clear the protecting flags; the other flags of what is immutable cannot be
+        // changed, and in a protected subvolume none but that of its root.
         let (own, is_freed) = (state.row.flags & IMMUTABLE != 0, state.row.flags & changed & IMMUTABLE != 0);
-        let is_free = is_freed || !protected && !own;
-        if changed & !PROTECTING != 0 && !is_free {
+        if changed & !PROTECTING != 0 && own && !is_freed {
             return posix(libc::EPERM);
         }
+        let is_root = self.root_of(ino) == Some(ino);
+        let by_itself = is_root && (is_freed || changed == IMMUTABLE);
+        if changed != 0 && !by_itself {
+            self.refuse_protected(ino)?;
+        }
+        let held = self.hold_if_subvolume(is_root);
         let member = self.join()?;
-        self.note_flags(&member.rows, ino, &state, flags);
+        self.note_flags(&member, ino, &state.row, flags)?;
         state.row.flags = state.row.flags & !KEPT_FLAGS | flags;
         state.row.ctime = Timestamp::now();
         state.save(ino, &member);
-        self.flags_changed(&tree);
+        drop(member);
+        drop(held);
+        drop(state);
+        if is_root {
+            self.wait_for_changes(|number| number == subvolume_of(ino));
+        } else {
+            self.wait_for_sealed(ino);
+        }
         Ok(())
     }
 }
@@ -252,31 +264,6 @@ mod tests {
             let errno = fs.setattr(ino, OWNER, &set).err().map_or(0, |error| error.errno());
             assert_eq!(errno, expected, "{set:?}");
         }
-        close(&fs);
-    }
-
-    #[test]
-    fn a_removed_directory_that_is_still_open_protects_nothing() {
-        let fs = open(&new_disk(), &config());
-        let protected = || {
-            let mut rows = 0;
-            let all = std::ops::Bound::Unbounded;
-            fs.layers()
-                .scan(crate::meta::Table::Protected, all, all, |_, _| {
-                    rows += 1;
-                    Ok(true)
-                })
-                .unwrap();
-            rows
-        };
-        let ino = fs.mkdir(ROOT_INO, b"dir", ROOT, 0o755, 0).unwrap().ino;
-        fs.rmdir(ROOT_INO, b"dir").unwrap();
-        fs.set_inode_flags(ino, ROOT, IMMUTABLE).unwrap();
-        assert_eq!(protected(), 0, "nobody would take it out again");
-        fs.set_inode_flags(ino, ROOT, 0).unwrap();
-        let ino = fs.mkdir(ROOT_INO, b"dir", ROOT, 0o755, 0).unwrap().ino;
-        fs.set_inode_flags(ino, ROOT, IMMUTABLE).unwrap();
-        assert_eq!(protected(), 1);
         close(&fs);
     }
 }

@@ -14,7 +14,9 @@ use crate::sabotage::{Protection, out};
 use crate::sync::Arc;
 
 use super::locked::Place;
+use super::names::may_add;
 use super::settings::{COMPLETE, GROUP, NAME, NEW};
+use super::subvolumes::wishes::Source;
 use super::types::{Attr, Caller, Timestamp};
 use super::{Fs, check_name, posix};
 
@@ -137,7 +139,7 @@ impl Fs {
             && let Some(newest) = self.newest_complete(place.parent)?
             && self.may_begin_as(newest, caller)?
         {
-            return self.make_clone(newest, place, caller).map(Some);
+            return self.make_clone(Source { ino: newest, read_only: false }, place, caller).map(Some);
         }
         self.empty_snapshot(place, caller, mode, umask).map(Some)
     }
@@ -172,14 +174,14 @@ impl Fs {
         mode: u32,
         umask: u32,
     ) -> Result<Attr> {
-        self.refuse_protected(&self.tree.shared(), &[place.parent])?;
+        may_add(&self.inode(place.parent)?.lock())?;
         self.claim_row()?;
         let mode = mode & 0o7777 | libc::S_IFDIR;
         let mut row = InodeRow { mode, nlink: 2, ..InodeRow::default() };
         let dir = self.inode(place.parent)?.lock().row.clone();
         let inherited = self.new_row(&dir, place.parent, caller, umask, &mut row)?;
         let number = self.new_subvolume(&row, &inherited)?;
-        self.name_or_drop(number, place)
+        self.name_or_drop(number, place, false)
     }
 
     /// Says that a snapshot is complete, now, and durably. It stays so, whatever is written to it.

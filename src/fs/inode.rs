@@ -62,8 +62,6 @@ pub struct InodeState {
     pub next_read: u64,
     /// The extent that was read last.
     pub recent: Option<Extent>,
-    /// Whether a directory above protects it, and the sequence number for which this is valid.
-    pub protected: (u64, bool),
     /// How far the extents of a content that others see, too, were copied to a version.
     pub copied: Option<(Version, u64)>,
     /// Ranges with small changes that stand as chunks of their own.
@@ -84,7 +82,6 @@ impl Inode {
             dead: false,
             next_read: u64::MAX,
             recent: None,
-            protected: (0, false),
             copied: None,
             patched: Patched::default(),
         };
@@ -263,6 +260,17 @@ impl InodeTable {
             .iter()
             .flat_map(|shard| shard.lock().references.keys().copied().collect::<Vec<_>>())
             .collect()
+    }
+
+    /// The inodes in memory of the subvolumes with these numbers.
+    pub fn cached(&self, is_wanted: impl Fn(u64) -> bool) -> Vec<Arc<Inode>> {
+        let mut found = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock();
+            let wanted = shard.cache.iter().filter(|(ino, _)| is_wanted(subvolume_of(**ino)));
+            found.extend(wanted.map(|(_, inode)| inode.clone()));
+        }
+        found
     }
 
     /// Takes out all inodes of a subvolume that is dropped and that nobody remembers.

@@ -4,9 +4,9 @@
 //! `dirty`, `flush`, `recut` and `sync` take bytes to the store, `read` brings them back, `range` works on stretches of files,
 //! `holes` takes some out, `extents` works on their rows, `rows` knows where rows stand, `subvolumes` clones and drops
 //! whole trees, `xattr` works on attributes, `orphans` removes what has no name any
-//! more, `settings` keeps what an administrator wants of a
-//! directory, `groups` makes new directories in a group snapshots, `protected` refuses what a protected directory forbids, `links` knows the way up, `tree_lock` says which changes
-//! of names go side by side, `locked` locks directories together with what is in them.
+//! more, `settings` keeps what an administrator wants of a directory, `groups` makes new directories in a group snapshots,
+//! `protected` knows which subvolumes do not change, `tree_lock` says which changes of names go side by side, `locked`
+//! locks directories together with what is in them.
 //!
 //! Lock order: the tree lock, then inodes by rising number, then membership in a batch. Nothing waits for an inode
 //! or for memory while it is a member.
@@ -20,7 +20,6 @@ mod flush;
 mod groups;
 mod holes;
 mod inode;
-mod links;
 mod locked;
 mod names;
 mod orphans;
@@ -62,10 +61,11 @@ pub use types::{
 use dirty::Dirty;
 use inode::{Inode, InodeTable};
 use orphans::known::Orphans;
-use protected::sequence::ProtectedDirs;
+use protected::known::Protected;
 use recut::waiting::Recuts;
 use rows::Rows;
 use subvolumes::dropped::Dropped;
+use subvolumes::wishes::Wishes;
 use sync::background::Background;
 use tree_lock::TreeLock;
 
@@ -110,11 +110,12 @@ pub struct Fs {
     inodes: InodeTable,
     /// First in the lock order.
     tree: TreeLock,
-    protected_dirs: ProtectedDirs,
+    protected: Protected,
     dirty: Dirty,
     recuts: Recuts,
     orphans: Orphans,
     dropped: Dropped,
+    wishes: Wishes,
     background: Background,
 }
 
@@ -127,18 +128,18 @@ impl Fs {
             options,
             inodes: InodeTable::default(),
             tree: TreeLock::default(),
-            protected_dirs: ProtectedDirs::default(),
+            protected: Protected::default(),
             dirty: Dirty::default(),
             recuts: Recuts::default(),
             orphans: Orphans::default(),
             dropped: Dropped::default(),
+            wishes: Wishes::default(),
             background: Background::default(),
         });
         if fs.store.layers().get(Table::Inodes, &id_key(ROOT_INO))?.is_none() {
             fs.make_root()?;
         }
-        fs.load_protected_dirs()?;
-        fs.find_dropped()?;
+        fs.find_subvolumes()?;
         fs.start_background()?;
         Ok(fs)
     }

@@ -17,7 +17,6 @@ use super::acl;
 use super::inode::InodeState;
 use super::locked::Place;
 use super::rows::{self, RowOf, are_apart, leaf_of, put_entry, put_inode};
-use super::tree_lock::Tree;
 use super::types::{Attr, Caller, LINK_MAX, ROOT_INO, Timestamp};
 use super::{Fs, check_name, posix};
 
@@ -44,12 +43,9 @@ impl Fs {
             Error::Posix(libc::ENOENT) => self.why_missing(parent, name, ino),
             other => other,
         })?;
-        let mut state = inode.lock();
+        let state = inode.lock();
         if state.row.nlink == 0 {
             return posix(if name == b"." { libc::ESTALE } else { libc::ENOENT });
-        }
-        if state.row.nlink == 1 && state.row.parent == 0 && name != b"." {
-            state.row.parent = parent;
         }
         self.inodes.remember(ino);
         let attr = state.attr(ino);
@@ -92,8 +88,8 @@ impl Fs {
             libc::S_IFREG | libc::S_IFIFO | libc::S_IFSOCK | libc::S_IFCHR | libc::S_IFBLK => {}
             _ => return posix(libc::EINVAL),
         }
-        let row = InodeRow { mode, rdev, nlink: 1, parent, ..InodeRow::default() };
-        self.make(&self.tree.shared(), Place { parent, name }, caller, umask, row)
+        let row = InodeRow { mode, rdev, nlink: 1, ..InodeRow::default() };
+        self.make(Place { parent, name }, caller, umask, row)
     }
 
     /// Makes a directory.
@@ -113,12 +109,7 @@ impl Fs {
         }
         let mode = mode & 0o7777 | libc::S_IFDIR;
         let row = InodeRow { mode, nlink: 2, parent, ..InodeRow::default() };
-        let (tree, place) = (self.tree.shared(), Place { parent, name });
-        if !self.seals(parent) {
-            return self.make(&tree, place, caller, umask, row);
-        }
-        drop(tree);
-        self.make(&self.tree.alone(), place, caller, umask, row)
+        self.make(Place { parent, name }, caller, umask, row)
     }
 
     /// Makes a symlink.
@@ -129,26 +120,24 @@ impl Fs {
         let row = InodeRow {
             mode: libc::S_IFLNK | 0o777,
             nlink: 1,
-            parent,
             target: target.to_vec(),
             ..InodeRow::default()
         };
-        self.make(&self.tree.shared(), Place { parent, name }, caller, 0, row)
+        self.make(Place { parent, name }, caller, 0, row)
     }
 
-    /// `tree` is held alone for a directory that comes to an append-only one.
     fn make(
         &self,
-        tree: &Tree<'_>,
         Place { parent, name }: Place<'_>,
         caller: Caller,
         umask: u32,
         mut row: InodeRow,
     ) -> Result<Attr> {
         check_name(name)?;
-        self.refuse_protected(tree, &[parent])?;
+        let _tree = self.tree.shared();
         let directory = self.inode(parent)?;
         let mut dir = directory.lock();
+        self.refuse_names(parent)?;
         may_add(&dir)?;
         if self.entry(&self.layers(), parent, name)?.is_some() {
             return posix(libc::EEXIST);
@@ -169,11 +158,10 @@ impl Fs {
         }
         put_inode(&member, ino, &row);
         inherited.save(ino, &member);
-        let (kind, is_dir) = (row.kind(), row.is_dir());
+        let kind = row.kind();
         // Before its name, by which others would bring it into memory once more.
         let inode = self.inodes.insert_new(ino, row, member.number);
         self.add_entry(&member, parent, &mut dir, name, DirentRow { ino, kind }, now);
-        self.directory_came(tree, &dir, is_dir);
         drop(member);
         let attr = inode.lock().attr(ino);
         Ok(attr)
@@ -211,13 +199,13 @@ impl Fs {
             return posix(libc::EXDEV);
         }
         self.claim_row()?;
-        let tree = self.tree.shared();
-        self.refuse_protected(&tree, &[parent])?;
+        let _tree = self.tree.shared();
         let (inode, directory) = (self.inode(ino)?, self.inode(parent)?);
         let (mut state, dir) = super::inode::lock_two(&inode, &directory);
         let Some(mut dir) = dir else {
             return posix(libc::EPERM);
         };
+        self.refuse_names(parent)?;
         may_add(&dir)?;
         if state.row.is_dir() || state.row.flags & PROTECTING != 0 {
             return posix(libc::EPERM);
@@ -233,7 +221,6 @@ impl Fs {
         }
         let now = Timestamp::now();
         let member = self.join()?;
-        self.note_name(&member.rows, ino, &mut state, parent)?;
         state.row.nlink += 1;
         state.row.ctime = now;
         state.save(ino, &member);
@@ -245,40 +232,50 @@ impl Fs {
 
     /// Removes a name of anything but a directory.
     pub fn unlink(&self, parent: u64, name: &[u8]) -> Result<()> {
-        self.remove(parent, name, false, None)
+        self.remove(parent, name, Removal::Name).map(drop)
     }
 
     /// Removes an empty directory.
     pub fn rmdir(&self, parent: u64, name: &[u8]) -> Result<()> {
-        self.remove(parent, name, true, None)
+        self.remove(parent, name, Removal::Directory(None)).map(drop)
     }
 
-    /// The same for a caller who may have asked before that a subvolume goes with all that is in it.
-    pub fn rmdir_as(&self, parent: u64, name: &[u8], caller: Caller) -> Result<()> {
-        self.remove(parent, name, true, Some(caller))
+    /// The same for a caller who may have asked before that a subvolume goes with all that is in it; the number of a
+    /// subvolume that was dropped.
+    pub fn rmdir_as(&self, parent: u64, name: &[u8], caller: Caller) -> Result<Option<u64>> {
+        self.remove(parent, name, Removal::Directory(Some(caller)))
     }
 
-    fn remove(&self, parent: u64, name: &[u8], directory_wanted: bool, caller: Option<Caller>) -> Result<()> {
+    /// Drops the subvolume that has this name, with all that is in it, and tells its number. EPERM for anything else,
+    /// and for everybody but its owner and root.
+    pub fn drop_by_name(&self, parent: u64, name: &[u8], caller: Caller) -> Result<Option<u64>> {
+        self.remove(parent, name, Removal::Subvolume(caller))
+    }
+
+    fn remove(&self, parent: u64, name: &[u8], wanted: Removal) -> Result<Option<u64>> {
         if name == b"." || name == b".." {
             return posix(if name == b"." { libc::EINVAL } else { libc::ENOTEMPTY });
         }
-        let tree = self.tree.shared();
-        let refusal = self.refuse_protected(&tree, &[parent]);
+        let _tree = self.tree.shared();
         self.with_entries([Place { parent, name }], |locked, [found]| {
             let ino = found.ok_or(Error::Posix(libc::ENOENT))?.ino;
-            refusal?;
+            self.refuse_names(parent)?;
             if ino == parent {
                 return Err(Error::damaged(format!("directory {parent} holds itself")));
             }
             let (dir, state) = (locked.get(parent)?, locked.get(ino)?);
             let is_dir = state.row.is_dir();
-            match (is_dir, directory_wanted) {
-                (true, false) => return posix(libc::EISDIR),
-                (false, true) => return posix(libc::ENOTDIR),
+            match (is_dir, wanted) {
+                (true, Removal::Name) => return posix(libc::EISDIR),
+                (false, Removal::Directory(_)) => return posix(libc::ENOTDIR),
+                (_, Removal::Subvolume(caller)) => is_its_subvolume(ino, parent, state, caller)?,
                 _ => {}
             }
             may_remove(dir, state)?;
-            if is_dir && state.row.entries > 0 && !self.may_drop(ino, parent, caller) {
+            if let Removal::Directory(caller) = wanted
+                && state.row.entries > 0
+                && !self.may_drop(ino, parent, caller)
+            {
                 return posix(libc::ENOTEMPTY);
             }
             let now = Timestamp::now();
@@ -286,9 +283,11 @@ impl Fs {
             let member = self.join()?;
             self.remove_entry(&member, parent, locked.get_mut(parent)?, name, is_dir, now)?;
             if are_apart(ino, parent) {
-                return self.drop_subvolume(&member, ino, locked.get_mut(ino)?);
+                self.drop_subvolume(&member, ino, locked.get_mut(ino)?)?;
+                return Ok(Some(subvolume_of(ino)));
             }
-            self.drop_name(&member, ino, locked.get_mut(ino)?, parent, now)
+            self.drop_name(&member, ino, locked.get_mut(ino)?, now)?;
+            Ok(None)
         })
     }
 
@@ -325,18 +324,14 @@ impl Fs {
         Ok(())
     }
 
-    /// Notes that a locked inode lost a name in `parent`; after its last it goes, at once or by the queue of orphans.
+    /// Notes that a locked inode lost a name; after its last it goes, at once or by the queue of orphans.
     pub(super) fn drop_name(
         &self,
         member: &Member,
         ino: u64,
         state: &mut InodeState,
-        parent: u64,
         now: Timestamp,
     ) -> Result<()> {
-        if !state.row.is_dir() {
-            self.note_name_gone(&member.rows, ino, state, parent)?;
-        }
         state.row.ctime = now;
         state.row.nlink = if state.row.is_dir() { 0 } else { state.row.nlink.saturating_sub(1) };
         state.save(ino, member);
@@ -366,6 +361,23 @@ impl Fs {
         }
         Ok(state.row.target.clone())
     }
+}
+
+/// What is to be removed.
+#[derive(Debug, Clone, Copy)]
+enum Removal {
+    /// A name of anything but a directory.
+    Name,
+    /// An empty directory; a subvolume with all that is in it, if this caller has asked for that.
+    Directory(Option<Caller>),
+    /// A subvolume of this caller, with all that is in it.
+    Subvolume(Caller),
+}
+
+/// Refuses what is no root of a subvolume, or whose owner is somebody else.
+fn is_its_subvolume(ino: u64, parent: u64, root: &InodeState, caller: Caller) -> Result<()> {
+    let is_its = caller.uid == 0 || caller.uid == root.row.uid;
+    if are_apart(ino, parent) && is_its { Ok(()) } else { posix(libc::EPERM) }
 }
 
 /// Notes a change of a directory's content.

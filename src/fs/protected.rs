@@ -1,286 +1,168 @@
-//! Directories that protect what is below them: immutable ones, and the groups that only take new snapshots.
+//! Protected subvolumes: those whose root is immutable, and those that an append-only directory has sealed.
 //!
-//! Keeps true: when chattr(1) has returned, nothing that can be reached through a protected directory changes,
-//! whichever name, handle or open file a request uses. The rules:
-//! - Below an immutable directory nothing changes.
-//! - In an append-only directory no name is removed. The newest directory in it is open; the others are sealed: they
-//!   are protected as if they were immutable. Everything below another append-only directory follows the rule of that
-//!   one, but immutable directories above it still count.
-//! - An inode with several names is protected if one of its names is. Its other names, outside protected directories,
-//!   may be added and removed.
+//! Keeps true: once chattr(1) has returned, nothing in a protected subvolume changes, whichever name, handle or open
+//! file a request uses. The rules:
+//! - A subvolume whose root is immutable is protected. Its own row says so.
+//! - In an append-only directory no name is removed. Of the subvolumes in it the newest one is open, the others are
+//!   *sealed*: protected as if their roots were immutable.
+//! - On everything else these flags concern the inode that has them, and nothing below it.
 //!
-//! While no directory is protected, a request costs one load of a counter. Otherwise the parents of an inode are walked
-//! up once, and the answer is kept with a *sequence number*. Whatever could change an answer raises that number: a
-//! change of the flags of a directory, a directory that moves, and a new directory in an append-only directory. All of
-//! them hold the tree lock alone. A caller that holds only an inode's lock compares the number inside that lock, so
-//! that it never uses an outdated answer.
+//! Which subvolumes are protected is known in memory by their numbers, so a request needs no way up: outside all
+//! subvolumes nothing is asked, in one of them a set. It is asked inside the lock of the inode that would change. Whoever
+//! protects puts the number into the set first and then goes once through the locks of the inodes in memory: a request
+//! that was inside one of them has ended by then, and every later one sees the set.
 //!
-//! A mark on each inode would make chattr a walk over the snapshot, which a crash or a full disk could leave half done.
-//! Here it changes one row.
+//! The subvolumes of a directory are looked up, and those in it sealed, while that directory is locked: so none comes or
+//! goes meanwhile.
 
-pub(super) mod sequence;
+pub(super) mod known;
 
-use std::collections::HashMap;
-use std::ops::Bound;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::error::{Error, Result};
-use crate::meta::rows::{APPEND_ONLY, IMMUTABLE, NameHash, PROTECTING, id_key};
-use crate::meta::{Memtable, Table};
-use crate::sync::{Arc, MutexGuard, Ordering};
+use crate::error::Result;
+use crate::meta::rows::{APPEND_ONLY, IMMUTABLE, InodeRow, PROTECTING, SubvolumeRow};
+use crate::meta::versions::subvolumes::{self, subvolume_of};
+use crate::sabotage::{Protection, out};
+use crate::store::Member;
+use crate::sync::MutexGuard;
 
 use super::inode::{Inode, InodeState};
-use super::names::is_root;
-use super::rows::Rows;
-use super::tree_lock::Tree;
+use super::rows::{Rows, are_apart};
 use super::{Fs, posix};
 
-/// No directory is deeper than this; beyond it there is a cycle.
-const MAX_DEPTH: usize = 1 << 16;
+fn is_waited_for() -> bool {
+    !out(Protection::WaitForChanges)
+}
 
 impl Fs {
-    /// Counts the protected directories of the store.
-    pub(super) fn load_protected_dirs(&self) -> Result<()> {
-        let mut count = 0;
-        self.layers().scan(Table::Protected, Bound::Unbounded, Bound::Unbounded, |_, _| {
-            count += 1;
-            Ok(true)
-        })?;
-        self.protected_dirs.directories.store(count, Ordering::SeqCst);
-        Ok(())
+    /// Takes in which subvolumes are protected, from the rows of all of them.
+    pub(super) fn load_protected(&self, rows: &BTreeMap<u64, SubvolumeRow>) {
+        let mut by_parent: HashMap<u64, Vec<u64>> = HashMap::new();
+        for (number, row) in rows.iter().filter(|(_, row)| !row.dropped && row.parent != 0) {
+            if row.protected {
+                self.protected.set_immutable(*number, true);
+            }
+            by_parent.entry(row.parent).or_default().push(*number);
+        }
+        for (parent, in_it) in by_parent {
+            let is_append_only = match Rows::at(&self.layers()).inode(parent) {
+                Ok(row) => row.is_some_and(|row| row.flags & APPEND_ONLY != 0),
+                Err(error) => {
+                    let what = "it counts as append-only";
+                    tracing::warn!(directory = parent, "a directory with subvolumes, {what}: {error}");
+                    true
+                }
+            };
+            if is_append_only {
+                self.protected.seal(parent, &in_it);
+            }
+        }
     }
 
-    /// Refuses with EPERM if an inode is protected, and otherwise locks it; with `quiescent`, waits for its flush.
+    /// Is an inode in a protected subvolume?
+    pub(super) fn is_protected(&self, ino: u64) -> bool {
+        self.protected.has(subvolume_of(ino))
+    }
+
+    /// Refuses with EPERM what would change a locked inode in a protected subvolume.
+    pub(super) fn refuse_protected(&self, ino: u64) -> Result<()> {
+        if self.is_protected(ino) { posix(libc::EPERM) } else { Ok(()) }
+    }
+
+    /// Refuses to change names in a locked directory whose subvolume was dropped, or is protected.
+    pub(super) fn refuse_names(&self, directory: u64) -> Result<()> {
+        self.refuse_dropped(directory)?;
+        self.refuse_protected(directory)
+    }
+
+    /// Locks an inode that is not protected, and refuses others with EPERM; with `quiescent`, waits for its flush.
     pub(super) fn lock_unprotected<'a>(
         &self,
         inode: &'a Inode,
         quiescent: bool,
     ) -> Result<MutexGuard<'a, InodeState>> {
-        loop {
-            let sequence = self.refuse_change(inode)?;
-            let state = if quiescent { inode.lock_quiescent() } else { inode.lock() };
-            if self.is_current(sequence) {
-                return Ok(state);
-            }
-        }
+        let state = if quiescent { inode.lock_quiescent() } else { inode.lock() };
+        self.refuse_protected(inode.ino)?;
+        Ok(state)
     }
 
-    /// Refuses with EPERM if an inode is protected. The answer is valid for the returned sequence number, which has to
-    /// be compared again once the inode is locked.
-    pub(super) fn refuse_change(&self, inode: &Inode) -> Result<u64> {
-        let sequence = self.protected_dirs.sequence();
-        if self.is_protected(inode)? { posix(libc::EPERM) } else { Ok(sequence) }
-    }
-
-    /// Is this still the current sequence number?
-    pub(super) fn is_current(&self, sequence: u64) -> bool {
-        self.protected_dirs.sequence() == sequence
-    }
-
-    /// Refuses with EPERM if one of these directories is protected. The answer stays valid while `tree` is held.
-    pub(super) fn refuse_protected(&self, _tree: &Tree<'_>, directories: &[u64]) -> Result<()> {
-        for &directory in directories {
-            self.refuse_dropped(directory)?;
+    /// Notes what the new flags of a locked inode protect, in the batch that gets them. Whoever calls this for the root
+    /// of a subvolume holds the subvolumes, and afterwards [waits](Fs::wait_for_changes) when all locks are let go.
+    pub(super) fn note_flags(&self, member: &Member, ino: u64, row: &InodeRow, flags: u32) -> Result<()> {
+        let changed = (row.flags ^ flags) & PROTECTING;
+        if changed & IMMUTABLE != 0 && self.root_of(ino) == Some(ino) {
+            let (number, is_immutable) = (subvolume_of(ino), flags & IMMUTABLE != 0);
+            let old = subvolumes::row(&*self.layers(), number)?.ok_or_else(|| subvolumes::missing(number))?;
+            subvolumes::put_row(&member.rows, number, &SubvolumeRow { protected: is_immutable, ..old });
+            self.protected.set_immutable(number, is_immutable);
         }
-        if self.protected_dirs.is_idle() {
-            return Ok(());
-        }
-        for &directory in directories {
-            if self.is_protected(&*self.inode(directory)?)? {
-                return posix(libc::EPERM);
+        if changed & APPEND_ONLY != 0 && row.is_dir() && subvolume_of(ino) == 0 {
+            if flags & APPEND_ONLY == 0 {
+                self.protected.unseal(ino);
+            } else {
+                self.protected.seal(ino, &self.subvolumes_in(ino)?);
             }
         }
         Ok(())
     }
 
-    /// Does a directory at or above an inode protect it? Takes locks of inodes, one at a time.
-    pub(super) fn is_protected(&self, inode: &Inode) -> Result<bool> {
-        if self.protected_dirs.is_idle() {
-            return Ok(false);
+    /// A subvolume came into a locked directory; if that is append-only, one of the two newest there is sealed. Whoever
+    /// calls this calls [`Fs::wait_for_sealed`] when all locks are let go.
+    pub(super) fn subvolume_came(&self, directory: u64, row: &InodeRow, root: u64) {
+        if row.flags & APPEND_ONLY != 0 {
+            self.protected.came(directory, subvolume_of(root));
         }
-        let sequence = self.protected_dirs.sequence();
-        let (is_dir, parents) = {
-            let state = inode.lock();
-            if state.protected.0 == sequence {
-                return Ok(state.protected.1);
-            }
-            (state.row.is_dir(), self.parents(inode.ino, &state)?)
+    }
+
+    /// Waits for the requests that began to change something before its subvolume was sealed by this directory. Holds no
+    /// lock of an inode but one at a time, here and in the next.
+    pub(super) fn wait_for_sealed(&self, directory: u64) {
+        if self.protected.open_in(directory).is_some() {
+            let sealed = self.protected.sealed_in(directory);
+            self.wait_for_changes(|number| sealed.contains(&number));
+        }
+    }
+
+    /// Waits for the requests that began to change something in these subvolumes before they were protected.
+    pub(super) fn wait_for_changes(&self, is_one: impl Fn(u64) -> bool) {
+        if is_waited_for() {
+            self.inodes.cached(is_one).iter().for_each(|inode| drop(inode.lock()));
+        }
+    }
+
+    /// The numbers of the subvolumes that have their names in a directory.
+    fn subvolumes_in(&self, directory: u64) -> Result<Vec<u64>> {
+        let rows = subvolumes::read_rows(&*self.layers())?;
+        let in_it = rows.into_iter().filter(|(_, row)| !row.dropped && row.parent == directory);
+        Ok(in_it.map(|(number, _)| number).collect())
+    }
+
+    /// The inodes that the kernel remembers, and may hold written bytes of that have not arrived here, of what `ino`
+    /// protects once it has one of these flags, or once another subvolume comes to it.
+    pub fn remembered_of(&self, ino: u64) -> Result<Vec<u64>> {
+        let is_dir = self.inode(ino)?.lock().row.is_dir();
+        let numbers: Vec<u64> = match (subvolume_of(ino), self.protected.open_in(ino)) {
+            (0, Some(newest)) => vec![newest],
+            (0, None) if is_dir => self.subvolumes_in(ino)?,
+            (number, _) if self.root_of(ino) == Some(ino) => vec![number],
+            _ => return Ok(vec![ino]),
         };
-        let protected = match parents {
-            _ if is_dir => self.is_below_protected(inode.ino)?,
-            Some(parents) => {
-                let mut protected = false;
-                for parent in parents {
-                    protected = protected || self.is_protected(&*self.inode(parent)?)?;
-                }
-                protected
-            }
-            // It may be anywhere.
-            None => true,
-        };
-        // If the sequence number was raised meanwhile, this answer is not valid.
-        inode.lock().protected = (sequence, protected);
-        Ok(protected)
+        let numbers: HashSet<u64> = numbers.into_iter().collect();
+        let mut remembered = self.inodes.remembered();
+        remembered.retain(|ino| numbers.contains(&subvolume_of(*ino)));
+        Ok(remembered)
     }
 
-    /// Walks up from a directory, itself included.
-    fn is_below_protected(&self, directory: u64) -> Result<bool> {
-        let (mut at, mut has_rule) = (directory, false);
-        let (mut flags, mut parent) = self.flags_and_parent(at)?;
-        for _ in 0..MAX_DEPTH {
-            if self.root_of(at).is_some_and(|root| root != at) {
-                // Inside a subvolume its root alone protects.
-                at = self.root_of(at).unwrap_or(super::ROOT_INO);
-                (flags, parent) = self.flags_and_parent(at)?;
-                continue;
-            }
-            if flags & IMMUTABLE != 0 {
-                return Ok(true);
-            }
-            if is_root(at) {
-                return Ok(false);
-            }
-            has_rule |= flags & APPEND_ONLY != 0;
-            let above = self.flags_and_parent(parent)?;
-            if !has_rule && above.0 & APPEND_ONLY != 0 {
-                if self.newest_in(parent)? != Some(at) {
-                    return Ok(true);
-                }
-                has_rule = true;
-            }
-            at = parent;
-            (flags, parent) = above;
-        }
-        Err(Error::damaged(format!("directory {directory} is in a circle of directories")))
-    }
-
-    fn flags_and_parent(&self, directory: u64) -> Result<(u32, u64)> {
-        let inode = self.inode(directory)?;
-        let state = inode.lock();
-        // A directory that was removed while it is open has no parent.
-        let parent = if state.row.nlink == 0 { super::ROOT_INO } else { state.row.parent };
-        Ok((state.row.flags, parent))
-    }
-
-    /// The newest directory in `group`: inode numbers rise and are never reused.
-    fn newest_in(&self, group: u64) -> Result<Option<u64>> {
-        let sequence = self.protected_dirs.sequence();
-        let known = self.protected_dirs.newest.lock();
-        if known.0 == sequence
-            && let Some(newest) = known.1.get(&group)
-        {
-            return Ok(Some(*newest));
-        }
-        drop(known);
-        let mut newest = None;
-        Rows::at(&self.layers()).entries(group, NameHash::FIRST, |_, _, row| {
-            if row.kind == libc::S_IFDIR {
-                newest = newest.max(Some(row.ino));
-            }
-            Ok(true)
-        })?;
-        let mut known = self.protected_dirs.newest.lock();
-        if known.0 != sequence {
-            *known = (sequence, HashMap::new());
-        }
-        known.1.extend(newest.map(|newest| (group, newest)));
-        Ok(newest)
-    }
-
-    /// An entry was put into a locked directory; with `tree` held alone if it is a directory and this one append-only.
-    pub(super) fn directory_came(&self, tree: &Tree<'_>, dir: &InodeState, is_dir: bool) {
-        if is_dir && dir.row.flags & APPEND_ONLY != 0 {
-            debug_assert!(tree.is_alone());
-            self.protected_dirs.advance();
+    /// The same of a subvolume that has this name; nothing of anything else.
+    pub fn remembered_at(&self, parent: u64, name: &[u8]) -> Result<Vec<u64>> {
+        match self.entry(&self.layers(), parent, name)? {
+            Some(entry) if are_apart(entry.ino, parent) => self.remembered_of(entry.ino),
+            _ => Ok(Vec::new()),
         }
     }
 
-    /// A directory was moved, with `tree` held alone.
-    pub(super) fn directory_moved(&self, tree: &Tree<'_>) {
-        debug_assert!(tree.is_alone());
-        if !self.protected_dirs.is_idle() {
-            self.protected_dirs.advance();
-        }
-    }
-
-    /// The flags of a locked directory are about to become `flags`, with the tree lock held alone.
-    pub(super) fn note_flags(&self, rows: &Memtable, ino: u64, state: &InodeState, flags: u32) {
-        let (before, after) = (state.row.flags & PROTECTING, flags & PROTECTING);
-        // A removed directory gets no row, which would stay after the inode is gone.
-        let is_inside = self.root_of(ino).is_some_and(|root| root != ino);
-        if before == after || !state.row.is_dir() || state.row.nlink == 0 || is_inside {
-            return;
-        }
-        match (before, after) {
-            (0, _) => {
-                rows.put(Table::Protected, &id_key(ino), &[]);
-                self.protected_dirs.directories.fetch_add(1, Ordering::SeqCst);
-            }
-            (_, 0) => {
-                rows.delete(Table::Protected, &id_key(ino));
-                self.protected_dirs.directories.fetch_sub(1, Ordering::SeqCst);
-            }
-            _ => {}
-        }
-    }
-
-    /// Flags were changed, with `tree` held alone.
-    pub(super) fn flags_changed(&self, tree: &Tree<'_>) {
-        debug_assert!(tree.is_alone());
-        self.protected_dirs.advance();
-    }
-
-    /// The inodes below `directory` that the kernel remembers; in doubt, all that it remembers. The kernel may hold
-    /// written bytes of them that have not arrived here.
-    pub fn remembered_below(&self, directory: u64) -> Result<Vec<u64>> {
-        let mut below: HashMap<u64, bool> = HashMap::from([(directory, true)]);
-        let mut found = Vec::new();
-        for ino in self.inodes.remembered() {
-            let Some(inode) = self.existing(ino)? else { continue };
-            let parents = {
-                let state = inode.lock();
-                if !state.row.is_file() {
-                    continue;
-                }
-                self.parents(ino, &state)?
-            };
-            let mut is_below = parents.is_none();
-            for parent in parents.into_iter().flatten() {
-                is_below = is_below || self.is_under(parent, &mut below)?;
-            }
-            if is_below {
-                found.push(ino);
-            }
-        }
-        Ok(found)
-    }
-
-    /// Is `at` one of the directories known to be below, or is one of its ancestors?
-    fn is_under(&self, at: u64, below: &mut HashMap<u64, bool>) -> Result<bool> {
-        let (mut at, mut way) = (at, Vec::new());
-        let answer = loop {
-            if let Some(known) = below.get(&at) {
-                break *known;
-            }
-            way.push(at);
-            if is_root(at) || way.len() > MAX_DEPTH {
-                break false;
-            }
-            at = self.flags_and_parent(at)?.1;
-        };
-        below.extend(way.into_iter().map(|directory| (directory, answer)));
-        Ok(answer)
-    }
-
-    fn existing(&self, ino: u64) -> Result<Option<Arc<Inode>>> {
-        match self.inode(ino) {
-            Err(Error::Posix(libc::ENOENT)) => Ok(None),
-            other => other.map(Some),
-        }
-    }
-
-    /// True if a new directory in `directory` would seal another one: `directory` is append-only.
+    /// True if a new subvolume in `directory` would seal another one: `directory` is append-only.
     pub fn seals(&self, directory: u64) -> bool {
-        !self.protected_dirs.is_idle()
-            && self.inode(directory).is_ok_and(|inode| inode.lock().row.flags & APPEND_ONLY != 0)
+        self.protected.open_in(directory).is_some()
     }
 }

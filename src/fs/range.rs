@@ -76,10 +76,10 @@ impl Fs {
         for _ in 0..SETTLE_TRIES {
             self.flush(&source, Flush::Wanted)?;
             self.flush(&target, Flush::Wanted)?;
-            let sequence = self.refuse_change(&target)?;
             let (mut source_state, mut target_state) = lock_two(&source, &target);
+            self.refuse_protected(to)?;
             let quiescent = is_quiescent(&source_state) && target_state.as_deref().is_none_or(is_quiescent);
-            if quiescent && self.is_current(sequence) {
+            if quiescent {
                 let both = (&mut *source_state, target_state.as_deref_mut());
                 return self.clone_range(&target, both, (from, from_offset), to_offset, len);
             }

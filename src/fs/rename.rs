@@ -40,19 +40,20 @@ impl Fs {
         self.claim_row()?;
         self.store_before_replacing(parent, name, newparent, newname)?;
         let (from, to) = (Place { parent, name }, Place { parent: newparent, name: newname });
-        if self.rename_in(&self.tree.shared(), from, to, flags)? {
-            return Ok(());
+        if !self.rename_in(&self.tree.shared(), from, to, flags)? {
+            self.rename_in(&self.tree.alone(), from, to, flags)?;
         }
-        self.rename_in(&self.tree.alone(), from, to, flags).map(drop)
+        self.wait_for_sealed(newparent);
+        Ok(())
     }
 
     /// False if a directory would move, and `tree` is not held alone.
     fn rename_in(&self, tree: &Tree<'_>, from: Place<'_>, to: Place<'_>, flags: RenameFlags) -> Result<bool> {
-        let refusal = self.refuse_protected(tree, &[from.parent, to.parent]);
         let circle = self.refuse_circles(tree, from, to, flags.exchange);
         self.with_entries([from, to], |locked, [source, target]| {
             let source = source.ok_or(Error::Posix(libc::ENOENT))?;
-            refusal?;
+            self.refuse_names(from.parent)?;
+            self.refuse_names(to.parent)?;
             match target {
                 Some(_) if flags.noreplace => return posix(libc::EEXIST),
                 None if flags.exchange => return posix(libc::ENOENT),
@@ -65,8 +66,8 @@ impl Fs {
             }
             circle?;
             match other {
-                Some(other) => self.exchange(tree, locked, (from, source), (to, other))?,
-                None => self.move_entry(tree, locked, (from, source), (to, target))?,
+                Some(other) => self.exchange(locked, (from, source), (to, other))?,
+                None => self.move_entry(locked, (from, source), (to, target))?,
             }
             Ok(true)
         })
@@ -95,7 +96,6 @@ impl Fs {
 
     fn move_entry(
         &self,
-        tree: &Tree<'_>,
         locked: &mut Locked<'_>,
         (from, source): (Place<'_>, DirentRow),
         (to, target): (Place<'_>, Option<DirentRow>),
@@ -127,21 +127,22 @@ impl Fs {
         if let Some(target) = target {
             let target_is_dir = locked.get(target.ino)?.row.is_dir();
             self.remove_entry(&member, to.parent, locked.get_mut(to.parent)?, to.name, target_is_dir, now)?;
-            self.drop_name(&member, target.ino, locked.get_mut(target.ino)?, to.parent, now)?;
+            self.drop_name(&member, target.ino, locked.get_mut(target.ino)?, now)?;
         }
         self.remove_entry(&member, from.parent, locked.get_mut(from.parent)?, from.name, is_dir, now)?;
         self.add_entry(&member, to.parent, locked.get_mut(to.parent)?, to.name, source, now);
-        self.directory_came(tree, locked.get(to.parent)?, is_dir);
         let moved = locked.get_mut(source.ino)?;
         moved.row.ctime = now;
-        self.note_moved(tree, &member, source.ino, moved, (from, to))?;
+        self.note_moved(&member, source.ino, moved, to)?;
         moved.save(source.ino, &member);
+        if are_apart(source.ino, to.parent) {
+            self.subvolume_came(to.parent, &locked.get(to.parent)?.row, source.ino);
+        }
         Ok(())
     }
 
     fn exchange(
         &self,
-        tree: &Tree<'_>,
         locked: &mut Locked<'_>,
         (a, of_a): (Place<'_>, DirentRow),
         (b, of_b): (Place<'_>, DirentRow),
@@ -160,31 +161,23 @@ impl Fs {
             (dir.row.mtime, dir.row.ctime) = (now, now);
             dir.save(side.parent, &member);
         }
-        for (entry, from, to) in [(of_a, a, b), (of_b, b, a)] {
+        for (entry, to) in [(of_a, b), (of_b, a)] {
             let state = locked.get_mut(entry.ino)?;
             state.row.ctime = now;
-            self.note_moved(tree, &member, entry.ino, state, (from, to))?;
+            self.note_moved(&member, entry.ino, state, to)?;
             state.save(entry.ino, &member);
         }
         Ok(())
     }
 
-    fn note_moved(
-        &self,
-        tree: &Tree<'_>,
-        member: &Member,
-        ino: u64,
-        state: &mut InodeState,
-        (from, to): (Place<'_>, Place<'_>),
-    ) -> Result<()> {
+    fn note_moved(&self, member: &Member, ino: u64, state: &mut InodeState, to: Place<'_>) -> Result<()> {
         if !state.row.is_dir() {
-            return self.note_name_moved(&member.rows, ino, state, (from.parent, to.parent));
+            return Ok(());
         }
         if are_apart(ino, to.parent) {
             self.subvolume_moved(member, ino, to)?;
         }
         state.row.parent = to.parent;
-        self.directory_moved(tree);
         Ok(())
     }
 

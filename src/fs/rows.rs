@@ -1,7 +1,7 @@
 //! The rows of inodes, wherever they stand: outside all subvolumes a key has one row, inside one it has versions.
 //!
 //! Keeps true: rows inside a subvolume know nothing of its number, or they could not be those of its clones too: the
-//! numbers of inodes in them are those inside it, and the parent of its root is in the subvolume's own row. Everybody
+//! numbers of inodes in them are those inside it, and the subvolume's own row has its root's parent and whether it is immutable. Everybody
 //! above this file knows the public numbers only.
 
 use std::borrow::Cow;
@@ -9,9 +9,9 @@ use std::ops::Bound;
 
 use crate::error::{Error, Result};
 use crate::meta::rows::{
-    DirentRow, Extent, InodeRow, content_extent_key, content_key, decode_content_key, dirent_end, dirent_key,
-    dirent_name, dirent_start, end_name, extent_key, id_key, local_key, owned_key, split_version, xattr_end,
-    xattr_key, xattr_name,
+    DirentRow, Extent, IMMUTABLE, InodeRow, content_extent_key, content_key, decode_content_key, dirent_end,
+    dirent_key, dirent_name, dirent_start, end_name, extent_key, id_key, local_key, owned_key, split_version,
+    xattr_end, xattr_key, xattr_name,
 };
 use crate::meta::versions::subvolumes::{self, public_ino, split_ino, subvolume_of};
 use crate::meta::versions::{self, Rows as AnyRows, Subvolume, Subvolumes, Version};
@@ -116,11 +116,13 @@ impl<'a> Rows<'a> {
         let row = self.get(RowOf::Inode(ino), place.as_ref())?;
         let Some(mut row) = row.map(|row| InodeRow::decode(&row)).transpose()? else { return Ok(None) };
         if let Some(Inside { number, local, at }) = place {
-            row.parent = if local == at.root {
-                subvolumes::row(self.rows, number)?.ok_or_else(|| subvolumes::missing(number))?.parent
-            } else {
-                public_ino(number, row.parent)
-            };
+            if local == at.root {
+                let own = subvolumes::row(self.rows, number)?.ok_or_else(|| subvolumes::missing(number))?;
+                row.parent = own.parent;
+                row.flags |= if own.protected { IMMUTABLE } else { 0 };
+            } else if row.is_dir() {
+                row.parent = public_ino(number, row.parent);
+            }
         }
         Ok(Some(row))
     }

@@ -145,6 +145,9 @@ impl Fs {
     /// The setting that counts for a directory, and the directory that has it.
     pub fn setting(&self, dir: u64, name: &str) -> Result<Option<Setting>> {
         let known = known(name).ok_or(Error::Posix(libc::ENODATA))?;
+        if !self.inode(dir)?.lock().row.is_dir() {
+            return Ok(None);
+        }
         let mut origin = dir;
         for _ in 0..MAX_DEPTH {
             if let Some(value) = self.own_setting(origin, name)? {

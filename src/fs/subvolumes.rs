@@ -13,12 +13,13 @@ mod copy;
 pub(super) mod dropped;
 pub(super) mod known;
 mod reap;
+pub(super) mod wishes;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Bound;
 
 use crate::error::{Error, Result};
-use crate::meta::rows::{DirentRow, InodeRow, NameHash, PROTECTING, SubvolumeRow, id_key, ino_of};
+use crate::meta::rows::{DirentRow, IMMUTABLE, InodeRow, NameHash, PROTECTING, SubvolumeRow, id_key, ino_of};
 use crate::meta::versions::subvolumes::{
     self, LOCAL_LIMIT, public_ino, put_row, put_version, split_ino, subvolume_of,
 };
@@ -36,7 +37,7 @@ use super::rows::{Content, Rows, are_apart, leaf_of, put_inode};
 use super::types::{Attr, Caller, LINK_MAX, Timestamp};
 use super::{Fs, check_name, posix};
 
-use dropped::Wish;
+use wishes::{Source, Wish};
 
 impl Fs {
     /// The root of the subvolume of an inode; `None` outside all of them.
@@ -98,13 +99,25 @@ impl Fs {
     /// if it is the root of one, of an ordinary directory otherwise. Only its owner may, and root: a clone has the
     /// owners and modes of everything in it. Whoever calls this has made sure that the caller can reach `source`.
     pub fn wish_clone(&self, parent: u64, name: &[u8], source: u64, caller: Caller) -> Result<()> {
+        self.wish(Place { parent, name }, Source { ino: source, read_only: false }, caller)
+    }
+
+    /// The same for a clone that is protected from the moment it has its name. Root alone may, as with chattr(1).
+    pub fn wish_read_only(&self, parent: u64, name: &[u8], source: u64, caller: Caller) -> Result<()> {
+        if caller.uid != 0 {
+            return posix(libc::EPERM);
+        }
+        self.wish(Place { parent, name }, Source { ino: source, read_only: true }, caller)
+    }
+
+    fn wish(&self, Place { parent, name }: Place<'_>, source: Source, caller: Caller) -> Result<()> {
         check_name(name)?;
-        if subvolume_of(parent) > 0 || subvolume_of(source) > 0 && self.root_of(source) != Some(source) {
+        if subvolume_of(parent) > 0 || self.root_of(source.ino).is_some_and(|root| root != source.ino) {
             // Subvolumes are not nested, and what is cloned is the whole of one.
             return posix(libc::EINVAL);
         }
-        self.may_clone(source, caller)?;
-        self.dropped.wish(Wish { parent, name: name.to_vec(), uid: caller.uid }, source);
+        self.may_clone(source.ino, caller)?;
+        self.wishes.wish(Wish { parent, name: name.to_vec(), uid: caller.uid }, source);
         Ok(())
     }
 
@@ -133,21 +146,21 @@ impl Fs {
     }
 
     /// The source of a clone that was wished for at a place.
-    pub(super) fn wished(&self, place: Place<'_>, caller: Caller) -> Option<u64> {
+    pub(super) fn wished(&self, place: Place<'_>, caller: Caller) -> Option<Source> {
         let Place { parent, name } = place;
-        self.dropped.take_wish(|| Wish { parent, name: name.to_vec(), uid: caller.uid })
+        self.wishes.take_wish(|| Wish { parent, name: name.to_vec(), uid: caller.uid })
     }
 
-    /// Makes a clone of `source` at a place.
+    /// Makes a clone at a place.
     pub(super) fn make_clone(
         self: &Arc<Self>,
-        source: u64,
+        Source { ino: source, read_only }: Source,
         place: Place<'_>,
         caller: Caller,
     ) -> Result<Attr> {
         // The owner may have changed since the wish.
         self.may_clone(source, caller)?;
-        self.refuse_protected(&self.tree.shared(), &[place.parent])?;
+        may_add(&self.inode(place.parent)?.lock())?;
         if self.entry(&self.layers(), place.parent, place.name)?.is_some() {
             return posix(libc::EEXIST);
         }
@@ -158,17 +171,18 @@ impl Fs {
             0 => self.copy_directory(source)?,
             number => self.clone_subvolume(number)?,
         };
-        self.name_or_drop(number, place)
+        self.name_or_drop(number, place, read_only)
     }
 
     /// Gives a new subvolume its name, durably; if that cannot be, it is dropped.
-    pub(super) fn name_or_drop(&self, number: u64, place: Place<'_>) -> Result<Attr> {
-        let named = self.name_subvolume(number, place);
+    pub(super) fn name_or_drop(&self, number: u64, place: Place<'_>, read_only: bool) -> Result<Attr> {
+        let named = self.name_subvolume(number, place, read_only);
         if named.is_err() {
             // Nobody can reach it.
             self.drop_nameless(number)?;
         }
         let attr = named?;
+        self.wait_for_sealed(place.parent);
         self.store.commits.commit()?;
         Ok(attr)
     }
@@ -187,7 +201,8 @@ impl Fs {
         let (moved, leaf) = (self.store.new_version(), self.store.new_version());
         let next = layers.subvolumes.with_clone(source, number, (moved, leaf))?;
         let (born, name) = (Timestamp::now(), Vec::new());
-        let of_clone = SubvolumeRow { leaf, parent: 0, source, born, sealed: None, name, ..row.clone() };
+        let (sealed, protected) = (None, false);
+        let of_clone = SubvolumeRow { leaf, parent: 0, protected, source, born, sealed, name, ..row.clone() };
         self.at_swap(next, |batch| {
             for version in [moved, leaf] {
                 put_version(&batch.rows, version, Some(old));
@@ -238,7 +253,8 @@ impl Fs {
         let (leaf, root) = (self.store.new_version(), self.store.new_ino()?);
         let next = layers.subvolumes.with_new(number, Subvolume { leaf, root })?;
         let (born, name) = (Timestamp::now(), Vec::new());
-        let row = SubvolumeRow { leaf, root, parent: 0, dropped: false, source: 0, born, sealed: None, name };
+        let (dropped, protected, sealed) = (false, false, None);
+        let row = SubvolumeRow { leaf, root, parent: 0, dropped, protected, source: 0, born, sealed, name };
         self.at_swap(next, |batch| {
             put_version(&batch.rows, leaf, None);
             put_row(&batch.rows, number, &row);
@@ -270,9 +286,13 @@ impl Fs {
     }
 
     /// Gives a subvolume its name.
-    fn name_subvolume(&self, number: u64, Place { parent, name }: Place<'_>) -> Result<Attr> {
-        let tree = self.tree.alone();
-        self.refuse_protected(&tree, &[parent])?;
+    fn name_subvolume(
+        &self,
+        number: u64,
+        Place { parent, name }: Place<'_>,
+        protected: bool,
+    ) -> Result<Attr> {
+        let _tree = self.tree.shared();
         let directory = self.inode(parent)?;
         let mut dir = directory.lock();
         may_add(&dir)?;
@@ -288,18 +308,22 @@ impl Fs {
         let (layers, now) = (self.layers(), Timestamp::now());
         let row = subvolumes::row(&*layers, number)?.ok_or_else(|| subvolumes::missing(number))?;
         let ino = public_ino(number, row.root);
-        put_row(&member.rows, number, &SubvolumeRow { parent, name: name.to_vec(), ..row });
-        // The clone of what is protected is not.
+        put_row(&member.rows, number, &SubvolumeRow { parent, protected, name: name.to_vec(), ..row });
+        // The clone of what is protected is so only if that was asked for.
+        let protection = if protected { IMMUTABLE } else { 0 };
         let root = self.change_row(&member, ino, |root| InodeRow {
             parent,
-            flags: root.flags & !PROTECTING,
+            flags: root.flags & !PROTECTING | protection,
             ctime: now,
             ..root
         })?;
+        if protected {
+            self.protected.set_immutable(number, true);
+        }
         let inode = self.inodes.insert_new(ino, root, member.number);
         let entry = DirentRow { ino, kind: libc::S_IFDIR };
         self.add_entry(&member, parent, &mut dir, name, entry, now);
-        self.directory_came(&tree, &dir, true);
+        self.subvolume_came(parent, &dir.row, ino);
         drop(member);
         drop(held);
         let attr = inode.lock().attr(ino);
@@ -339,32 +363,45 @@ impl Fs {
 
     /// The next rmdir(2) of this root of a subvolume by this caller removes everything in it. Its owner may, and root.
     pub fn allow_drop(&self, root: u64, caller: Caller) -> Result<()> {
+        self.check_drop(root, caller)?;
+        self.wishes.allow(root, caller.uid);
+        Ok(())
+    }
+
+    /// Refuses to remove what is no root of a subvolume with EINVAL, and what somebody else owns or is protected with
+    /// EPERM.
+    pub fn check_drop(&self, root: u64, caller: Caller) -> Result<()> {
         if self.root_of(root) != Some(root) {
             return posix(libc::EINVAL);
         }
         let owner = self.inode(root)?.lock().row.uid;
-        if caller.uid != 0 && caller.uid != owner {
+        if caller.uid != 0 && caller.uid != owner || self.keeps(root)? {
             return posix(libc::EPERM);
         }
-        self.dropped.allow(root, caller.uid);
         Ok(())
+    }
+
+    /// Does the protection of a root, or of the directory that has its name, keep it from being removed?
+    fn keeps(&self, root: u64) -> Result<bool> {
+        let parent = self.inode(root)?.lock().row.parent;
+        let of_parent = self.inode(parent)?.lock().row.flags & PROTECTING;
+        Ok(self.is_protected(root) || of_parent != 0)
     }
 
     /// Takes that back.
     pub fn forbid_drop(&self, root: u64) {
-        self.dropped.take_allowed(root);
+        self.wishes.take_allowed(root);
     }
 
     /// True if an entry of `parent` is the root of a subvolume that this caller may remove with all that is in it.
     pub(super) fn may_drop(&self, ino: u64, parent: u64, caller: Option<Caller>) -> bool {
-        are_apart(ino, parent) && caller.is_some_and(|caller| self.dropped.is_allowed(ino, caller.uid))
+        are_apart(ino, parent) && caller.is_some_and(|caller| self.wishes.is_allowed(ino, caller.uid))
     }
 
     /// Drops the subvolume of a locked root that has just lost its name; whoever calls holds the subvolumes.
     pub(super) fn drop_subvolume(&self, member: &Member, root: u64, state: &mut InodeState) -> Result<()> {
-        self.dropped.take_allowed(root);
+        self.wishes.take_allowed(root);
         self.note_dropped(member, subvolume_of(root))?;
-        self.dropped.tell(subvolume_of(root));
         state.row.nlink = 0;
         Ok(())
     }
@@ -374,23 +411,15 @@ impl Fs {
         if self.root_of(root) == Some(root) { Ok(subvolume_of(root)) } else { posix(libc::EINVAL) }
     }
 
-    /// Subvolumes that were dropped since this was asked last.
-    pub fn newly_dropped(&self) -> Vec<u64> {
-        self.dropped.take_untold()
-    }
-
     /// Directory and name of each inode of a dropped subvolume that the kernel remembers, as far as they can be found.
     /// As long as it has these names cached, it does not forget the inodes, even if nobody uses them.
     pub fn remembered_names(&self, number: u64) -> Vec<(u64, Vec<u8>)> {
-        let mut by_dir: HashMap<u64, HashSet<u64>> = HashMap::new();
-        for ino in self.inodes.remembered().into_iter().filter(|ino| subvolume_of(*ino) == number) {
-            if let Ok(inode) = self.inode(ino) {
-                let parent = inode.lock().row.parent;
-                by_dir.entry(parent).or_default().insert(ino);
-            }
-        }
+        let mut remembered = self.inodes.remembered();
+        remembered.retain(|ino| subvolume_of(*ino) == number);
+        let inodes: HashSet<u64> = remembered.iter().copied().collect();
         let (layers, mut names) = (self.layers(), Vec::new());
-        for (dir, inodes) in by_dir.into_iter().filter(|(dir, _)| subvolume_of(*dir) == number) {
+        // Whoever has a name cached has its directory, too; what is no directory has no names in it.
+        for dir in remembered {
             let found = Rows::at(&layers).entries(dir, NameHash::FIRST, |_, name, entry| {
                 if inodes.contains(&entry.ino) {
                     names.push((dir, name.to_vec()));
@@ -412,11 +441,12 @@ impl Fs {
         Ok(())
     }
 
-    /// What an opening finds dropped, or without a name: a clone whose making was cut off. One whose row has a name
+    /// What an opening finds protected, dropped, or without a name: a clone whose making was cut off. One whose row has a name
     /// that its directory lacks is damaged, and stays: absence is never a drop (I7).
-    pub(super) fn find_dropped(&self) -> Result<()> {
-        let layers = self.layers();
-        for (number, row) in subvolumes::read_rows(&*layers)? {
+    pub(super) fn find_subvolumes(&self) -> Result<()> {
+        let rows = subvolumes::read_rows(&*self.layers())?;
+        self.load_protected(&rows);
+        for (number, row) in rows {
             if row.dropped {
                 self.dropped.insert(number);
             } else if row.name.is_empty() && self.store.batches.writable().is_ok() {

@@ -3,9 +3,8 @@
 //! What guards what:
 //! - The entries of a directory change only while its inode is locked, and so does everything in an inode's row. That
 //!   is all that creates, links, unlinks and renames of files in different directories need, so they go side by side.
-//! - How directories lie one below the other, and what protects them, is more than one inode says. Whoever changes
-//!   a name holds the tree lock shared; whoever moves a directory, changes flags of chattr(1), or puts a directory
-//!   into an append-only one, holds it alone. So nobody who holds it sees a way up change, nor a rule of `guard`.
+//! - How directories lie one below the other is more than one inode says. Whoever changes a name holds the tree lock
+//!   shared; whoever moves a directory holds it alone. So nobody who holds it sees a way up change.
 //!
 //! Lock order: the tree lock, then inodes by rising number, then membership in a batch. Who holds the tree lock does not
 //! take it again: somebody who waits to have it alone may stand between.
@@ -36,7 +35,7 @@ impl TreeLock {
         Tree { is_alone: false, _held: Held::Shared { _guard: self.0.read() } }
     }
 
-    /// For changes of the tree itself, and of what protects it.
+    /// For changes of the tree itself.
     pub fn alone(&self) -> Tree<'_> {
         if out(Protection::TreeAlone) {
             return Tree { is_alone: true, ..self.shared() };

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use fuser::FopenFlags;
 
-use super::control_dir::{self, ControlDir, ControlFiles};
+use super::control_dir::{self, ControlDir, ControlFiles, TRASH_INO};
 use super::init::Negotiated;
 use super::options::MountOptions;
 use super::protect::Pages;
@@ -46,7 +46,9 @@ impl Adapter {
     }
 
     pub(super) fn find(&self, parent: u64, name: &[u8]) -> Result<Attr> {
-        if control_dir::owns(parent) && name == b".." {
+        if parent == TRASH_INO && name == b".." {
+            self.control.lookup(ROOT_INO, name)
+        } else if control_dir::owns(parent) && name == b".." {
             self.fs.lookup(ROOT_INO, b".")
         } else if control_dir::owns_name(parent, name) {
             self.control.lookup(parent, name)
@@ -73,17 +75,24 @@ impl Adapter {
         Ok(())
     }
 
-    /// Called before a directory is added to `parent`, which may seal another one there.
-    pub(super) fn before_sealing(&self, parent: u64) -> Result<()> {
-        if self.fs.seals(parent) { self.write_out(parent) } else { Ok(()) }
+    /// Called before a directory is added to `parent`, which may seal a subvolume there, or the one that is moved there
+    /// from this name.
+    pub(super) fn before_sealing(&self, parent: u64, moved: Option<(u64, &[u8])>) -> Result<()> {
+        if !self.fs.seals(parent) {
+            return Ok(());
+        }
+        self.pages.write_out(self.uses_rings(), || {
+            let mut files = self.fs.remembered_of(parent)?;
+            if let Some((from, name)) = moved {
+                files.extend(self.fs.remembered_at(from, name)?);
+            }
+            Ok(files)
+        })
     }
 
-    /// Waits until the kernel has written out its pages of `ino` or, if that is a directory, of everything below it.
+    /// Waits until the kernel has written out its pages of what `ino` is about to protect.
     pub(super) fn write_out(&self, ino: u64) -> Result<()> {
-        self.pages.write_out(self.uses_rings(), || {
-            let is_dir = self.fs.getattr(ino)?.mode & libc::S_IFMT == libc::S_IFDIR;
-            if is_dir { self.fs.remembered_below(ino) } else { Ok(vec![ino]) }
-        })
+        self.pages.write_out(self.uses_rings(), || self.fs.remembered_of(ino))
     }
 
     /// Nothing has to be done to open a file or directory, and the kernel may learn that it need not ask.

@@ -10,6 +10,9 @@
 //! addresses an inode by the number in the entry reply, but shows the number in the last GETATTR reply. That number is
 //! fixed for each file. The entry reply has attributes with timeout 0, so stat(2) asks for it.
 //!
+//! `trash` in it is a directory that is always empty: a subvolume that is moved into it is removed, which
+//! [`super::operations`] does.
+//!
 //! All numbers from 2^63 on belong to this directory; `Fs` never uses them.
 
 use std::collections::HashMap;
@@ -23,6 +26,9 @@ use crate::fs::{Attr, Caller, DirEntry, ROOT_INO, SetAttr, Timestamp};
 
 const NAME: &[u8] = b".cairnfs";
 const DIR_INO: u64 = 1 << 63;
+/// The directory in it that takes what is to be removed.
+pub(super) const TRASH_INO: u64 = DIR_INO + 15;
+const TRASH: &[u8] = b"trash";
 /// The number of the first instance; the numbers between are those that stat(2) shows.
 const FIRST_INSTANCE: u64 = DIR_INO + 16;
 
@@ -103,7 +109,11 @@ pub(super) fn owns(ino: u64) -> bool {
 
 /// True for the numbers of its files.
 pub(super) fn is_file(ino: u64) -> bool {
-    ino > DIR_INO
+    ino > DIR_INO && ino != TRASH_INO
+}
+
+fn is_dir(ino: u64) -> bool {
+    ino == DIR_INO || ino == TRASH_INO
 }
 
 /// True if the name is that of the control directory, or is in it.
@@ -156,7 +166,13 @@ impl ControlDir {
     /// Finds a name for which [`owns_name`] holds, except `..`.
     pub(super) fn lookup(&self, parent: u64, name: &[u8]) -> Result<Attr> {
         if parent == ROOT_INO || (parent == DIR_INO && name == b".") {
-            return Ok(self.dir_attr());
+            return Ok(self.dir_attr(DIR_INO));
+        }
+        if parent == DIR_INO && name == TRASH || parent == TRASH_INO && name == b"." {
+            return Ok(self.dir_attr(TRASH_INO));
+        }
+        if parent == TRASH_INO {
+            return Err(Error::Posix(libc::ENOENT));
         }
         if is_file(parent) {
             return self.add_reference(parent, name);
@@ -203,8 +219,8 @@ impl ControlDir {
 
     /// The attributes to show.
     pub(super) fn getattr(&self, ino: u64) -> Result<Attr> {
-        if ino == DIR_INO {
-            return Ok(self.dir_attr());
+        if is_dir(ino) {
+            return Ok(self.dir_attr(ino));
         }
         self.with(ino, |instance| Ok(self.file_attr(instance.kind.shown_ino(), instance)))
     }
@@ -213,7 +229,7 @@ impl ControlDir {
     /// writeback cache, the kernel later sends the time of the write; if that were refused, every syncfs(2) of the
     /// mount would fail.
     pub(super) fn setattr(&self, ino: u64, set: &SetAttr) -> Result<Attr> {
-        if ino == DIR_INO || set.mode.is_some() || set.uid.is_some() || set.gid.is_some() {
+        if is_dir(ino) || set.mode.is_some() || set.uid.is_some() || set.gid.is_some() {
             return Err(Error::Posix(libc::EPERM));
         }
         self.with(ino, |instance| {
@@ -296,13 +312,16 @@ impl ControlDir {
         cookie: u64,
         add: &mut dyn FnMut(&DirEntry<'_>, Option<Kind>) -> bool,
     ) -> Result<()> {
-        if ino != DIR_INO {
+        let is_top = ino == DIR_INO;
+        if !is_dir(ino) {
             return Err(Error::Posix(libc::ENOTDIR));
         }
-        let dots = [(&b"."[..], DIR_INO), (b"..", ROOT_INO)];
-        let dots = dots.into_iter().map(|(name, ino)| (name, ino, libc::S_IFDIR, None));
+        let directories =
+            [(&b"."[..], ino), (b"..", if is_top { ROOT_INO } else { DIR_INO }), (TRASH, TRASH_INO)];
+        let directories = directories.into_iter().map(|(name, ino)| (name, ino, libc::S_IFDIR, None));
         let files = FILES.into_iter().map(|(name, kind)| (name, kind.shown_ino(), libc::S_IFREG, Some(kind)));
-        for ((name, ino, mode, kind), number) in dots.chain(files).zip(1..) {
+        let there = if is_top { usize::MAX } else { 2 };
+        for ((name, ino, mode, kind), number) in directories.chain(files).take(there).zip(1..) {
             let entry = DirEntry { ino, cookie: number, mode, name };
             if number > cookie && !add(&entry, kind) {
                 break;
@@ -312,15 +331,17 @@ impl ControlDir {
     }
 
     fn with<T>(&self, ino: u64, f: impl FnOnce(&mut Instance) -> Result<T>) -> Result<T> {
-        if ino == DIR_INO {
+        if is_dir(ino) {
             return Err(Error::Posix(libc::EISDIR));
         }
         let mut known = self.known.lock();
         f(known.get_mut(&ino).ok_or(Error::Posix(libc::ESTALE))?)
     }
 
-    fn dir_attr(&self) -> Attr {
-        self.attr(DIR_INO, libc::S_IFDIR | 0o555, 0, self.born)
+    fn dir_attr(&self, ino: u64) -> Attr {
+        // Anybody may move something into the trash that is his.
+        let mode = if ino == TRASH_INO { 0o777 } else { 0o555 };
+        self.attr(ino, libc::S_IFDIR | mode, 0, self.born)
     }
 
     fn file_attr(&self, ino: u64, instance: &Instance) -> Attr {
@@ -333,7 +354,11 @@ impl ControlDir {
             ino,
             generation: 0,
             mode,
-            nlink: if ino == DIR_INO { 2 } else { 1 },
+            nlink: match ino {
+                DIR_INO => 3,
+                TRASH_INO => 2,
+                _ => 1,
+            },
             uid: self.uid,
             gid: self.gid,
             rdev: 0,
@@ -448,7 +473,7 @@ mod tests {
                     return false;
                 }
                 room -= 1;
-                assert_eq!(attr.is_some(), !entry.name.starts_with(b"."));
+                assert_eq!(attr.is_some(), entry.mode == libc::S_IFREG);
                 assert!(attr.is_none_or(|attr| attr.ino == entry.ino));
                 names.push(entry.name.to_vec());
                 cookie = entry.cookie;
@@ -456,9 +481,30 @@ mod tests {
             })
             .expect("lists");
         }
-        let wanted: [&[u8]; 5] = [b".", b"..", b"generation", b"status", b"gc"];
+        let wanted: [&[u8]; 6] = [b".", b"..", b"trash", b"generation", b"status", b"gc"];
         assert_eq!(names, wanted);
         assert_eq!(dir.known.lock().len(), 3);
+    }
+
+    #[test]
+    fn the_trash_is_a_directory_and_always_empty() {
+        let dir = dir();
+        let trash = dir.lookup(DIR_INO, TRASH).expect("exists");
+        assert_eq!((trash.ino, trash.mode), (TRASH_INO, libc::S_IFDIR | 0o777));
+        assert_eq!(dir.lookup(TRASH_INO, b".").expect("itself").ino, TRASH_INO);
+        assert_eq!(dir.getattr(TRASH_INO).expect("known").mode, trash.mode);
+        assert_eq!(errno(dir.lookup(TRASH_INO, b"status")), libc::ENOENT);
+        assert_eq!(
+            errno(dir.setattr(TRASH_INO, &SetAttr { mode: Some(0), ..SetAttr::default() })),
+            libc::EPERM
+        );
+        let mut names = Vec::new();
+        dir.readdir(TRASH_INO, 0, &mut |entry| {
+            names.push((entry.name.to_vec(), entry.ino));
+            true
+        })
+        .expect("lists");
+        assert_eq!(names, [(b".".to_vec(), TRASH_INO), (b"..".to_vec(), DIR_INO)]);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use fuser::{FopenFlags, WriteFlags};
 
 use super::adapter::Adapter;
-use super::control_dir::{self, may_create, may_remove, not_ours};
+use super::control_dir::{self, TRASH_INO, may_create, may_remove, not_ours};
 use super::ioctl;
 use super::requester::Requester;
 use super::xattr::{self, Fitted};
@@ -84,7 +84,7 @@ impl Adapter {
         umask: u32,
     ) -> Result<Attr> {
         may_create(parent, name)?;
-        self.before_sealing(parent)?;
+        self.before_sealing(parent, None)?;
         self.fs.mkdir(parent, name, caller, mode, umask)
     }
 
@@ -106,9 +106,18 @@ impl Adapter {
 
     pub(super) fn rmdir(&self, parent: u64, name: &[u8], caller: Caller) -> Result<()> {
         may_remove(parent, name)?;
-        self.fs.rmdir_as(parent, name, caller)?;
-        for number in self.fs.newly_dropped() {
-            self.pages.drop_names_of(&self.fs, number);
+        if let Some(number) = self.fs.rmdir_as(parent, name, caller)? {
+            self.pages.drop_names_of(&self.fs, number, None);
+        }
+        Ok(())
+    }
+
+    /// Removes a subvolume that is moved into the trash. The kernel takes the new name for one that exists now, and is
+    /// told of that as well.
+    fn trash(&self, parent: u64, name: &[u8], newname: &[u8], caller: Caller) -> Result<()> {
+        not_ours(parent, libc::EPERM)?;
+        if let Some(number) = self.fs.drop_by_name(parent, name, caller)? {
+            self.pages.drop_names_of(&self.fs, number, Some((TRASH_INO, newname.to_vec())));
         }
         Ok(())
     }
@@ -116,11 +125,10 @@ impl Adapter {
     /// `flags` are those of renameat2(2).
     pub(super) fn rename(
         &self,
-        parent: u64,
-        name: &[u8],
-        newparent: u64,
-        newname: &[u8],
+        (parent, name): (u64, &[u8]),
+        (newparent, newname): (u64, &[u8]),
         flags: u32,
+        caller: Caller,
     ) -> Result<()> {
         let known = libc::RENAME_NOREPLACE | libc::RENAME_EXCHANGE;
         if flags & !known != 0 || flags == known {
@@ -130,9 +138,12 @@ impl Adapter {
             noreplace: flags & libc::RENAME_NOREPLACE != 0,
             exchange: flags & libc::RENAME_EXCHANGE != 0,
         };
+        if newparent == TRASH_INO && !flags.exchange {
+            return self.trash(parent, name, newname, caller);
+        }
         may_remove(parent, name)?;
         may_remove(newparent, newname)?;
-        self.before_sealing(newparent)?;
+        self.before_sealing(newparent, Some((parent, name)))?;
         self.fs.rename(parent, name, newparent, newname, flags)
     }
 
@@ -261,23 +272,28 @@ impl Adapter {
 
     /// `size` is the room that the caller has, 0 where it asks for the size; here and in the next.
     fn wish_clone(&self, source: u64, caller: Caller, value: &[u8]) -> Result<()> {
-        let (taken_back, parent, name) = xattr::clone_wish(value)?;
+        let (sign, parent, name) = xattr::clone_wish(value)?;
         for ino in [parent, source] {
             not_ours(ino, libc::EINVAL)?;
         }
-        if taken_back {
+        if sign == Some(b'-') {
             self.fs.forget_wish(parent, name, caller);
             return Ok(());
         }
-        self.fs.wish_clone(parent, name, source, caller)
+        match sign {
+            Some(b'!') => self.fs.wish_read_only(parent, name, source, caller),
+            _ => self.fs.wish_clone(parent, name, source, caller),
+        }
     }
 
     fn wish_drop(&self, caller: Caller, value: &[u8]) -> Result<()> {
         let (sign, root) = xattr::drop_wish(value)?;
         not_ours(root, libc::EINVAL)?;
-        self.fs.allow_drop(root, caller)?;
-        if sign.is_some() {
-            self.fs.forbid_drop(root);
+        self.fs.check_drop(root, caller)?;
+        match sign {
+            None => self.fs.allow_drop(root, caller)?,
+            Some(b'-') => self.fs.forbid_drop(root),
+            Some(_) => {}
         }
         Ok(())
     }

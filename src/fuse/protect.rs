@@ -1,7 +1,7 @@
 //! The kernel's cached pages of files that are or will be protected.
 //!
 //! A page that a program changed (with the writeback cache, or through mapped memory) arrives as a WRITE at some later
-//! time. So before chattr(1) is answered, and before a new directory seals its neighbour, the kernel has to write out
+//! time. So before chattr(1) is answered, and before a new subvolume seals its neighbour, the kernel has to write out
 //! its pages of these files; acknowledged writes are kept. Pages that change later are refused when they arrive, and
 //! the kernel drops them, so that nobody goes on reading bytes that the store does not have.
 //!
@@ -91,13 +91,13 @@ impl Pages {
         }
     }
 
-    /// Makes the kernel drop the names that it has cached in a subvolume which was dropped. Does not wait for it: the
-    /// kernel takes locks for that which a request may hold.
-    pub(super) fn drop_names_of(&self, fs: &Arc<Fs>, number: u64) {
+    /// Makes the kernel drop the names that it has cached in a subvolume which was dropped, and this one, which it thinks
+    /// there is. Does not wait for it: the kernel takes locks for that which a request may hold.
+    pub(super) fn drop_names_of(&self, fs: &Arc<Fs>, number: u64, of_it: Option<(u64, Vec<u8>)>) {
         let (fs, kernel) = (Arc::clone(fs), Arc::clone(&self.kernel));
         start("cairn-drop", move || {
             let Some(kernel) = kernel.get() else { return };
-            for (parent, name) in fs.remembered_names(number) {
+            for (parent, name) in of_it.into_iter().chain(fs.remembered_names(number)) {
                 if let Err(error) = kernel.inval_entry(INodeNo(parent), OsStr::from_bytes(&name)) {
                     // It has no such name, or forgets it right now.
                     tracing::debug!(parent, "having the kernel drop a name: {error}");

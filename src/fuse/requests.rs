@@ -193,7 +193,7 @@ impl Filesystem for DevFuse {
 
     fn rename(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -201,9 +201,10 @@ impl Filesystem for DevFuse {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let (name, newname) = (name.to_owned(), newname.to_owned());
+        let (name, newname, caller) = (name.to_owned(), newname.to_owned(), caller(req));
         self.answer_apart_if(self.seals(newparent), request_info("rename", parent), reply, move |adapter| {
-            adapter.rename(parent.0, name.as_bytes(), newparent.0, newname.as_bytes(), flags.bits())
+            let (from, to) = ((parent.0, name.as_bytes()), (newparent.0, newname.as_bytes()));
+            adapter.rename(from, to, flags.bits(), caller)
         });
     }
 

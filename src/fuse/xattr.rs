@@ -8,19 +8,22 @@ use crate::fs::{NameSpace, is_namespace};
 pub(super) const PRESENCE: &[u8] = b"cairnfs.presence";
 
 /// What is written to this attribute of a directory, "PARENT NAME", makes the next mkdir(2) of that name in the directory
-/// with that inode number, by the same user, a clone of it; with a minus sign before, it does not any more. It can only
-/// be written, and by whom the kernel lets reach and write the directory that is cloned.
+/// with that inode number, by the same user, a clone of it; with an exclamation mark before, a protected one; with a minus
+/// sign before, it does not any more. It can only be written, and by whom the kernel lets reach and write the directory that is cloned.
 pub const CLONE: &str = "cairnfs.clone";
 /// The same for rmdir(2), written to the directory that has the name: "INODE" lets the next one of the same user remove
 /// that root of a subvolume with all that is in it, "-INODE" takes that back, "?INODE" only asks whether it may.
 pub const DROP: &str = "cairnfs.drop";
 
-/// Whether it is taken back, the directory and the name in what is written to [`CLONE`].
-pub(super) fn clone_wish(value: &[u8]) -> Result<(bool, u64, &[u8])> {
+/// The sign, if there is one, the directory and the name in what is written to [`CLONE`].
+pub(super) fn clone_wish(value: &[u8]) -> Result<(Option<u8>, u64, &[u8])> {
     let wrong = || Error::Posix(libc::EINVAL);
-    let (taken_back, value) = value.strip_prefix(b"-").map_or((false, value), |rest| (true, rest));
+    let (sign, value) = match value {
+        [sign @ (b'-' | b'!'), rest @ ..] => (Some(*sign), rest),
+        _ => (None, value),
+    };
     let at = value.iter().position(|byte| *byte == b' ').ok_or_else(wrong)?;
-    Ok((taken_back, number(&value[..at])?, &value[at + 1..]))
+    Ok((sign, number(&value[..at])?, &value[at + 1..]))
 }
 
 /// The sign, if there is one, and the inode in what is written to [`DROP`].
@@ -123,8 +126,9 @@ mod tests {
 
     #[test]
     fn wishes_are_read_or_refused() {
-        assert!(matches!(clone_wish(b"17 a b"), Ok((false, 17, b"a b"))));
-        assert!(matches!(clone_wish(b"-17 a"), Ok((true, 17, b"a"))));
+        assert!(matches!(clone_wish(b"17 a b"), Ok((None, 17, b"a b"))));
+        assert!(matches!(clone_wish(b"-17 a"), Ok((Some(b'-'), 17, b"a"))));
+        assert!(matches!(clone_wish(b"!17 a"), Ok((Some(b'!'), 17, b"a"))));
         assert!(matches!(drop_wish(b"?17"), Ok((Some(b'?'), 17))));
         assert!(matches!(drop_wish(b"17"), Ok((None, 17))));
         for wrong in [&b"17"[..], b"x y", b"", b" a"] {

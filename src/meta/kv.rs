@@ -48,10 +48,6 @@ pub enum Table {
     State,
     /// ChunkId that did not read back -> the pack it was in.
     Bad,
-    /// Inode with several names, directory -> how many of them are in it.
-    Links,
-    /// Directory that is immutable or append-only -> nothing.
-    Protected,
     /// Copy, version -> its parent.
     Versions,
     /// Copy, number of a subvolume -> where it is and at which version it stands.
@@ -72,7 +68,7 @@ pub enum Table {
 
 impl Table {
     /// All tables, in the order of their numbers.
-    pub const ALL: [Table; 19] = [
+    pub const ALL: [Table; 17] = [
         Table::Inodes,
         Table::Dirents,
         Table::Xattrs,
@@ -82,8 +78,6 @@ impl Table {
         Table::Orphans,
         Table::State,
         Table::Bad,
-        Table::Links,
-        Table::Protected,
         Table::Versions,
         Table::Subvolumes,
         Table::SubInodes,
@@ -106,8 +100,6 @@ impl Table {
             Table::Orphans => "orphans",
             Table::State => "state",
             Table::Bad => "bad",
-            Table::Links => "links",
-            Table::Protected => "held",
             Table::Versions => "versions",
             Table::Subvolumes => "subvolumes",
             Table::SubInodes => "sub_inodes",

@@ -28,7 +28,6 @@ fn again(table: Table, key: &[u8], row: &[u8]) -> Result<Option<Vec<u8>>> {
         Table::State if key == STATE_KEY => State::decode(row)?.encode(),
         Table::State if key == SCRUB_KEY => ScrubRow::decode(row)?.encode(),
         Table::Bad => bad_row(bad_pack(row)?),
-        Table::Links => rows::link_row(rows::link_count(row)?),
         Table::Versions => {
             let parent = rows::decode_version_row(row)?;
             rows::version_rows(rows::split_version(key)?.1, parent)[0].1.to_vec()
@@ -41,7 +40,7 @@ fn again(table: Table, key: &[u8], row: &[u8]) -> Result<Option<Vec<u8>>> {
             let offset = u64::from_be_bytes(*key.last_chunk().expect("an offset"));
             Extent::decode(offset, row)?.encode()
         }
-        Table::Xattrs | Table::Orphans | Table::State | Table::Protected => return Ok(None),
+        Table::Xattrs | Table::Orphans | Table::State => return Ok(None),
         Table::SubXattrs | Table::Owned => return Ok(None),
     }))
 }

@@ -41,7 +41,7 @@ impl World {
     /// What `cairnfs rm` asks for.
     pub fn drop_subvolume(&self, root: u64, name: &str) -> Result<()> {
         self.fs.allow_drop(root, CALLER)?;
-        self.fs.rmdir_as(ROOT_INO, name.as_bytes(), CALLER)
+        self.fs.rmdir_as(ROOT_INO, name.as_bytes(), CALLER).map(drop)
     }
 
     /// Everything that waits to be reaped.

@@ -37,7 +37,7 @@ fn the_control_directory_is_hidden_fresh_and_guarded() {
     fs::write(world.mnt.join("file"), "x").unwrap();
     assert_eq!(names(&world.mnt), ["file"], "it is not listed");
     assert_eq!(tool!("ls", "-A", world.mnt), "file\n");
-    assert_eq!(names(&world.mnt.join(".cairnfs")), ["gc", "generation", "status"]);
+    assert_eq!(names(&world.mnt.join(".cairnfs")), ["gc", "generation", "status", "trash"]);
 
     let status = |world: &World| -> Value { serde_json::from_str(&cat(&control(world, "status"))).unwrap() };
     let before = status(&world);

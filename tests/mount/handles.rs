@@ -93,12 +93,16 @@ fn a_handle_of_what_is_gone_is_stale() {
 #[test]
 fn a_handle_is_no_way_around_protection() {
     let Some(world) = World::usual().filter(may_open) else { return };
-    let handles = made(&world);
-    calls::set_flags(&world.mnt.join("d"), calls::IMMUTABLE).unwrap();
+    made(&world);
+    crate::subvolumes::made(&world.mnt.join("d"), &world.mnt.join("snap"));
+    let handle_of = |name: &str| calls::handle(&world.mnt.join(name)).unwrap();
+    let names = [("snap/e/f/g/h/deep", libc::EPERM), ("snap/linked", libc::EPERM), ("file", 0)];
+    let handles = names.map(|(name, _)| handle_of(name));
+    calls::set_flags(&world.mnt.join("snap"), calls::IMMUTABLE).unwrap();
     for _ in 0..2 {
-        for (name, expected) in [("d/e/f/g/h/deep", libc::EPERM), ("d/linked", libc::EPERM), ("file", 0)] {
-            let file = calls::open_handle(&world.mnt, &handles[name], libc::O_RDWR).unwrap();
-            assert_eq!(errno(file.write_at(b"x", 0)), expected, "{name}");
+        for ((name, expected), handle) in names.iter().zip(&handles) {
+            let file = calls::open_handle(&world.mnt, handle, libc::O_RDWR).unwrap();
+            assert_eq!(errno(file.write_at(b"x", 0)), *expected, "{name}");
         }
         world.remount();
     }

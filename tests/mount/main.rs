@@ -60,3 +60,4 @@ mod resume;
 mod sabotage;
 mod together;
 mod transport;
+mod trash;

@@ -123,27 +123,6 @@ fn rsync_keeps_everything_and_shares_inodes() {
 }
 
 #[test]
-fn rsync_links_to_a_snapshot_that_is_immutable() {
-    let Some(world) = ordinary().filter(|_| need_programs(&["rsync"]) && need_root("chattr +i")) else {
-        return;
-    };
-    let (source, group) = (world.host().join("source"), world.mnt.join("group"));
-    let tree = Tree::small(6);
-    tree.write(&source);
-    fs::create_dir(&group).unwrap();
-    tool!("rsync", "-a", source.join(""), group.join("1"));
-    tool!("chattr", "+i", group.join("1"));
-    tool!("rsync", "-a", "--link-dest=../1", source.join(""), group.join("2"));
-    for name in tree.0.keys() {
-        assert_eq!(fs::metadata(group.join("2").join(name)).unwrap().nlink(), 2, "{}", name.display());
-    }
-    tool!("rm", "-rf", group.join("2"));
-    tree.assert_at(&group.join("1"));
-    tool!("chattr", "-i", group.join("1"));
-    world.close();
-}
-
-#[test]
 fn cp_keeps_holes_and_clones() {
     let Some(world) = ordinary().filter(|_| need_programs(&["setfacl"])) else { return };
     let source = world.host().join("source");

@@ -1,5 +1,6 @@
-//! chattr(1) on directories: what is below an immutable one stays, and a group that is append-only loses nothing.
+//! chattr(1) and `cairnfs protect`: what is in a protected subvolume stays, and a group that is append-only loses none.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
@@ -8,10 +9,11 @@ use std::path::{Path, PathBuf};
 use crate::calls::{self, errno};
 use crate::data::noise;
 use crate::skip::need_root;
+use crate::subvolumes::made;
 use crate::sys;
-use crate::world::{Setup, World, tool};
+use crate::world::{Setup, World, cairnfs, tool};
 
-/// A store with a snapshot, and files that were opened before it became immutable.
+/// A store with a snapshot, and a file that was opened before it was protected.
 struct Snapshot {
     world: World,
     bytes: Vec<u8>,
@@ -27,16 +29,16 @@ impl Snapshot {
     fn new(setup: Setup) -> Option<Self> {
         let world = World::new(setup).filter(|_| may_protect())?;
         let (bytes, mnt) = (noise(1, 300_000), world.mnt.clone());
-        for dir in ["group/snap/deep/er", "group/snap/empty", "elsewhere"] {
+        for dir in ["plain/deep/er", "plain/empty", "elsewhere", "group"] {
             fs::create_dir_all(mnt.join(dir)).unwrap();
         }
-        for name in ["group/snap/f", "group/snap/deep/er/f", "elsewhere/f"] {
+        for name in ["plain/f", "plain/deep/er/f", "elsewhere/f"] {
             fs::write(mnt.join(name), &bytes).unwrap();
         }
-        symlink("f", mnt.join("group/snap/link")).unwrap();
-        sys::set_xattr(&mnt.join("group/snap/f"), "user.there", b"value").unwrap();
-        fs::hard_link(mnt.join("group/snap/deep/er/f"), mnt.join("elsewhere/shared")).unwrap();
-        fs::hard_link(mnt.join("group/snap/deep/er/f"), mnt.join("elsewhere/shared too")).unwrap();
+        symlink("f", mnt.join("plain/link")).unwrap();
+        sys::set_xattr(&mnt.join("plain/f"), "user.there", b"value").unwrap();
+        fs::hard_link(mnt.join("plain/deep/er/f"), mnt.join("plain/shared")).unwrap();
+        made(&mnt.join("plain"), &mnt.join("group/snap"));
         let open = File::options().read(true).write(true).open(mnt.join("group/snap/deep/er/f")).unwrap();
         Some(Self { world, bytes, open })
     }
@@ -93,20 +95,15 @@ fn attempts<'a>(world: &'a World, open: &'a File) -> Vec<Attempt<'a>> {
         boxed("mkdir", move || fs::create_dir(at("group/snap/deep/new"))),
         boxed("symlink", move || symlink("x", at("group/snap/deep/new"))),
         boxed("mkfifo", move || sys::mkfifo(&at("group/snap/deep/new"))),
-        boxed("link into it", move || fs::hard_link(at("elsewhere/f"), at("group/snap/deep/new"))),
+        boxed("link within it", move || fs::hard_link(at("group/snap/f"), at("group/snap/deep/new"))),
         boxed("unlink", move || fs::remove_file(at("group/snap/deep/er/f"))),
         boxed("rmdir", move || fs::remove_dir(at("group/snap/empty"))),
-        boxed("rename out of it", move || fs::rename(at("group/snap/deep"), at("elsewhere/deep"))),
-        boxed("rename into it", move || fs::rename(at("elsewhere/f"), at("group/snap/deep/new"))),
-        boxed("rename over it", move || fs::rename(at("elsewhere/f"), at("group/snap/f"))),
         boxed("rename within it", move || fs::rename(at("group/snap/f"), at("group/snap/deep/g"))),
-        boxed("exchange", move || sys::rename(&at("group/snap/f"), &at("elsewhere/f"), exchange)),
+        boxed("rename over it", move || fs::rename(at("group/snap/f"), at("group/snap/deep/er/f"))),
+        boxed("exchange", move || sys::rename(&at("group/snap/f"), &at("group/snap/deep/er/f"), exchange)),
         boxed("rename the snapshot", move || fs::rename(at("group/snap"), at("group/other"))),
-        boxed("write by another name", move || write("elsewhere/shared")?.write_all(b"x")),
-        boxed("truncate by another name", move || write("elsewhere/shared")?.set_len(1)),
-        boxed("chmod by another name", move || {
-            fs::set_permissions(at("elsewhere/shared"), PermissionsExt::from_mode(0o600))
-        }),
+        boxed("move it into the trash", move || fs::rename(at("group/snap"), at(".cairnfs/trash/snap"))),
+        boxed("write by another name", move || write("group/snap/shared")?.write_all(b"x")),
     ]
 }
 
@@ -117,49 +114,93 @@ fn not_refused(world: &World, open: &File) -> Vec<String> {
 }
 
 #[test]
-fn nothing_below_an_immutable_directory_changes() {
+fn nothing_in_a_protected_subvolume_changes() {
     let Some(snapshot) = Snapshot::new(Setup::default()) else { return };
     let (world, before) = (&snapshot.world, snapshot.picture());
-    tool!("chattr", "+i", snapshot.at("group/snap"));
+    said(&["protect"], &snapshot.at("group/snap"), 0);
     assert_eq!(calls::xflags(&snapshot.at("group/snap")).unwrap(), calls::X_IMMUTABLE);
     let wrong = not_refused(world, &snapshot.open);
     assert!(wrong.is_empty(), "not refused: {wrong:?}");
     assert_eq!(snapshot.picture(), before);
-    // Names elsewhere come and go; the file stays what it is, and stays protected, down to its only name.
-    fs::hard_link(snapshot.at("group/snap/f"), snapshot.at("elsewhere/kept")).unwrap();
-    assert_eq!(errno(fs::write(snapshot.at("elsewhere/kept"), "x")), libc::EPERM);
-    for name in ["elsewhere/kept", "elsewhere/shared too"] {
-        fs::remove_file(snapshot.at(name)).unwrap();
-    }
-    fs::rename(snapshot.at("elsewhere/shared"), snapshot.at("group/shared")).unwrap();
-    fs::rename(snapshot.at("group/shared"), snapshot.at("elsewhere/shared")).unwrap();
+    // What is above it moves as ever, and takes it along.
     fs::rename(snapshot.at("group"), snapshot.at("moved")).unwrap();
     fs::rename(snapshot.at("moved"), snapshot.at("group")).unwrap();
     let Snapshot { world, bytes, open } = snapshot;
     drop(open);
     world.remount();
-    let open = File::options().read(true).write(true).open(world.mnt.join("elsewhere/shared")).unwrap();
+    let open = File::options().read(true).write(true).open(world.mnt.join("group/snap/shared")).unwrap();
     let snapshot = Snapshot { world, bytes, open };
     let wrong = not_refused(&snapshot.world, &snapshot.open);
     assert!(wrong.is_empty(), "not refused after a remount: {wrong:?}");
-    let without_ctime =
-        |picture: &str| picture.lines().filter(|line| line.len() > 12).collect::<Vec<_>>().join("\n");
-    assert_eq!(without_ctime(&snapshot.picture()), without_ctime(&before));
-    fs::remove_file(snapshot.at("elsewhere/shared")).unwrap();
-    assert_eq!(errno(snapshot.open.write_at(b"x", 0)), libc::EPERM, "the snapshot's is the last name");
-    calls::set_xflags(&snapshot.at("group/snap"), 0).unwrap();
+    assert_eq!(snapshot.picture(), before);
+    for words in [&["rm"][..], &["rm", "--dry-run"]] {
+        let refusal = said(words, &snapshot.at("group/snap"), 1);
+        assert!(refusal.contains("is protected; `cairnfs unprotect"), "{refusal}");
+    }
+    // A clone of it is free, unless that was not wanted.
+    let (snap, free, other) = (snapshot.at("group/snap"), snapshot.at("free"), snapshot.at("group/other"));
+    made(&snap, &free);
+    fs::write(free.join("f"), "changed").unwrap();
+    let clone = ["clone".as_ref(), "--read-only".as_ref(), free.as_os_str(), other.as_os_str()];
+    assert_eq!(cairnfs(&clone).code, 0);
+    assert_eq!(errno(fs::write(other.join("f"), "x")), libc::EPERM);
+    assert_eq!(fs::read(other.join("f")).unwrap(), b"changed");
+    said(&["unprotect"], &snapshot.at("group/snap"), 0);
     snapshot.open.write_at(b"x", 0).unwrap();
     assert_eq!(fs::read(snapshot.at("group/snap/deep/er/f")).unwrap()[1..], snapshot.bytes[1..]);
-    tool!("rm", "-r", snapshot.at("group/snap"));
     drop(snapshot.open);
+    for path in [&snap, &other] {
+        said(&["unprotect"], path, 0);
+        said(&["rm"], path, 0);
+    }
     snapshot.world.close();
+}
+
+/// What the command says about a path, and that it ends with this code.
+fn said(words: &[&str], path: &Path, code: i32) -> String {
+    let words: Vec<&OsStr> = words.iter().map(OsStr::new).chain([path.as_os_str()]).collect();
+    let outcome = cairnfs(&words);
+    assert_eq!(outcome.code, code, "{}", outcome.said());
+    outcome.said()
+}
+
+#[test]
+fn what_is_no_subvolume_is_not_protected_and_it_is_said_how_to_make_one() {
+    let Some(world) = World::usual().filter(|_| may_protect()) else { return };
+    let (dir, file) = (world.mnt.join("dir"), world.mnt.join("file"));
+    fs::create_dir(&dir).unwrap();
+    fs::write(&file, "x").unwrap();
+    for word in ["protect", "unprotect"] {
+        let refusal = said(&[word], &dir, 2);
+        assert!(
+            refusal.contains("is an ordinary directory") && refusal.contains("cairnfs clone"),
+            "{refusal}"
+        );
+        said(&[word], &file, 2);
+        said(&[word], &world.mnt.join("none"), 1);
+        said(&[word], &world.host(), 2);
+    }
+    // As on ext4: the names in it stay, and nothing else.
+    fs::create_dir_all(dir.join("below")).unwrap();
+    fs::write(dir.join("f"), "x").unwrap();
+    tool!("chattr", "+i", dir);
+    fs::write(dir.join("f"), "y").unwrap();
+    File::create(dir.join("below/new")).unwrap();
+    assert_eq!(errno(File::create(dir.join("new"))), libc::EPERM);
+    assert_eq!(errno(fs::remove_file(dir.join("f"))), libc::EPERM);
+    tool!("chattr", "-i", "+a", dir);
+    File::create(dir.join("new")).unwrap();
+    assert_eq!(errno(fs::remove_file(dir.join("f"))), libc::EPERM);
+    tool!("chattr", "-a", dir);
+    tool!("rm", "-r", dir);
+    world.close();
 }
 
 /// The attempts can succeed: without the protection they do.
 #[cfg(feature = "sim")]
 #[test]
-fn without_the_way_up_a_snapshot_is_changed() {
-    let setup = Setup { sabotage: "walk-up", ..Setup::default() };
+fn without_asking_by_number_a_snapshot_is_changed() {
+    let setup = Setup { sabotage: "protected-by-number", ..Setup::default() };
     let Some(snapshot) = Snapshot::new(setup) else { return };
     let before = snapshot.picture();
     calls::set_flags(&snapshot.at("group/snap"), calls::IMMUTABLE).unwrap();
@@ -183,82 +224,68 @@ fn backup_into(dir: &Path, seed: u64) {
 fn a_group_that_is_append_only_loses_no_snapshot() {
     let Some(world) = World::usual().filter(|_| may_protect()) else { return };
     let (group, at) = (world.mnt.join("group"), |name: &str| world.mnt.join("group").join(name));
-    backup_into(&at("1"), 10);
-    backup_into(&at("2"), 20);
+    let empty = world.mnt.join("empty");
+    fs::create_dir_all(&empty).unwrap();
+    fs::create_dir(&group).unwrap();
+    for (name, seed) in [("1", 10), ("2", 20)] {
+        made(&empty, &at(name));
+        backup_into(&at(name), seed);
+    }
     tool!("chattr", "+a", group);
     assert_eq!(calls::xflags(&group).unwrap(), calls::X_APPEND);
     for _ in 0..2 {
-        // Sealed: 1. The one made last is open.
+        // Sealed: 1. The one made last is open, and keeps its name.
         for name in ["1", "2"] {
             assert_eq!(errno(fs::rename(at(name), at("new"))), libc::EPERM);
             assert_eq!(errno(fs::rename(at(name), world.mnt.join("new"))), libc::EPERM);
+            assert_eq!(errno(fs::rename(at(name), world.mnt.join(".cairnfs/trash/x"))), libc::EPERM);
+            let refusal = said(&["rm"], &at(name), 1);
+            assert!(refusal.contains("keeps what is in it; `chattr -a"), "{refusal}");
         }
         let exchange = sys::rename(&at("1"), &at("2"), libc::RENAME_EXCHANGE);
         assert_eq!(errno(exchange), libc::EPERM);
-        assert_eq!(errno(fs::rename(&group, world.mnt.join("new"))), libc::EPERM);
         assert_eq!(errno(fs::remove_file(at("1/sub/0"))), libc::EPERM);
         assert_eq!(errno(fs::write(at("1/sub/0"), "encrypted")), libc::EPERM);
         assert_eq!(errno(File::create(at("1/new"))), libc::EPERM);
         fs::write(at("2/sub/0"), "changed").unwrap();
         world.remount();
     }
-    // The next one, with files of the last, seals it; the old file stays as it is.
+    // The next one seals it.
     let old = File::options().write(true).open(at("2/sub/1")).unwrap();
     old.write_at(b"still open", 0).unwrap();
-    fs::create_dir(at("3")).unwrap();
+    made(&at("2"), &at("3"));
     assert_eq!(errno(old.write_at(b"x", 0)), libc::EPERM);
     drop(old);
-    fs::hard_link(at("2/sub/1"), at("3/linked")).unwrap();
     backup_into(&at("3"), 30);
     assert_eq!(errno(fs::remove_dir_all(at("2"))), libc::EPERM);
     assert!(fs::read(at("2/sub/1")).unwrap().starts_with(b"still open"));
     assert_eq!(fs::read_dir(at("2/sub")).unwrap().count(), 5);
-    assert_eq!(errno(fs::write(at("3/linked"), "x")), libc::EPERM, "it is the sealed one's, too");
     // One that comes from elsewhere and was made earlier is sealed as it comes.
-    fs::create_dir(world.mnt.join("staged")).unwrap();
-    backup_into(&at("4"), 40);
-    fs::rename(world.mnt.join("staged"), at("staged")).unwrap();
+    let staged = world.mnt.join("staged");
+    made(&at("3"), &staged);
+    made(&at("3"), &at("4"));
+    fs::rename(&staged, at("staged")).unwrap();
     assert_eq!(errno(File::create(at("staged/new"))), libc::EPERM);
     File::create(at("4/new")).unwrap();
-    // Files right in the group keep their names; what is in them is theirs.
+    // Files and ordinary directories right in the group keep their names; what is in them is theirs.
     fs::write(at("note"), "one").unwrap();
     fs::write(at("note"), "two").unwrap();
     assert_eq!(errno(fs::remove_file(at("note"))), libc::EPERM);
+    fs::create_dir(at("plain")).unwrap();
+    fs::write(at("plain/x"), "one").unwrap();
+    fs::remove_file(at("plain/x")).unwrap();
     tool!("rm", "-rf", at("4/sub"));
     tool!("chattr", "-a", group);
     tool!("rm", "-r", group);
     world.close();
 }
 
-#[test]
-fn a_group_below_a_group_has_its_own_rule() {
-    let Some(world) = World::usual().filter(|_| may_protect()) else { return };
-    for name in ["a", "b"] {
-        backup_into(&world.mnt.join(name).join("1"), 10);
-        calls::set_flags(&world.mnt.join(name), calls::APPEND_ONLY).unwrap();
-    }
-    calls::set_flags(&world.mnt, calls::APPEND_ONLY).unwrap();
-    backup_into(&world.mnt.join("c/1"), 10);
-    for name in ["a", "b"] {
-        backup_into(&world.mnt.join(name).join("2"), 20);
-        assert_eq!(errno(File::create(world.mnt.join(name).join("1/new"))), libc::EPERM);
-    }
-    // Immutable is immutable, all the way down.
-    calls::set_flags(&world.mnt, calls::IMMUTABLE).unwrap();
-    assert_eq!(errno(File::create(world.mnt.join("a/2/new"))), libc::EPERM);
-    assert_eq!(errno(File::create(world.mnt.join("c/1/new"))), libc::EPERM);
-    world.remount();
-    assert_eq!(errno(fs::create_dir(world.mnt.join("a/3"))), libc::EPERM);
-    calls::set_flags(&world.mnt, 0).unwrap();
-    fs::create_dir(world.mnt.join("a/3")).unwrap();
-    world.close();
-}
-
-/// Writes in the ways that leave changed pages with the kernel, then makes the directory immutable at once. Returns
+/// Writes in the ways that leave changed pages with the kernel, then protects the subvolume at once. Returns
 /// what the file should have and has, without the kernel's help.
 fn written_then_held(world: &World) -> [(Vec<u8>, Vec<u8>); 2] {
-    let dir = world.mnt.join("dir");
-    fs::create_dir(&dir).unwrap();
+    let (plain, dir) = (world.mnt.join("plain"), world.mnt.join("dir"));
+    fs::create_dir(&plain).unwrap();
+    made(&plain, &dir);
     let paths = [dir.join("written"), dir.join("mapped")];
     for path in &paths {
         fs::write(path, noise(1, 200_000)).unwrap();

@@ -15,7 +15,7 @@ fn clone(source: &Path, target: &Path) -> Outcome {
     cairnfs(&["clone".as_ref(), source.as_os_str(), target.as_os_str()])
 }
 
-fn made(source: &Path, target: &Path) {
+pub fn made(source: &Path, target: &Path) {
     let said = clone(source, target);
     assert_eq!(said.code, 0, "{}", said.said());
 }

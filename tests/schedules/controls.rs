@@ -8,7 +8,7 @@ use libtest_mimic::Failed;
 use crate::sabotage::{Protection, take_out};
 
 use super::explore::{Scenario, search, seed};
-use super::{names, scenarios, subvolumes};
+use super::{names, protect, scenarios, subvolumes};
 
 /// Protections that are taken out together, and the scenario that must notice.
 pub struct Control {
@@ -119,19 +119,20 @@ pub const ALL: &[Control] = &[
         scenario: &names::CIRCLE,
     },
     Control {
-        name: "without_being_alone_a_protected_directory_changes",
-        out: &[Protection::TreeAlone],
-        scenario: &names::PROTECTED,
+        name: "without_waiting_for_changes_a_protected_subvolume_changes",
+        out: &[Protection::WaitForChanges],
+        scenario: &protect::PROTECTED,
     },
     Control {
-        name: "without_being_alone_a_sealed_snapshot_changes",
-        out: &[Protection::TreeAlone],
-        scenario: &names::SEALED,
+        name: "without_waiting_for_changes_a_sealed_snapshot_changes",
+        out: &[Protection::WaitForChanges],
+        scenario: &protect::SEALED,
     },
     Control {
-        name: "without_being_alone_a_snapshot_sealed_by_a_move_changes",
-        out: &[Protection::TreeAlone],
-        scenario: &names::SEALED_BY_MOVE,
+        // Who moves a directory is alone with the names, so either is enough.
+        name: "without_waiting_for_changes_and_alone_a_snapshot_sealed_by_a_move_changes",
+        out: &[Protection::WaitForChanges, Protection::TreeAlone],
+        scenario: &protect::SEALED_BY_MOVE,
     },
     Control {
         name: "without_refusing_names_a_directory_that_is_gone_gets_one",

@@ -65,6 +65,7 @@ mod disk;
 mod explore;
 mod names;
 mod oracle;
+mod protect;
 mod scenarios;
 mod subvolumes;
 mod world;
@@ -74,7 +75,7 @@ use libtest_mimic::{Arguments, Trial};
 fn main() {
     let arguments = Arguments::from_args();
     explore::install_panic_hook();
-    let scenarios = scenarios::ALL.iter().chain(names::ALL).chain(subvolumes::ALL);
+    let scenarios = scenarios::ALL.iter().chain(names::ALL).chain(protect::ALL).chain(subvolumes::ALL);
     let kept = scenarios.map(|scenario| Trial::test(scenario.name, || explore::keeps(scenario)));
     let caught =
         controls::ALL.iter().map(|control| Trial::test(control.name, || controls::is_caught(control)));

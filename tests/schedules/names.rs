@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use crate::error::Result;
 use crate::fs::{Caller, IMMEDIATE_REMOVAL_LIMIT, ROOT_INO, RenameFlags, SetAttr};
-use crate::meta::rows::{APPEND_ONLY, IMMUTABLE};
 use crate::sync::Arc;
 
 use super::explore::{Scenario, Threads};
@@ -14,22 +13,21 @@ use super::world::{Outcome, World, broken, content};
 const CALLER: Caller = Caller { uid: 0, gid: 0 };
 
 /// All scenarios of names.
-pub const ALL: &[&Scenario] =
-    &[&PARENT_MOVES, &PARENT_GOES, &LAST_NAME, &CIRCLE, &PROTECTED, &SEALED, &SEALED_BY_MOVE, &TWICE, &OLDER];
+pub const ALL: &[&Scenario] = &[&PARENT_MOVES, &PARENT_GOES, &LAST_NAME, &CIRCLE, &TWICE, &OLDER];
 
-fn mkdir(world: &World, parent: u64, name: &str) -> Result<u64> {
+pub(super) fn mkdir(world: &World, parent: u64, name: &str) -> Result<u64> {
     let ino = world.fs.mkdir(parent, name.as_bytes(), CALLER, 0o755, 0)?.ino;
     world.forget(ino);
     Ok(ino)
 }
 
-fn mknod(world: &World, parent: u64, name: &str) -> Result<u64> {
+pub(super) fn mknod(world: &World, parent: u64, name: &str) -> Result<u64> {
     let ino = world.fs.mknod(parent, name.as_bytes(), CALLER, libc::S_IFREG | 0o644, 0, 0)?.ino;
     world.forget(ino);
     Ok(ino)
 }
 
-fn find(world: &World, parent: u64, name: &str) -> Result<u64> {
+pub(super) fn find(world: &World, parent: u64, name: &str) -> Result<u64> {
     let ino = world.fs.lookup(parent, name.as_bytes())?.ino;
     world.forget(ino);
     Ok(ino)
@@ -40,7 +38,7 @@ fn rename(world: &World, (parent, name): (u64, &str), (to, newname): (u64, &str)
 }
 
 /// Does both at the same time; the errno of each, or 0.
-fn both(
+pub(super) fn both(
     world: &Arc<World>,
     one: impl FnOnce(&World) -> Result<()> + Send + 'static,
     other: impl FnOnce(&World) -> Result<()> + Send + 'static,
@@ -160,83 +158,6 @@ pub const CIRCLE: Scenario = Scenario {
         )?;
         one_of(ended, libc::EINVAL, libc::EINVAL)?;
         is_sound(world, &[])
-    },
-};
-
-/// What happens to `directory` by the time `protect` was answered is all that ever does.
-fn is_kept(
-    world: &Arc<World>,
-    directory: u64,
-    protect: impl FnOnce(&World) -> Result<()> + Send + 'static,
-) -> Outcome {
-    let was_there = Arc::new(AtomicI32::new(-1));
-    let seen = was_there.clone();
-    let is_there = move |world: &World| i32::from(find(world, directory, "file").is_ok());
-    let ended = both(
-        world,
-        move |world| {
-            protect(world)?;
-            seen.store(is_there(world), Ordering::SeqCst);
-            Ok(())
-        },
-        move |world| mknod(world, directory, "file").map(drop),
-    )?;
-    let there = is_there(world);
-    if !matches!(ended, [0, 0] | [0, libc::EPERM]) || (ended[1] == 0) != (there == 1) {
-        return broken(format!("protecting and making ended with {ended:?}"));
-    }
-    if was_there.load(Ordering::SeqCst) != there {
-        return broken("a file came to a directory that was protected by then");
-    }
-    is_sound(world, &[])
-}
-
-fn a_directory_below(world: &World) -> Outcome {
-    let above = mkdir(world, ROOT_INO, "above")?;
-    let within = mkdir(world, above, "within")?;
-    mkdir(world, within, "below")?;
-    mkdir(world, ROOT_INO, "aside")?;
-    Ok(world.fs.sync()?)
-}
-
-/// A directory becomes immutable while a file is made far below it.
-pub const PROTECTED: Scenario = Scenario {
-    name: "nothing_is_made_below_what_is_immutable",
-    immediate_removal_limit: IMMEDIATE_REMOVAL_LIMIT,
-    before: a_directory_below,
-    race: |world| {
-        let above = find(world, ROOT_INO, "above")?;
-        let below = find(world, find(world, above, "within")?, "below")?;
-        is_kept(world, below, move |world| world.fs.set_inode_flags(above, CALLER, IMMUTABLE))
-    },
-};
-
-fn an_append_only_group(world: &World) -> Outcome {
-    a_directory_below(world)?;
-    Ok(world.fs.set_inode_flags(find(world, ROOT_INO, "above")?, CALLER, APPEND_ONLY)?)
-}
-
-/// A snapshot is begun while a file is made in the one before it.
-pub const SEALED: Scenario = Scenario {
-    name: "nothing_is_made_in_a_snapshot_that_is_sealed",
-    immediate_removal_limit: IMMEDIATE_REMOVAL_LIMIT,
-    before: an_append_only_group,
-    race: |world| {
-        let group = find(world, ROOT_INO, "above")?;
-        let below = find(world, find(world, group, "within")?, "below")?;
-        is_kept(world, below, move |world| mkdir(world, group, "next").map(drop))
-    },
-};
-
-/// The same by a directory that comes from elsewhere.
-pub const SEALED_BY_MOVE: Scenario = Scenario {
-    name: "nothing_is_made_in_a_snapshot_that_a_move_seals",
-    immediate_removal_limit: IMMEDIATE_REMOVAL_LIMIT,
-    before: an_append_only_group,
-    race: |world| {
-        let group = find(world, ROOT_INO, "above")?;
-        let below = find(world, find(world, group, "within")?, "below")?;
-        is_kept(world, below, move |world| rename(world, (ROOT_INO, "aside"), (group, "next")))
     },
 };
 

@@ -34,7 +34,7 @@ fn clone_dir(world: &World, source: u64, name: &str) -> Result<()> {
 fn drop_dir(world: &World, name: &str) -> Result<()> {
     let root = find(world, ROOT_INO, name)?;
     world.fs.allow_drop(root, CALLER)?;
-    world.fs.rmdir_as(ROOT_INO, name.as_bytes(), CALLER)
+    world.fs.rmdir_as(ROOT_INO, name.as_bytes(), CALLER).map(drop)
 }
 
 fn save(world: &World, dir: u64, name: &str, number: u64) -> Result<()> {

@@ -176,15 +176,13 @@ fn take_old(
     Ok(())
 }
 
-/// Checks the tables that are rebuilt from others; here it only matters whether the old ones are intact.
+/// Checks the table that is rebuilt from others; here it only matters whether the old one is intact.
 fn look_at_derived(view: &ReadView, report: &mut RepairReport) {
-    for table in [Table::Digests, Table::Links, Table::Protected] {
-        let rows =
-            view.rows(table).map(|mut rows| rows.find_map(|row| row.and_then(|(_, value)| value).err()));
-        if let Some(error) = rows.unwrap_or_else(Some) {
-            report.database = Database::Damaged;
-            report.database_fault.get_or_insert(sentence(&error));
-        }
+    let rows = view.rows(Table::Digests);
+    let rows = rows.map(|mut rows| rows.find_map(|row| row.and_then(|(_, value)| value).err()));
+    if let Some(error) = rows.unwrap_or_else(Some) {
+        report.database = Database::Damaged;
+        report.database_fault.get_or_insert(sentence(&error));
     }
 }
 

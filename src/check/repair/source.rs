@@ -424,7 +424,7 @@ pub(super) fn lost_whole(view: &ReadView, table: Table) -> bool {
         Table::Extents => Counter::ReferencedBytes,
         Table::Regions | Table::Digests => Counter::Chunks,
         Table::Orphans => Counter::Orphans,
-        Table::Xattrs | Table::State | Table::Bad | Table::Links | Table::Protected => return false,
+        Table::Xattrs | Table::State | Table::Bad => return false,
         Table::Versions | Table::Subvolumes | Table::Owned | Table::Usage => return false,
         Table::SubInodes | Table::SubDirents | Table::SubXattrs | Table::SubExtents => return false,
     };
@@ -540,7 +540,7 @@ fn sound(table: Table, key: &[u8], value: &[u8]) -> Result<()> {
         }
         Table::Owned => decode_owned_key(key).map(drop),
         Table::Usage => UsageRow::decode(value).map(drop),
-        Table::Regions | Table::Digests | Table::Bad | Table::Links | Table::Protected => Ok(()),
+        Table::Regions | Table::Digests | Table::Bad => Ok(()),
     }
 }
 

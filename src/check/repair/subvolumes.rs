@@ -9,8 +9,8 @@ use std::ops::Bound;
 
 use crate::error::Result;
 use crate::meta::rows::{
-    COPIES, DirentRow, Extent, InodeRow, PROTECTING, SubvolumeRow, UsageRow, decode_content_key, decode_seen,
-    id_key, ino_of, local_key, owned_key, split_version, subvolume_key, version_rows,
+    COPIES, DirentRow, Extent, InodeRow, SubvolumeRow, UsageRow, decode_content_key, decode_seen, id_key,
+    ino_of, owned_key, split_version, subvolume_key, version_rows,
 };
 use crate::meta::versions::reap::TABLES;
 use crate::meta::versions::subvolumes::{public_ino, read_rows, subvolume_of};
@@ -124,9 +124,6 @@ impl Subvolumes {
                 let row = UsageRow { files, bytes, ..old.unwrap_or(UsageRow::empty(row.born)) };
                 sink.put(Table::Usage, &id_key(*number), &row.encode())?;
             }
-            if is_protected(view, &tree, row)? {
-                sink.put(Table::Protected, &id_key(public_ino(*number, row.root)), &[])?;
-            }
         }
         Ok(())
     }
@@ -170,10 +167,4 @@ fn recount(view: &ReadView, tree: &VersionTree) -> Result<HashMap<Version, (u64,
     })?;
     recount.add(tree, &of_one.1)?;
     Ok(recount.finish(tree))
-}
-
-fn is_protected(view: &ReadView, tree: &VersionTree, row: &SubvolumeRow) -> Result<bool> {
-    let root = versions::get(view, tree, Table::SubInodes, &local_key(row.root), row.leaf)?;
-    let root = root.map(|root| InodeRow::decode(&root)).transpose()?;
-    Ok(root.is_some_and(|root| root.flags & PROTECTING != 0))
 }

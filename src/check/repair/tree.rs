@@ -14,8 +14,8 @@ use roaring::RoaringTreemap;
 use crate::chunk::ChunkId;
 use crate::error::Result;
 use crate::meta::rows::{
-    DirentRow, Extent, InodeRow, NameHash, PROTECTING, Piece, ROOT_INO, Timestamp, decode_extent_key,
-    dirent_key, dirent_name, extent_key, id_key, ino_of, link_count, link_row,
+    DirentRow, Extent, InodeRow, NameHash, Piece, ROOT_INO, Timestamp, decode_extent_key, dirent_key,
+    dirent_name, extent_key, id_key, ino_of,
 };
 use crate::meta::versions::subvolumes::subvolume_of;
 use crate::meta::{Counter, Kv, Table};
@@ -104,7 +104,6 @@ impl<'a, 's> TreeRepair<'a, 's> {
         self.orphans(sums)?;
         self.plan_moves(names)?;
         self.do_moves()?;
-        self.places()?;
         self.write_inodes(sums)?;
         self.attributes()?;
         self.sink.flush()?;
@@ -401,25 +400,6 @@ impl<'a, 's> TreeRepair<'a, 's> {
         Ok(())
     }
 
-    /// Rebuilds the rows that say where the names of inodes are, from the names.
-    fn places(&mut self) -> Result<()> {
-        self.sink.flush()?;
-        self.kv.read()?.scan(Table::Dirents, Bound::Unbounded, Bound::Unbounded, |key, row| {
-            let (dir, entry) = (ino_of(key)?, DirentRow::decode(row)?);
-            match self.nodes.get_mut(&entry.ino) {
-                Some(node) if node.kind != libc::S_IFDIR && node.names == 1 => node.parent = dir,
-                Some(node) if node.kind != libc::S_IFDIR => {
-                    node.parent = 0;
-                    let (key, txn) = (extent_key(entry.ino, dir), self.sink.txn()?);
-                    let count = txn.get(Table::Links, &key)?.map_or(Ok(0), |row| link_count(&row))?;
-                    txn.put(Table::Links, &key, &link_row(count + 1))?;
-                }
-                _ => {}
-            }
-            Ok(true)
-        })
-    }
-
     /// Corrects the rows of all inodes by what was found.
     fn write_inodes(&mut self, sums: &mut [i64; Counter::ALL.len()]) -> Result<()> {
         let (view, now) = (self.kv.read()?, Timestamp::now());
@@ -439,11 +419,8 @@ impl<'a, 's> TreeRepair<'a, 's> {
             });
             if node.kind == libc::S_IFDIR {
                 (row.nlink, row.entries, row.parent) = (2 + node.subdirs, node.entries, node.parent);
-                if row.flags & PROTECTING != 0 {
-                    self.sink.put(Table::Protected, &key, &[])?;
-                }
             } else {
-                (row.nlink, row.parent) = (node.names, node.parent);
+                (row.nlink, row.parent) = (node.names, 0);
             }
             if node.kind == libc::S_IFREG {
                 (row.size, row.allocated) = (node.size, node.allocated);

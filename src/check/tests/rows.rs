@@ -4,7 +4,7 @@ use super::place::{Place, TARGET, noise, open};
 use super::*;
 use crate::chunk::ChunkId;
 use crate::meta::pages::recompute_sums;
-use crate::meta::rows::{DirentRow, dirent_key, extent_key, id_key, link_row, xattr_key};
+use crate::meta::rows::{DirentRow, dirent_key, extent_key, id_key, xattr_key};
 use crate::meta::{Sums, View};
 
 #[test]
@@ -18,16 +18,11 @@ fn a_wrong_link_count_is_found() {
 }
 
 #[test]
-fn places_of_names_and_protection_that_do_not_agree_are_found() {
+fn what_is_no_directory_is_in_none() {
     let place = Place::new();
-    place.put(Table::Links, &extent_key(place.a, place.sub), &link_row(3));
-    place.finds(false, &[("has a link count of 2, places are noted for 4 names", &["dir/a"])]);
-    let place = Place::new();
-    place.put(Table::Protected, &id_key(place.sub), &[]);
-    place.finds(false, &[("does not protect what is below it by its flags", &["dir/sub"])]);
-    place.remove(Table::Protected, &id_key(place.sub));
-    place.change_inode(place.sub, |row| row.flags |= 0x20);
-    place.finds(false, &[("protects what is below it by its flags", &["dir/sub"])]);
+    place.change_inode(place.b, |row| row.parent = place.dir);
+    let what = format!("is no directory and says it is in directory {}", place.dir);
+    place.finds(false, &[(&what, &["dir/b"])]);
 }
 
 #[test]

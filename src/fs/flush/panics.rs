@@ -5,7 +5,6 @@ use super::*;
 use crate::fs::simulated::{close, config, new_disk, new_file, open};
 use crate::media::sim::{OpKind, Rng, SimMedia};
 use crate::meta::Table;
-use crate::meta::rows::id_key;
 
 fn panic_at(disk: &SimMedia, kind: OpKind) {
     disk.set_fault(Box::new(move |op| {
@@ -68,14 +67,14 @@ fn half_an_operation_is_never_committed() {
         let fs = open(&disk, &config);
         let changed = caught(|| {
             let member = fs.join().unwrap();
-            member.rows.put(Table::Protected, &id_key(77), &[]);
+            member.rows.put(Table::State, b"half", &[]);
             assert!(!panics, "this panic is meant");
         });
         assert_eq!(changed.is_none(), panics);
         assert_eq!(errno(fs.store.commits.commit()), if panics { libc::EIO } else { 0 });
         assert_eq!(fs.store.batches.writable().is_err(), panics);
         let after = open(&disk.cut_at(disk.op_count(), 1), &config);
-        assert_eq!(after.layers().get(Table::Protected, &id_key(77)).unwrap().is_some(), !panics);
+        assert_eq!(after.layers().get(Table::State, b"half").unwrap().is_some(), !panics);
         close(&after);
         let closed = fs.shutdown().and_then(|()| fs.store.close());
         assert_eq!(closed.is_err(), panics);

@@ -101,7 +101,8 @@ impl Fs {
         let ino = public_ino(copy.number, self.store.new_ino()?);
         let is_dir = state.row.is_dir();
         let nlink = if is_dir { 2 } else { 1 };
-        let mut row = InodeRow { nlink, parent: dir, entries: 0, ..state.row.clone() };
+        let parent = if is_dir { dir } else { 0 };
+        let mut row = InodeRow { nlink, parent, entries: 0, ..state.row.clone() };
         // Staged bytes of writers that go on are not part of it.
         row.size = state.disk_size;
         self.copy_file(entry.ino, &state.row, ino, &mut row)?;

@@ -4,12 +4,11 @@ use std::collections::HashMap;
 
 use crate::error::{Error, Result};
 use crate::meta::Table;
-use crate::meta::rows::{PROTECTING, Timestamp, UsageRow, id_key};
+use crate::meta::rows::{Timestamp, UsageRow, id_key};
 use crate::meta::versions::subvolumes::{public_ino, read_rows, subvolume_of};
 
 use super::super::Fs;
 use super::super::names::is_root;
-use super::super::rows::Rows;
 
 /// No directory is deeper than this; beyond it there is a cycle.
 const MAX_DEPTH: usize = 1 << 16;
@@ -95,8 +94,6 @@ impl Fs {
                 continue;
             }
             let root = public_ino(number, row.root);
-            let found = Rows::at(&layers).inode(root)?;
-            let missing = || Error::damaged(format!("subvolume {number} has no root"));
             all.push(SubvolumeInfo {
                 number,
                 root,
@@ -106,7 +103,7 @@ impl Fs {
                 born: row.born,
                 sealed: row.sealed,
                 usage: self.usage(number)?,
-                is_protected: found.ok_or_else(missing)?.flags & PROTECTING != 0,
+                is_protected: self.is_protected(root),
             });
         }
         Ok(all)

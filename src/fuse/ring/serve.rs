@@ -187,7 +187,8 @@ impl Call<'_> {
         // The older form ends before the flags.
         let flags = if self.request.header.opcode == op::RENAME2 { args.flags } else { 0 };
         let (old, rest) = name(self.input(payload))?;
-        self.adapter.rename(self.ino, old, args.newdir, name(rest)?.0, flags).map(|()| 0)
+        let to = (args.newdir, name(rest)?.0);
+        self.adapter.rename((self.ino, old), to, flags, self.caller).map(|()| 0)
     }
 
     fn link(&self, payload: &mut [u8]) -> Result<usize> {

@@ -61,19 +61,3 @@ impl DirentRow {
         Ok(Self { ino, kind: u32::from(kind) << 12 })
     }
 }
-
-/// A row of the table of links: how many names an inode has in one directory.
-pub fn link_row(count: u64) -> Vec<u8> {
-    let mut out = Vec::with_capacity(1);
-    varint::put(&mut out, count);
-    out
-}
-
-/// The number of names in a row of the table of links.
-pub fn link_count(mut row: &[u8]) -> Result<u64> {
-    let count = varint::take(&mut row)?;
-    if count == 0 || !row.is_empty() {
-        return Err(Error::damaged("a count of names does not decode"));
-    }
-    Ok(count)
-}

@@ -16,7 +16,7 @@ pub const APPEND_ONLY: u32 = 0x20;
 pub const NO_DUMP: u32 = 0x40;
 /// FS_NOATIME_FL of chattr(1), in an inode's flags.
 pub const NO_ATIME: u32 = 0x80;
-/// The flags of a directory that concern what is below it.
+/// The flags that forbid changes.
 pub const PROTECTING: u32 = IMMUTABLE | APPEND_ONLY;
 
 /// A point in time, as POSIX has it.
@@ -67,8 +67,7 @@ pub struct InodeRow {
     pub allocated: u64,
     /// For a directory: entries in it.
     pub entries: u64,
-    /// Its parent directory; the root is its own parent. 0 for an inode with several names, whose parents are in the
-    /// table of links, or with one name left whose parent is not known.
+    /// For a directory: the one that it is in; the root is its own parent.
     pub parent: u64,
     /// The store's generation when it was made.
     pub generation: u64,

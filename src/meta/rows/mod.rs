@@ -16,7 +16,7 @@ mod version;
 pub mod xattr;
 
 pub use bad::{bad_pack, bad_row};
-pub use dirent::{DirentRow, NAME_MAX, NameHash, link_count, link_row};
+pub use dirent::{DirentRow, NAME_MAX, NameHash};
 pub use extent::{Extent, MAX_EXTENT_CHUNKS, Piece};
 pub use inode::{APPEND_ONLY, IMMUTABLE, InodeRow, NO_ATIME, NO_DUMP, PROTECTING, ROOT_INO, Timestamp};
 pub use keys::{

@@ -18,6 +18,8 @@ pub struct SubvolumeRow {
     pub parent: u64,
     /// It was removed: what it alone has is to be reaped.
     pub dropped: bool,
+    /// Its root is immutable: nothing in it changes.
+    pub protected: bool,
     /// The subvolume that it was cloned from; 0 if it was none.
     pub source: u64,
     /// When it was made.
@@ -37,7 +39,8 @@ impl SubvolumeRow {
         out.push(FORM);
         let sealed = self.sealed.unwrap_or(Timestamp { sec: 0, nsec: 0 });
         let times = [self.born, sealed].map(|time| [time.sec as u64, time.nsec.into()]);
-        for number in [self.leaf.0, self.root, self.parent, self.dropped.into(), self.source] {
+        let flags = u64::from(self.dropped) | u64::from(self.protected) << 1;
+        for number in [self.leaf.0, self.root, self.parent, flags, self.source] {
             varint::put(&mut out, number);
         }
         times.as_flattened().iter().for_each(|number| varint::put(&mut out, *number));
@@ -53,18 +56,19 @@ impl SubvolumeRow {
         for number in &mut numbers {
             *number = varint::take(&mut rest)?;
         }
-        let [leaf, root, parent, dropped, source, times @ ..] = numbers;
+        let [leaf, root, parent, flags, source, times @ ..] = numbers;
         let time = |sec: u64, nsec: u64| -> Result<Timestamp> {
             let nsec = u32::try_from(nsec).ok().filter(|nsec| *nsec < 1_000_000_000).ok_or_else(wrong)?;
             Ok(Timestamp { sec: sec as i64, nsec })
         };
         let [born, sealed] = [time(times[0], times[1])?, time(times[2], times[3])?];
         let sealed = (sealed != Timestamp { sec: 0, nsec: 0 }).then_some(sealed);
-        if form != FORM || dropped > 1 {
+        if form != FORM || flags > 3 {
             return Err(wrong());
         }
-        let (leaf, dropped, name) = (Version(leaf), dropped == 1, rest.to_vec());
-        Ok(Self { leaf, root, parent, dropped, source, born, sealed, name })
+        let (leaf, name) = (Version(leaf), rest.to_vec());
+        let (dropped, protected) = (flags & 1 != 0, flags & 2 != 0);
+        Ok(Self { leaf, root, parent, dropped, protected, source, born, sealed, name })
     }
 }
 
@@ -88,10 +92,11 @@ mod tests {
         }
 
         #[test]
-        fn a_row_comes_back(leaf: u64, root: u64, parent: u64, dropped: bool, source: u64, sec: i64, sealed: bool, name: Vec<u8>) {
+        fn a_row_comes_back(leaf: u64, root: u64, parent: u64, flags: [bool; 3], source: u64, sec: i64, name: Vec<u8>) {
             let born = Timestamp { sec, nsec: 7 };
-            let sealed = sealed.then_some(born);
-            let row = SubvolumeRow { leaf: Version(leaf), root, parent, dropped, source, born, sealed, name };
+            let [dropped, protected, sealed] = flags;
+            let (leaf, sealed) = (Version(leaf), sealed.then_some(born));
+            let row = SubvolumeRow { leaf, root, parent, dropped, protected, source, born, sealed, name };
             prop_assert_eq!(SubvolumeRow::decode(&row.encode()).unwrap(), row);
         }
     }

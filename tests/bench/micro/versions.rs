@@ -49,8 +49,17 @@ impl Memory {
 
     fn subvolume(&mut self, number: u64, leaf: Version) {
         let (born, name) = (Timestamp { sec: 0, nsec: 0 }, b"2026-01-01".to_vec());
-        let row =
-            SubvolumeRow { leaf, root: 16, parent: 1, dropped: false, source: 0, born, sealed: None, name };
+        let row = SubvolumeRow {
+            leaf,
+            root: 16,
+            parent: 1,
+            dropped: false,
+            protected: false,
+            source: 0,
+            born,
+            sealed: None,
+            name,
+        };
         self.put(Table::Subvolumes, &subvolume_key(0, number), &row.encode());
     }
 }

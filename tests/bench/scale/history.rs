@@ -269,7 +269,7 @@ pub fn measure(dir: &Path, history: History) -> Outcome<Seen> {
 
 fn remove(place: &Place, root: u64, name: &str) -> Outcome<()> {
     told("allowing", place.fs.allow_drop(root, CALLER))?;
-    told("removing", place.fs.rmdir_as(ROOT, name.as_bytes(), CALLER))
+    told("removing", place.fs.rmdir_as(ROOT, name.as_bytes(), CALLER)).map(drop)
 }
 
 fn lookups(place: &Place, root: u64, which: impl Fn(u64) -> u64) -> Outcome<f64> {
