@@ -102,8 +102,8 @@ fn a_file_without_a_name_keeps_its_data_across_cycles() {
     fs::remove_file(&path).unwrap();
     for round in 0..3 {
         let record = world.gc();
-        // An append cuts the last chunk again.
-        assert!(record["condemned"].as_u64().unwrap() <= 1, "round {round}: {record}");
+        // What was appended is stored alone, and cut with the last chunk later: that one goes, and each append so far.
+        assert!(record["condemned"].as_u64().unwrap() <= round as u64 + 1, "round {round}: {record}");
         sys::forget_pages(&file);
         file.rewind().unwrap();
         let mut found = Vec::new();
