@@ -331,6 +331,8 @@ impl World {
     pub fn deletions_done(&self) {
         self.sync();
         wait_for("an empty deletion queue", || self.figure("deletion_queue") == 0);
+        // The kernel forgets what was in a subvolume a moment after its name went.
+        wait_for("removed subvolumes to be reaped", || self.figure("subvolumes_dropped") == 0);
     }
 
     /// What is wrong with the store, all data read; empty if it is sound.
