@@ -289,7 +289,7 @@ impl Walk<'_> {
 
     fn inodes(&self, run: &mut CheckRun<'_>, contents: &Contents) -> Result<()> {
         let mut rows = Rows::open(run, Table::SubInodes);
-        let (mut recount, mut of_one, mut is_whole) = (Recount::default(), (0, Vec::new()), true);
+        let (mut recount, mut is_whole) = (Recount::new(self.tree), true);
         while let Some(row) = rows.next(run)? {
             run.report.inodes += 1;
             let taken = self.take(run, Table::SubInodes, row);
@@ -304,11 +304,7 @@ impl Walk<'_> {
                 is_whole = false;
                 continue;
             };
-            if of_one.0 != local {
-                recount.add(self.tree, &of_one.1)?;
-                of_one = (local, Vec::new());
-            }
-            of_one.1.push((version, row.clone()));
+            recount.add(local, version, row.as_ref())?;
             let Some(row) = row else { continue };
             let mut wrong = Vec::new();
             if !row.is_dir() && row.parent != 0 {
@@ -331,9 +327,8 @@ impl Walk<'_> {
                 run.findings.add(Kind::Inode, what, self.affected(local));
             }
         }
-        recount.add(self.tree, &of_one.1)?;
         // Sums over a part say nothing.
-        if is_whole { self.subvolumes.usages(run, &recount.finish(self.tree)) } else { Ok(()) }
+        if is_whole { self.subvolumes.usages(run, &recount.finish()?) } else { Ok(()) }
     }
 
     /// Compares a directory's row with the names that a leaf sees.

@@ -49,7 +49,7 @@ impl Fs {
         };
         // Nothing fails from here on.
         if set.size.is_some() {
-            state.row.mtime = now;
+            state.row.times.mtime = now;
             if caller.uid != 0 {
                 clear_set_ids(&mut state.row);
             }
@@ -66,9 +66,9 @@ impl Fs {
             Some(SetTime::Now) => now,
             Some(SetTime::At(time)) => time,
         };
-        state.row.atime = time(set.atime, state.row.atime);
-        state.row.mtime = time(set.mtime, state.row.mtime);
-        state.row.ctime = set.ctime.unwrap_or(now);
+        state.row.times.atime = time(set.atime, state.row.times.atime);
+        state.row.times.mtime = time(set.mtime, state.row.times.mtime);
+        state.row.times.ctime = set.ctime.unwrap_or(now);
         state.save(ino, &member);
         Ok(state.attr(ino))
     }
@@ -88,7 +88,7 @@ impl Fs {
         }
         let member = self.join()?;
         state.row.mode &= !lost(&state.row);
-        state.row.ctime = Timestamp::now();
+        state.row.times.ctime = Timestamp::now();
         state.save(ino, &member);
         Ok(true)
     }
@@ -119,7 +119,7 @@ impl Fs {
         if changed & !PROTECTING != 0 && own && !is_freed {
             return posix(libc::EPERM);
         }
-        let is_root = self.root_of(ino) == Some(ino);
+        let is_root = self.is_subvolume(ino);
         let by_itself = is_root && (is_freed || changed == IMMUTABLE);
         if changed != 0 && !by_itself {
             self.refuse_protected(ino)?;
@@ -128,7 +128,7 @@ impl Fs {
         let member = self.join()?;
         self.note_flags(&member, ino, &state.row, flags)?;
         state.row.flags = state.row.flags & !KEPT_FLAGS | flags;
-        state.row.ctime = Timestamp::now();
+        state.row.times.ctime = Timestamp::now();
         state.save(ino, &member);
         drop(member);
         drop(held);

@@ -174,10 +174,14 @@ fn ask_for_kept(barrier: &Barrier, ino: u64, content: Content, kept: &[Extent]) 
     if content.table == Table::Extents {
         return Ok(());
     }
-    for extent in kept {
-        if let Some(id) = barrier.reuse_run(extent.first, extent.lens.len() as u64) {
-            return Err(Error::damaged(format!("inode {ino} refers to chunk {}, which was condemned", id.0)));
-        }
+    kept.iter().try_for_each(|extent| ask_again(barrier, ino, extent))
+}
+
+/// Asks the barrier for the chunks of an extent that exists and is about to be referred to once more (I4). A condemned
+/// chunk in a live extent is damage.
+pub(super) fn ask_again(barrier: &Barrier, ino: u64, extent: &Extent) -> Result<()> {
+    match barrier.reuse_run(extent.first, extent.lens.len() as u64) {
+        None => Ok(()),
+        Some(id) => Err(Error::damaged(format!("inode {ino} refers to chunk {}, which was condemned", id.0))),
     }
-    Ok(())
 }

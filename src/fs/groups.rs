@@ -9,7 +9,7 @@ use glob::Pattern;
 
 use crate::error::{Error, Result};
 use crate::meta::rows::{InodeRow, SubvolumeRow};
-use crate::meta::versions::subvolumes::{public_ino, put_row, read_rows, row};
+use crate::meta::versions::subvolumes::{public_ino, put_row, read_rows, row, subvolume_of};
 use crate::sabotage::{Protection, out};
 use crate::sync::Arc;
 
@@ -186,8 +186,10 @@ impl Fs {
 
     /// Says that a snapshot is complete, now, and durably. It stays so, whatever is written to it.
     pub fn seal(&self, root: u64) -> Result<()> {
-        let number = self.snapshot_number(root)?;
-        let held = self.hold_if_subvolume(true);
+        if !self.is_subvolume(root) {
+            return posix(libc::EINVAL);
+        }
+        let (number, held) = (subvolume_of(root), self.hold_subvolumes());
         self.refuse_dropped(root)?;
         let member = self.join()?;
         let layers = self.layers();

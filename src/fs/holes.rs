@@ -111,7 +111,7 @@ impl Fs {
     /// Saves the result of a step like any other change, and commits the batch if it has grown.
     fn end_step(&self, ino: u64, state: &mut InodeState, member: Member) -> Result<()> {
         let now = Timestamp::now();
-        (state.row.mtime, state.row.ctime) = (now, now);
+        (state.row.times.mtime, state.row.times.ctime) = (now, now);
         state.save(ino, &member);
         drop(member);
         let enough = self.options.extents_per_step as u64 * BYTES_OF_EACH;

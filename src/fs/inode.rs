@@ -4,6 +4,7 @@
 //! from the metadata inside the lock of its shard, and dropped from memory only while nobody holds it. The kernel's
 //! references are counted apart from the cache, in a few bytes for each inode: the kernel may remember millions.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use lru::LruCache;
@@ -128,24 +129,18 @@ impl InodeState {
         self.row.nlink == 0 && !out(Protection::NamelessStaysSo)
     }
 
-    fn count(&mut self, number: u64, batch: &Batch) {
-        let now = match counted(&self.row) {
-            (files, bytes) if bytes > 0 => (files, self.disk_size as i64),
-            none => none,
-        };
-        batch.usage.count(number, now.0 - self.counted.0, now.1 - self.counted.1, self.row.ctime);
-        self.counted = now;
-    }
-
     /// Writes the inode's row into a batch.
     pub fn save(&mut self, ino: u64, batch: &Batch) {
-        if self.disk_size == self.row.size {
-            put_inode(batch, ino, &self.row);
+        let row = if self.disk_size == self.row.size {
+            Cow::Borrowed(&self.row)
         } else {
-            put_inode(batch, ino, &InodeRow { size: self.disk_size, ..self.row.clone() });
-        }
+            Cow::Owned(InodeRow { size: self.disk_size, ..self.row.clone() })
+        };
+        put_inode(batch, ino, &row);
         if subvolume_of(ino) > 0 {
-            self.count(subvolume_of(ino), batch);
+            let ((files, bytes), now) = (self.counted, counted(&row));
+            batch.usage.count(subvolume_of(ino), now.0 - files, now.1 - bytes, row.times.ctime);
+            self.counted = now;
         }
         self.saved_in = batch.number;
     }
@@ -175,10 +170,10 @@ impl InodeState {
             },
             blocks: data.div_ceil(512),
             blksize: 128 << 10,
-            atime: row.atime,
-            mtime: row.mtime,
-            ctime: row.ctime,
-            btime: row.btime,
+            atime: row.times.atime,
+            mtime: row.times.mtime,
+            ctime: row.times.ctime,
+            btime: row.times.btime,
         }
     }
 }

@@ -44,7 +44,7 @@ mod xattr;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::meta::rows::{DirentRow, InodeRow, NameHash, id_key};
+use crate::meta::rows::{DirentRow, InodeRow, NameHash, Times, id_key};
 use crate::meta::{Counter, Layers, Table};
 use crate::store::{Member, Store};
 use crate::sync::Arc;
@@ -153,10 +153,7 @@ impl Fs {
             nlink: 2,
             parent: ROOT_INO,
             generation: self.store.generation(),
-            atime: now,
-            mtime: now,
-            ctime: now,
-            btime: now,
+            times: Times::all(now),
             ..InodeRow::default()
         };
         let member = self.store.batches.join()?;
@@ -180,7 +177,7 @@ impl Fs {
     pub fn statfs(&self) -> Result<FsStat> {
         let space = self.store.host_space()?;
         let block = space.block_size.max(512);
-        let inodes = self.store.commits.counter(Counter::Inodes) + self.store.subvolumes()?.inodes;
+        let inodes = self.store.commits.counter(Counter::Inodes) + self.store.count_subvolumes()?.inodes;
         // Inodes have no fixed number: as many as the free space could hold rows for.
         let room = space.available / 512;
         Ok(FsStat {

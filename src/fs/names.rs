@@ -6,7 +6,7 @@
 //! small and nobody needs it, and never gets a name again. What may go side by side is said in `tree_lock`.
 
 use crate::error::{Error, Result};
-use crate::meta::rows::{DirentRow, IMMUTABLE, InodeRow, PROTECTING, id_key};
+use crate::meta::rows::{DirentRow, IMMUTABLE, InodeRow, PROTECTING, Times, id_key};
 use crate::meta::versions::subvolumes::{public_ino, subvolume_of};
 use crate::meta::{Counter, Table};
 use crate::sabotage::{Protection, out};
@@ -147,7 +147,7 @@ impl Fs {
         }
         self.store.claim_space(1024 + row.target.len() as u64, self.dirty.bytes())?;
         let inherited = self.new_row(&dir.row, parent, caller, umask, &mut row)?;
-        let now = row.ctime;
+        let now = row.times.ctime;
         let member = self.join()?;
         let ino = public_ino(subvolume_of(parent), self.store.new_ino()?);
         if let Some(leaf) = leaf_of(&member, ino)? {
@@ -186,8 +186,7 @@ impl Fs {
             }
         }
         let inherited = acl::inherit(&self.layers(), parent, dir, row, umask)?;
-        let now = Timestamp::now();
-        (row.atime, row.mtime, row.ctime, row.btime) = (now, now, now, now);
+        row.times = Times::all(Timestamp::now());
         row.generation = self.store.generation();
         Ok(inherited)
     }
@@ -222,7 +221,7 @@ impl Fs {
         let now = Timestamp::now();
         let member = self.join()?;
         state.row.nlink += 1;
-        state.row.ctime = now;
+        state.row.times.ctime = now;
         state.save(ino, &member);
         let kind = state.row.kind();
         self.add_entry(&member, parent, &mut dir, name, DirentRow { ino, kind }, now);
@@ -332,7 +331,7 @@ impl Fs {
         state: &mut InodeState,
         now: Timestamp,
     ) -> Result<()> {
-        state.row.ctime = now;
+        state.row.times.ctime = now;
         state.row.nlink = if state.row.is_dir() { 0 } else { state.row.nlink.saturating_sub(1) };
         state.save(ino, member);
         if state.row.nlink > 0 {
@@ -382,8 +381,8 @@ fn is_its_subvolume(ino: u64, parent: u64, root: &InodeState, caller: Caller) ->
 
 /// Notes a change of a directory's content.
 fn touch(ino: u64, dir: &mut InodeState, now: Timestamp, batch: &Batch) {
-    dir.row.mtime = now;
-    dir.row.ctime = now;
+    dir.row.times.mtime = now;
+    dir.row.times.ctime = now;
     dir.save(ino, batch);
 }
 

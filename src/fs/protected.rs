@@ -90,7 +90,7 @@ impl Fs {
     /// of a subvolume holds the subvolumes, and afterwards [waits](Fs::wait_for_changes) when all locks are let go.
     pub(super) fn note_flags(&self, member: &Member, ino: u64, row: &InodeRow, flags: u32) -> Result<()> {
         let changed = (row.flags ^ flags) & PROTECTING;
-        if changed & IMMUTABLE != 0 && self.root_of(ino) == Some(ino) {
+        if changed & IMMUTABLE != 0 && self.is_subvolume(ino) {
             let (number, is_immutable) = (subvolume_of(ino), flags & IMMUTABLE != 0);
             let old = subvolumes::row(&*self.layers(), number)?.ok_or_else(|| subvolumes::missing(number))?;
             subvolumes::put_row(&member.rows, number, &SubvolumeRow { protected: is_immutable, ..old });
@@ -144,7 +144,7 @@ impl Fs {
         let numbers: Vec<u64> = match (subvolume_of(ino), self.protected.open_in(ino)) {
             (0, Some(newest)) => vec![newest],
             (0, None) if is_dir => self.subvolumes_in(ino)?,
-            (number, _) if self.root_of(ino) == Some(ino) => vec![number],
+            (number, _) if self.is_subvolume(ino) => vec![number],
             _ => return Ok(vec![ino]),
         };
         let numbers: HashSet<u64> = numbers.into_iter().collect();

@@ -3,7 +3,7 @@
 //! Keeps true: a clone refers to chunks that a live extent refers to, asked of the barrier like any other reuse (I4);
 //! no data moves.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::meta::rows::{Extent, IMMUTABLE, PROTECTING, Piece};
 use crate::sync::Arc;
 
@@ -56,7 +56,7 @@ impl Fs {
         }
         state.settle_size();
         let now = Timestamp::now();
-        (state.row.mtime, state.row.ctime) = (now, now);
+        (state.row.times.mtime, state.row.times.ctime) = (now, now);
         state.save(ino, &member);
         Ok(())
     }
@@ -129,15 +129,10 @@ impl Fs {
         let from_end = from_offset + len;
         let clipped: Vec<Extent> =
             found.iter().filter_map(|extent| extent.clip(from_offset, from_end)).collect();
+        let barrier = &*self.store.collection.barrier;
         let mut pieces: Vec<Piece> = Vec::new();
         for extent in &clipped {
-            if let Some(id) = self.store.collection.barrier.reuse_run(extent.first, extent.lens.len() as u64)
-            {
-                return Err(Error::damaged(format!(
-                    "inode {from} refers to chunk {}, which was condemned",
-                    id.0
-                )));
-            }
+            extents::ask_again(barrier, from, extent)?;
             pieces.extend(
                 extent
                     .pieces()
@@ -145,7 +140,7 @@ impl Fs {
             );
         }
         extents::replace_these(
-            (&member, &self.store.collection.barrier),
+            (&member, barrier),
             &layers,
             (target.ino, state),
             (to_offset, to_end),
@@ -155,7 +150,7 @@ impl Fs {
         state.row.size = state.row.size.max(to_end);
         state.settle_size();
         let now = Timestamp::now();
-        (state.row.mtime, state.row.ctime) = (now, now);
+        (state.row.times.mtime, state.row.times.ctime) = (now, now);
         state.save(target.ino, &member);
         Ok(len)
     }

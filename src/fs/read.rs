@@ -151,11 +151,11 @@ impl Fs {
         }
         let now = Timestamp::now();
         let row = &mut state.row;
-        let stale = row.atime <= row.mtime || row.atime <= row.ctime;
-        if times == AccessTimes::Relative && !stale && now.sec - row.atime.sec < RELATIME_SECONDS {
+        let stale = row.times.atime <= row.times.mtime || row.times.atime <= row.times.ctime;
+        if times == AccessTimes::Relative && !stale && now.sec - row.times.atime.sec < RELATIME_SECONDS {
             return Ok(());
         }
-        row.atime = now;
+        row.times.atime = now;
         let member = self.join()?;
         state.save(ino, &member);
         Ok(())

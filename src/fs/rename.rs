@@ -132,7 +132,7 @@ impl Fs {
         self.remove_entry(&member, from.parent, locked.get_mut(from.parent)?, from.name, is_dir, now)?;
         self.add_entry(&member, to.parent, locked.get_mut(to.parent)?, to.name, source, now);
         let moved = locked.get_mut(source.ino)?;
-        moved.row.ctime = now;
+        moved.row.times.ctime = now;
         self.note_moved(&member, source.ino, moved, to)?;
         moved.save(source.ino, &member);
         if are_apart(source.ino, to.parent) {
@@ -158,12 +158,12 @@ impl Fs {
             let dir = locked.get_mut(side.parent)?;
             dir.row.nlink += u32::from(entry.kind == libc::S_IFDIR);
             dir.row.nlink = dir.row.nlink.saturating_sub(u32::from(gone.kind == libc::S_IFDIR));
-            (dir.row.mtime, dir.row.ctime) = (now, now);
+            (dir.row.times.mtime, dir.row.times.ctime) = (now, now);
             dir.save(side.parent, &member);
         }
         for (entry, to) in [(of_a, b), (of_b, a)] {
             let state = locked.get_mut(entry.ino)?;
-            state.row.ctime = now;
+            state.row.times.ctime = now;
             self.note_moved(&member, entry.ino, state, to)?;
             state.save(entry.ino, &member);
         }

@@ -8,17 +8,14 @@
 use glob::Pattern;
 
 use crate::error::{Error, Result};
-use crate::meta::rows::InodeRow;
 use crate::meta::rows::xattr::SETTING;
+use crate::meta::rows::{InodeRow, NameHash};
 use crate::meta::versions::subvolumes::subvolume_of;
 use crate::sync::Arc;
 
 use super::names::is_root;
 use super::rows::{self, RowOf, Rows, put_xattr};
 use super::{Fs, posix};
-
-/// No directory is deeper than this; beyond it there is a cycle.
-const MAX_DEPTH: usize = 1 << 16;
 
 /// A setting that exists.
 struct Known {
@@ -148,21 +145,15 @@ impl Fs {
         if !self.inode(dir)?.lock().row.is_dir() {
             return Ok(None);
         }
-        let mut origin = dir;
-        for _ in 0..MAX_DEPTH {
-            if let Some(value) = self.own_setting(origin, name)? {
-                return Ok(Some(Setting { name: name.to_owned(), value, origin }));
-            }
-            if is_root(origin) || !known.is_inherited {
-                return Ok(None);
-            }
-            origin = match self.root_of(origin) {
-                // What is in a snapshot has none of its own.
-                Some(root) if root != origin => root,
-                _ => self.inode(origin)?.lock().row.parent,
-            };
+        let look = |origin| {
+            let value = self.own_setting(origin, name)?;
+            Ok(value.map(|value| Setting { name: name.to_owned(), value, origin }))
+        };
+        if !known.is_inherited {
+            return look(dir);
         }
-        Err(Error::damaged(format!("directory {dir} is in a circle of directories")))
+        // What is in a snapshot has none of its own.
+        self.on_the_way_up(self.root_of(dir).unwrap_or(dir), |origin, _| look(origin))
     }
 
     /// All settings that count for a directory.
@@ -173,24 +164,19 @@ impl Fs {
 
     /// The path of a directory, from the root of the mount.
     pub fn path_of(&self, dir: u64) -> Result<Vec<u8>> {
-        let (mut at, mut names) = (dir, Vec::new());
-        while !is_root(at) {
-            let parent = self.inode(at)?.lock().row.parent;
-            let mut found = None;
-            Rows::at(&self.layers()).entries(
-                parent,
-                crate::meta::rows::NameHash::FIRST,
-                |_, name, entry| {
-                    found = (entry.ino == at).then(|| name.to_vec());
-                    Ok(found.is_none())
-                },
-            )?;
-            names.push(found.ok_or(Error::Posix(libc::ENOENT))?);
-            if names.len() > MAX_DEPTH {
-                return Err(Error::damaged(format!("directory {dir} is in a circle of directories")));
+        let mut names = Vec::new();
+        self.on_the_way_up(dir, |at, parent| {
+            if is_root(at) {
+                return Ok(None::<()>);
             }
-            at = parent;
-        }
+            let mut found = None;
+            Rows::at(&self.layers()).entries(parent, NameHash::FIRST, |_, name, entry| {
+                found = (entry.ino == at).then(|| name.to_vec());
+                Ok(found.is_none())
+            })?;
+            names.push(found.ok_or(Error::Posix(libc::ENOENT))?);
+            Ok(None)
+        })?;
         names.reverse();
         Ok([&b"/"[..], &names.join(&b'/')].concat())
     }

@@ -19,7 +19,9 @@ use std::collections::{BTreeSet, HashSet};
 use std::ops::Bound;
 
 use crate::error::{Error, Result};
-use crate::meta::rows::{DirentRow, IMMUTABLE, InodeRow, NameHash, PROTECTING, SubvolumeRow, id_key, ino_of};
+use crate::meta::rows::{
+    DirentRow, IMMUTABLE, InodeRow, NameHash, PROTECTING, SubvolumeRow, Times, id_key, ino_of,
+};
 use crate::meta::versions::subvolumes::{
     self, LOCAL_LIMIT, public_ino, put_row, put_version, split_ino, subvolume_of,
 };
@@ -41,7 +43,7 @@ use wishes::{Source, Wish};
 
 impl Fs {
     /// The root of the subvolume of an inode; `None` outside all of them.
-    pub(super) fn root_of(&self, ino: u64) -> Option<u64> {
+    pub fn root_of(&self, ino: u64) -> Option<u64> {
         match subvolume_of(ino) {
             0 => None,
             number => {
@@ -49,6 +51,11 @@ impl Fs {
                 found.map(|subvolume| public_ino(number, subvolume.root))
             }
         }
+    }
+
+    /// Is an inode the root of a subvolume?
+    pub(super) fn is_subvolume(&self, ino: u64) -> bool {
+        self.root_of(ino) == Some(ino)
     }
 
     /// Refuses names in a subvolume that was dropped.
@@ -276,7 +283,7 @@ impl Fs {
     }
 
     /// Excludes drops and moves; taken out, a clone may overlook one.
-    fn hold_subvolumes(&self) -> Option<MutexGuard<'_, ()>> {
+    pub(super) fn hold_subvolumes(&self) -> Option<MutexGuard<'_, ()>> {
         (!out(Protection::SubvolumeLock)).then(|| self.dropped.change())
     }
 
@@ -314,7 +321,7 @@ impl Fs {
         let root = self.change_row(&member, ino, |root| InodeRow {
             parent,
             flags: root.flags & !PROTECTING | protection,
-            ctime: now,
+            times: Times { ctime: now, ..root.times },
             ..root
         })?;
         if protected {
@@ -371,7 +378,7 @@ impl Fs {
     /// Refuses to remove what is no root of a subvolume with EINVAL, and what somebody else owns or is protected with
     /// EPERM.
     pub fn check_drop(&self, root: u64, caller: Caller) -> Result<()> {
-        if self.root_of(root) != Some(root) {
+        if !self.is_subvolume(root) {
             return posix(libc::EINVAL);
         }
         let owner = self.inode(root)?.lock().row.uid;
@@ -404,11 +411,6 @@ impl Fs {
         self.note_dropped(member, subvolume_of(root))?;
         state.row.nlink = 0;
         Ok(())
-    }
-
-    /// The number of the subvolume with this root.
-    pub(super) fn snapshot_number(&self, root: u64) -> Result<u64> {
-        if self.root_of(root) == Some(root) { Ok(subvolume_of(root)) } else { posix(libc::EINVAL) }
     }
 
     /// Directory and name of each inode of a dropped subvolume that the kernel remembers, as far as they can be found.

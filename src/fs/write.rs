@@ -63,8 +63,8 @@ impl Fs {
         self.dirty.add(state.staging.bytes() - before);
         let now = Timestamp::now();
         state.row.size = state.row.size.max(end);
-        state.row.mtime = now;
-        state.row.ctime = now;
+        state.row.times.mtime = now;
+        state.row.times.ctime = now;
         if kill_priv {
             clear_set_ids(&mut state.row);
         }

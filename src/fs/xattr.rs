@@ -91,7 +91,7 @@ impl Fs {
             }
             None => put(&mut state, &member, (ino, name), value),
         }
-        state.row.ctime = Timestamp::now();
+        state.row.times.ctime = Timestamp::now();
         state.save(ino, &member);
         Ok(())
     }
@@ -144,7 +144,7 @@ impl Fs {
         if name == DEFAULT_ACL {
             state.row.flags &= !InodeRow::HAS_DEFAULT_ACL;
         }
-        state.row.ctime = Timestamp::now();
+        state.row.times.ctime = Timestamp::now();
         state.save(ino, &member);
         Ok(())
     }

@@ -54,16 +54,10 @@ pub struct Listing {
 /// The groups and snapshots at and below a directory; of one in a snapshot, that snapshot.
 pub fn list(fs: &Fs, dir: u64) -> Result<Listing> {
     let all = fs.subvolumes()?;
-    let wanted = fs.root_of_snapshot(dir);
+    let wanted = fs.root_of(dir);
     let mut by_group: BTreeMap<u64, Vec<&SubvolumeInfo>> = BTreeMap::new();
-    for info in &all {
-        let is_wanted = match wanted {
-            Some(root) => info.root == root,
-            None => fs.is_below(info.parent, dir)?,
-        };
-        if is_wanted {
-            by_group.entry(info.parent).or_default().push(info);
-        }
+    for info in all.iter().filter(|info| wanted.is_none_or(|root| info.root == root)) {
+        by_group.entry(info.parent).or_default().push(info);
     }
     if wanted.is_none() && fs.is_group(dir)? {
         by_group.entry(dir).or_default();
@@ -71,6 +65,9 @@ pub fn list(fs: &Fs, dir: u64) -> Result<Listing> {
     let paths = Paths::of(fs, &all)?;
     let mut groups = Vec::new();
     for (group, mut found) in by_group {
+        if wanted.is_none() && !fs.is_below(group, dir)? {
+            continue;
+        }
         found.sort_by_key(|info| (info.born, info.number));
         let completes = fs.completes(group)?;
         groups.push(Group {

@@ -75,7 +75,7 @@ impl Store {
     pub fn status(&self) -> Result<StoreStatus> {
         let space = self.host_space()?;
         let (media, sum) = (self.media.as_ref(), |counter| self.commits.counter(counter));
-        let (reserve, subvolumes) = (allocated(media, RESERVE_FILE)?, self.subvolumes()?);
+        let (reserve, subvolumes) = (allocated(media, RESERVE_FILE)?, self.count_subvolumes()?);
         Ok(StoreStatus {
             uuid: self.config.uuid.to_string(),
             path: self.path.display().to_string(),
@@ -116,7 +116,7 @@ pub struct SubvolumeCounts {
 
 impl Store {
     /// Counts the subvolumes and what is in them, as far as it is committed; a row of each is read.
-    pub fn subvolumes(&self) -> Result<SubvolumeCounts> {
+    pub fn count_subvolumes(&self) -> Result<SubvolumeCounts> {
         let layers = self.layers();
         let mut counts = SubvolumeCounts::default();
         for (number, row) in read_rows(&*layers)? {

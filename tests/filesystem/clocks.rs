@@ -90,7 +90,7 @@ fn class_06_a_clock_in_the_collector_would_be_seen() {
             "let begin = Instant::now();",
             "let age = rustix::time::clock_gettime(ClockId::Realtime);",
             "let old = file.metadata()?.modified()?;",
-            "if row.mtime < spared_since {",
+            "if row.times.mtime < spared_since {",
             "let now = chrono::Utc::now();",
         ] {
             assert_eq!(clock_readings(file, line).len(), 1, "{file}: {line}");

@@ -281,6 +281,13 @@ fn drop_and_reap(world: &World) -> Outcome {
     Ok(())
 }
 
+/// Lets these go on beside a drop with its reap, and a cycle.
+fn beside_a_drop_and_a_cycle(world: &Arc<World>, mut threads: Threads) -> Outcome {
+    threads.start(world, |world| drop_and_reap(&world));
+    threads.start(world, |world| world.cycle());
+    threads.join()
+}
+
 /// Deletes in two clones, of what they share and of what stands over it, beside a drop of what they come from, its
 /// reap, the audit after it and a cycle.
 pub const DELETES: Scenario = Scenario {
@@ -301,9 +308,7 @@ pub const DELETES: Scenario = Scenario {
             world.remove_in(d, "a")?;
             Ok(save(&world, d, "a", 3)?)
         });
-        threads.start(world, |world| drop_and_reap(&world));
-        threads.start(world, |world| world.cycle());
-        threads.join()?;
+        beside_a_drop_and_a_cycle(world, threads)?;
         while world.fs.reap_subvolumes()? {}
         match bytes(world, c, "a") {
             Err(Error::Posix(libc::ENOENT)) => {}
@@ -338,9 +343,7 @@ pub const STILL_OPEN: Scenario = Scenario {
             world.forget(open);
             Ok(())
         });
-        threads.start(world, |world| drop_and_reap(&world));
-        threads.start(world, |world| world.cycle());
-        threads.join()?;
+        beside_a_drop_and_a_cycle(world, threads)?;
         expect(world, "c", "a", 1)?;
         leaves_nothing(world, &["c", "d"])
     },

@@ -449,7 +449,7 @@ fn compare(table: Table, key: &[u8], value: &[u8], old: Option<Row>, copied: &mu
     match table {
         Table::Inodes => {
             // Setting mtime back changes ctime.
-            let times = |row: InodeRow| (row.mtime, row.ctime, row.size, row.allocated);
+            let times = |row: InodeRow| (row.times.mtime, row.times.ctime, row.size, row.allocated);
             let of = |row: &[u8]| InodeRow::decode(row).map(times).ok();
             if old.is_none_or(|(_, old)| of(&old) != of(value))
                 && let Ok(ino) = ino_of(key)

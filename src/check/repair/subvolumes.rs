@@ -154,17 +154,12 @@ impl Subvolumes {
 
 /// What each leaf sees: files and bytes.
 fn recount(view: &ReadView, tree: &VersionTree) -> Result<HashMap<Version, (u64, u64)>> {
-    let (mut recount, mut of_one) = (Recount::default(), (0, Vec::new()));
+    let mut recount = Recount::new(tree);
     Rows::scan(view, Table::SubInodes, Bound::Unbounded, Bound::Unbounded, &mut |whole, row| {
         let (key, version) = split_version(whole)?;
-        let (local, row) = (ino_of(key)?, decode_seen(row)?.map(InodeRow::decode).transpose()?);
-        if of_one.0 != local {
-            recount.add(tree, &of_one.1)?;
-            of_one = (local, Vec::new());
-        }
-        of_one.1.push((version, row));
+        let row = decode_seen(row)?.map(InodeRow::decode).transpose()?;
+        recount.add(ino_of(key)?, version, row.as_ref())?;
         Ok(true)
     })?;
-    recount.add(tree, &of_one.1)?;
-    Ok(recount.finish(tree))
+    recount.finish()
 }

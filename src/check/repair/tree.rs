@@ -14,7 +14,7 @@ use roaring::RoaringTreemap;
 use crate::chunk::ChunkId;
 use crate::error::Result;
 use crate::meta::rows::{
-    DirentRow, Extent, InodeRow, NameHash, Piece, ROOT_INO, Timestamp, decode_extent_key, dirent_key,
+    DirentRow, Extent, InodeRow, NameHash, Piece, ROOT_INO, Times, Timestamp, decode_extent_key, dirent_key,
     dirent_name, extent_key, id_key, ino_of,
 };
 use crate::meta::versions::subvolumes::subvolume_of;
@@ -411,10 +411,7 @@ impl<'a, 's> TreeRepair<'a, 's> {
                 mode: node.kind | if node.kind == libc::S_IFDIR { 0o700 } else { 0o600 },
                 flags: InodeRow::HAS_XATTRS,
                 generation: self.generation,
-                atime: now,
-                mtime: now,
-                ctime: now,
-                btime: now,
+                times: Times::all(now),
                 ..InodeRow::default()
             });
             if node.kind == libc::S_IFDIR {

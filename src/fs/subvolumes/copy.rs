@@ -153,11 +153,7 @@ impl Fs {
     }
 
     fn copy_extent(&self, member: &Member, ino: u64, to: Content, extent: &Extent) -> Result<()> {
-        let barrier = &self.store.collection.barrier;
-        if let Some(id) = barrier.reuse_run(extent.first, extent.lens.len() as u64) {
-            let what = format!("inode {ino} refers to chunk {}, which was condemned", id.0);
-            return Err(Error::damaged(what));
-        }
+        extents::ask_again(&self.store.collection.barrier, ino, extent)?;
         member.rows.put(to.table, &to.key(extent.offset), &extent.encode());
         member.rows.count(Counter::ReferencedBytes, extent.len as i64);
         Ok(())
@@ -185,6 +181,6 @@ impl Fs {
 fn put_new(batch: &Batch, dir: u64, (hash, name): (u64, &[u8]), ino: u64, row: &InodeRow) {
     put_inode(batch, ino, row);
     let (files, bytes) = counted(row);
-    batch.usage.count(subvolume_of(ino), files, bytes, row.ctime);
+    batch.usage.count(subvolume_of(ino), files, bytes, row.times.ctime);
     put_entry(batch, (dir, hash, name), DirentRow { ino, kind: row.kind() });
 }

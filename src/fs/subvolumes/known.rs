@@ -116,22 +116,25 @@ impl Fs {
         UsageRow::decode(&row.ok_or_else(missing)?)
     }
 
-    /// The root of the subvolume that an inode is in; `None` outside all of them.
-    pub fn root_of_snapshot(&self, ino: u64) -> Option<u64> {
-        self.root_of(ino)
-    }
-
     /// Is a directory outside all subvolumes at or below another one?
     pub fn is_below(&self, dir: u64, above: u64) -> Result<bool> {
+        Ok(self.on_the_way_up(dir, |at, _| Ok((at == above).then_some(())))?.is_some())
+    }
+
+    /// Calls `look` with each directory from `dir` up to the root, and its parent, until it finds something.
+    pub(in crate::fs) fn on_the_way_up<T>(
+        &self,
+        dir: u64,
+        mut look: impl FnMut(u64, u64) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
         let mut at = dir;
         for _ in 0..MAX_DEPTH {
-            if at == above {
-                return Ok(true);
+            let parent = self.inode(at)?.lock().row.parent;
+            let found = look(at, parent)?;
+            if found.is_some() || is_root(at) {
+                return Ok(found);
             }
-            if is_root(at) {
-                return Ok(false);
-            }
-            at = self.inode(at)?.lock().row.parent;
+            at = parent;
         }
         Err(Error::damaged(format!("directory {dir} is in a circle of directories")))
     }

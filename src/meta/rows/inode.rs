@@ -46,6 +46,48 @@ impl Timestamp {
     }
 }
 
+impl Timestamp {
+    /// Appends it as rows of subvolumes have it: seconds as 64 bits, and nanoseconds.
+    pub(super) fn put(self, out: &mut Vec<u8>) {
+        varint::put(out, self.sec as u64);
+        varint::put(out, self.nsec.into());
+    }
+
+    /// Takes it from the beginning of `rest`.
+    pub(super) fn take(rest: &mut &[u8]) -> Result<Self> {
+        let sec = varint::take(rest)? as i64;
+        Self { sec, nsec: narrow(varint::take(rest)?)? }.possible()
+    }
+
+    fn possible(self) -> Result<Self> {
+        if self.nsec < 1_000_000_000 {
+            Ok(self)
+        } else {
+            Err(Error::damaged("a row holds an impossible time"))
+        }
+    }
+}
+
+/// When what happened to an inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Times {
+    /// Last read.
+    pub atime: Timestamp,
+    /// Last change of the content.
+    pub mtime: Timestamp,
+    /// Last change of anything.
+    pub ctime: Timestamp,
+    /// When it was made.
+    pub btime: Timestamp,
+}
+
+impl Times {
+    /// All at one moment.
+    pub fn all(now: Timestamp) -> Self {
+        Self { atime: now, mtime: now, ctime: now, btime: now }
+    }
+}
+
 /// Everything about a file, directory, symlink or special file, except its data, names and attributes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct InodeRow {
@@ -73,14 +115,8 @@ pub struct InodeRow {
     pub generation: u64,
     /// In a subvolume, for a file: the version under which its extents stand. 0 where extents have none.
     pub content: u64,
-    /// Last read.
-    pub atime: Timestamp,
-    /// Last change of the content.
-    pub mtime: Timestamp,
-    /// Last change of anything.
-    pub ctime: Timestamp,
-    /// Birth.
-    pub btime: Timestamp,
+    /// When what happened to it.
+    pub times: Times,
     /// For a symlink: where it points.
     pub target: Vec<u8>,
 }
@@ -103,7 +139,8 @@ impl InodeRow {
         for number in [self.size, self.allocated, self.entries, self.parent, self.generation, self.content] {
             varint::put(&mut out, number);
         }
-        for time in [self.atime, self.mtime, self.ctime, self.btime] {
+        let Times { atime, mtime, ctime, btime } = self.times;
+        for time in [atime, mtime, ctime, btime] {
             varint::put(&mut out, zigzag(time.sec));
             varint::put(&mut out, time.nsec.into());
         }
@@ -128,11 +165,8 @@ impl InodeRow {
         }
         let mut times = [Timestamp::default(); 4];
         for slot in &mut times {
-            slot.sec = unzigzag(varint::take(&mut rest)?);
-            slot.nsec = narrow(varint::take(&mut rest)?)?;
-            if slot.nsec >= 1_000_000_000 {
-                return Err(Error::damaged("an inode row holds an impossible time"));
-            }
+            let sec = unzigzag(varint::take(&mut rest)?);
+            *slot = Timestamp { sec, nsec: narrow(varint::take(&mut rest)?)? }.possible()?;
         }
         let [mode, uid, gid, nlink, rdev, flags] = small;
         let [size, allocated, entries, parent, generation, content] = large;
@@ -151,10 +185,7 @@ impl InodeRow {
             parent,
             generation,
             content,
-            atime,
-            mtime,
-            ctime,
-            btime,
+            times: Times { atime, mtime, ctime, btime },
             target,
         })
     }
@@ -208,7 +239,7 @@ mod tests {
         #[test]
         fn a_row_comes_back(mode: u32, size: u64, sec: i64, nsec in 0u32..1_000_000_000, target: Vec<u8>) {
             let time = Timestamp { sec, nsec };
-            let row = InodeRow { mode, size, mtime: time, btime: time, target, ..InodeRow::default() };
+            let row = InodeRow { mode, size, times: Times { mtime: time, btime: time, ..Times::default() }, target, ..InodeRow::default() };
             prop_assert_eq!(InodeRow::decode(&row.encode()).unwrap(), row);
         }
     }

@@ -18,7 +18,9 @@ pub mod xattr;
 pub use bad::{bad_pack, bad_row};
 pub use dirent::{DirentRow, NAME_MAX, NameHash};
 pub use extent::{Extent, MAX_EXTENT_CHUNKS, Piece};
-pub use inode::{APPEND_ONLY, IMMUTABLE, InodeRow, NO_ATIME, NO_DUMP, PROTECTING, ROOT_INO, Timestamp};
+pub use inode::{
+    APPEND_ONLY, IMMUTABLE, InodeRow, NO_ATIME, NO_DUMP, PROTECTING, ROOT_INO, Times, Timestamp,
+};
 pub use keys::{
     chunk_of, decode_extent_key, dirent_end, dirent_key, dirent_name, dirent_start, extent_key, id_key,
     ino_of, xattr_end, xattr_key, xattr_name,

@@ -38,12 +38,11 @@ impl SubvolumeRow {
         let mut out = Vec::with_capacity(48 + self.name.len());
         out.push(FORM);
         let sealed = self.sealed.unwrap_or(Timestamp { sec: 0, nsec: 0 });
-        let times = [self.born, sealed].map(|time| [time.sec as u64, time.nsec.into()]);
         let flags = u64::from(self.dropped) | u64::from(self.protected) << 1;
         for number in [self.leaf.0, self.root, self.parent, flags, self.source] {
             varint::put(&mut out, number);
         }
-        times.as_flattened().iter().for_each(|number| varint::put(&mut out, *number));
+        [self.born, sealed].into_iter().for_each(|time| time.put(&mut out));
         out.extend_from_slice(&self.name);
         out
     }
@@ -52,16 +51,12 @@ impl SubvolumeRow {
     pub fn decode(from: &[u8]) -> Result<Self> {
         let wrong = || Error::damaged("the row of a subvolume does not decode");
         let (&form, mut rest) = from.split_first().ok_or_else(wrong)?;
-        let mut numbers = [0; 9];
+        let mut numbers = [0; 5];
         for number in &mut numbers {
             *number = varint::take(&mut rest)?;
         }
-        let [leaf, root, parent, flags, source, times @ ..] = numbers;
-        let time = |sec: u64, nsec: u64| -> Result<Timestamp> {
-            let nsec = u32::try_from(nsec).ok().filter(|nsec| *nsec < 1_000_000_000).ok_or_else(wrong)?;
-            Ok(Timestamp { sec: sec as i64, nsec })
-        };
-        let [born, sealed] = [time(times[0], times[1])?, time(times[2], times[3])?];
+        let [leaf, root, parent, flags, source] = numbers;
+        let (born, sealed) = (Timestamp::take(&mut rest)?, Timestamp::take(&mut rest)?);
         let sealed = (sealed != Timestamp { sec: 0, nsec: 0 }).then_some(sealed);
         if form != FORM || flags > 3 {
             return Err(wrong());

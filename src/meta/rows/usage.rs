@@ -27,9 +27,9 @@ impl UsageRow {
     /// The row's bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![FORM];
-        for number in [self.files, self.bytes, self.changed.sec as u64, self.changed.nsec.into()] {
-            varint::put(&mut out, number);
-        }
+        varint::put(&mut out, self.files);
+        varint::put(&mut out, self.bytes);
+        self.changed.put(&mut out);
         out
     }
 
@@ -37,16 +37,12 @@ impl UsageRow {
     pub fn decode(from: &[u8]) -> Result<Self> {
         let wrong = || Error::damaged("the row of what a subvolume holds does not decode");
         let (&form, mut rest) = from.split_first().ok_or_else(wrong)?;
-        let mut numbers = [0; 4];
-        for number in &mut numbers {
-            *number = varint::take(&mut rest)?;
-        }
-        let [files, bytes, sec, nsec] = numbers;
-        let nsec = u32::try_from(nsec).ok().filter(|nsec| *nsec < 1_000_000_000).ok_or_else(wrong)?;
+        let (files, bytes) = (varint::take(&mut rest)?, varint::take(&mut rest)?);
+        let changed = Timestamp::take(&mut rest)?;
         if form != FORM || !rest.is_empty() {
             return Err(wrong());
         }
-        Ok(Self { files, bytes, changed: Timestamp { sec: sec as i64, nsec } })
+        Ok(Self { files, bytes, changed })
     }
 }
 

@@ -18,7 +18,7 @@ use crate::meta::log::{Log, Position};
 use crate::meta::rows::{STATE_KEY, State, digest};
 use crate::meta::{Counter, Meta, Sums, Table, Txn, View};
 use crate::sync::thread::caught;
-use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
+use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, Ordering};
 
 use super::batches::{Batch, Batches, Numbers, PendingRegion};
 use super::chunks::Chunks;
@@ -130,22 +130,24 @@ impl Commits {
     }
 
     /// Swaps batches, with `at_swap` in the moment between them, which gets the new one, and commits everything before
-    /// it; for the flip, and for clones.
+    /// it; for the flip, and for the end of a cycle.
     pub fn commit_with(&self, at_swap: impl FnOnce(&Batch)) -> Result<Duration> {
-        let mut state = self.committing.lock();
-        self.batches.writable()?;
-        self.finish(&mut state)?;
-        let held = self.swap_batch(&mut state, at_swap);
+        let (mut state, held) = self.swap_with(at_swap)?;
         self.finish(&mut state)?;
         Ok(held)
     }
 
-    /// The same for a cut that is made durable by the next commit: a batch in which nothing was changed is not written.
-    pub fn cut_with(&self, at_swap: impl FnOnce(&Batch)) -> Result<()> {
+    fn swap_with(&self, at_swap: impl FnOnce(&Batch)) -> Result<(MutexGuard<'_, CommitState>, Duration)> {
         let mut state = self.committing.lock();
         self.batches.writable()?;
         self.finish(&mut state)?;
-        self.swap_batch(&mut state, at_swap);
+        let held = self.swap_batch(&mut state, at_swap);
+        Ok((state, held))
+    }
+
+    /// The same for a cut that is made durable by the next commit: a batch in which nothing was changed is not written.
+    pub fn cut_with(&self, at_swap: impl FnOnce(&Batch)) -> Result<()> {
+        let (mut state, _) = self.swap_with(at_swap)?;
         let Some(batch) = state.unfinished.clone() else { return Ok(()) };
         batch.wait_until_empty().inspect_err(|error| self.batches.latch().set(error))?;
         let counts = Counter::ALL.iter().any(|counter| batch.rows.counted(*counter) != 0);

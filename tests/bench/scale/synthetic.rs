@@ -20,7 +20,7 @@ use std::sync::Arc;
 use cairnfs::chunk::{ChunkId, Digest};
 use cairnfs::meta::rows::{
     DirentRow, Extent, InodeRow, MAX_EXTENT_CHUNKS, NameHash, RegionEntry, RegionRow, STATE_KEY, State,
-    Timestamp, dirent_key, extent_key, id_key,
+    Times, Timestamp, dirent_key, extent_key, id_key,
 };
 use cairnfs::meta::versions::FIRST_VERSION;
 use cairnfs::meta::{Counter, Table};
@@ -157,17 +157,7 @@ impl Loader<'_> {
 
 fn inode(mode: u32, nlink: u32, parent: u64) -> InodeRow {
     let time = Timestamp { sec: 1_700_000_000, nsec: 123_456_789 };
-    InodeRow {
-        mode,
-        nlink,
-        parent,
-        generation: 1,
-        atime: time,
-        mtime: time,
-        ctime: time,
-        btime: time,
-        ..InodeRow::default()
-    }
+    InodeRow { mode, nlink, parent, generation: 1, times: Times::all(time), ..InodeRow::default() }
 }
 
 fn directory(parent: u64, entries: u64, subdirectories: u64) -> InodeRow {
